@@ -1,0 +1,54 @@
+# weft: `make` lists the targets.
+SHELL := /bin/bash
+GO ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+FUZZTIME ?= 3s
+
+.PHONY: help build demo test check unit bubbles integration fuzz lint image bench deps-demo deps-test clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+build: ## build bin/weft, a static binary
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/weft ./cmd/weft
+
+demo: deps-demo build ## three hosts on this machine, named workloads, the wire watched (root)
+	./bin/weft demo
+
+test: deps-test lint unit bubbles fuzz integration ## everything that CI runs (root)
+
+check: ## what needs neither root nor Docker: fast
+	$(GO) vet ./...
+	CI= $(GO) test -short ./api ./cmd/... ./dns ./ipam ./mesh ./router ./internal/statedb
+
+unit: ## unit and kernel tests of every package but integration, with the race detector (root)
+	$(GO) test -race -timeout 5m $$($(GO) list ./... | grep -v /integration)
+
+bubbles: ## simulations in virtual time, without the race detector (see docs/decisions.md)
+	$(GO) test -timeout 5m ./mesh/... ./internal/simnet/...
+
+integration: build ## black box: the built binary on hosts with real Docker engines (root)
+	WEFT_BINARY=$(CURDIR)/bin/weft $(GO) test -timeout 15m ./integration/...
+
+fuzz: ## every fuzz target for FUZZTIME each (default 3s; `make fuzz FUZZTIME=10m` at length)
+	@./scripts/fuzz.sh $(FUZZTIME)
+
+lint: ## formatting, vet, staticcheck, tidy modules
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'run gofmt -w on these'; exit 1; }
+	$(GO) vet ./...
+	$(GO) mod tidy -diff
+	$(GO) run $(STATICCHECK) ./...
+
+image: build ## the container image weft:latest, from the binary made here; needs no registry
+	docker build --target binary -t weft:latest .
+
+deps-demo: ## install by apt what the demo needs
+	@./scripts/deps.sh demo
+
+deps-test: ## install by apt what the tests need
+	@./scripts/deps.sh test
+
+clean: ## remove what make made
+	rm -rf bin

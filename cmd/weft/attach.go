@@ -1,0 +1,149 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"weft/ipam"
+)
+
+// addrForms explains <addr> and <container> in help texts.
+const addrForms = `An address is ip:CIDR or CIDR (this very address), net:CIDR (one of that subnet)
+or net:default. A container is a Docker name or ID, netns:/path, or pid:N.`
+
+func newAttachCmd(a *app) *cobra.Command {
+	var in struct {
+		Container        string   `json:"container"`
+		Addrs            []string `json:"addrs"`
+		WithoutDNS       bool     `json:"withoutDNS"`
+		RewriteHosts     bool     `json:"rewriteHosts"`
+		NoMulticastRoute bool     `json:"noMulticastRoute"`
+	}
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "attach [flags] [addr…] container",
+		Short: "Give a container an interface, an address and a name on the mesh",
+		Long: `Gives a running container the interface ethwe, an address and a name, and prints
+its addresses. Without an address it gets one of the default subnet. Attaching
+it again gives the same. It gets them back after each restart, until it is
+detached or removed.
+
+` + addrForms,
+		Example: `  weft attach web
+  weft attach net:10.32.2.0/24 ip:10.32.3.7/24 web
+  weft attach netns:/run/netns/blue`,
+		Args: args(1, -1, "addresses, if any, and then a container"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var err error
+			if in.Addrs, in.Container, err = parseAttach(cmd, args); err != nil {
+				return err
+			}
+			return a.blocking(cmd.Context(), func(ctx context.Context) error {
+				return a.printAddresses(ctx, "/attach", in, asJSON)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&in.WithoutDNS, "without-dns", false, "register no name")
+	cmd.Flags().BoolVar(&in.RewriteHosts, "rewrite-hosts", false, "put the address into the container's /etc/hosts")
+	cmd.Flags().BoolVar(&in.NoMulticastRoute, "no-multicast-route", false, "send no multicast over the mesh")
+	jsonFlag(cmd, &asJSON)
+	return a.socketFlags(cmd)
+}
+
+func newDetachCmd(a *app) *cobra.Command {
+	var in struct {
+		Container string   `json:"container"`
+		Addrs     []string `json:"addrs"`
+	}
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "detach [addr…] container",
+		Short: "Take a container's addresses away",
+		Long: `Takes addresses of a container away, with the names on them, and prints them.
+Without an address it loses the one of the default subnet.
+
+` + addrForms,
+		Example: `  weft detach web
+  weft detach net:10.32.2.0/24 web`,
+		Args: args(1, -1, "addresses, if any, and then a container"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var err error
+			if in.Addrs, in.Container, err = parseAttach(cmd, args); err != nil {
+				return err
+			}
+			return a.printAddresses(cmd.Context(), "/detach", in, asJSON)
+		},
+	}
+	jsonFlag(cmd, &asJSON)
+	return a.socketFlags(cmd)
+}
+
+// parseAttach splits `[addr…] container`. The addresses are checked here so that
+// a slip in one is a usage error, and sent as they were typed.
+func parseAttach(cmd *cobra.Command, args []string) (addrs []string, container string, err error) {
+	addrs, last := append([]string{}, args[:len(args)-1]...), args[len(args)-1]
+	for _, s := range addrs {
+		if _, err := ipam.ParseAddrArg(s); err != nil {
+			return nil, "", usage(cmd, "%w", err)
+		}
+	}
+	if _, err := ipam.ParseAddrArg(last); err == nil {
+		return nil, "", usageHint(cmd, "the container comes last: weft "+cmd.Name()+" "+last+" CONTAINER", "there is no container after %q", last)
+	}
+	if container, err = parseContainer(last); err != nil {
+		return nil, "", usage(cmd, "%w", err)
+	}
+	return addrs, container, nil
+}
+
+// parseContainer checks a <container>, and makes the path of a namespace
+// absolute, since the router works in another directory.
+func parseContainer(s string) (string, error) {
+	if path, ok := strings.CutPrefix(s, "netns:"); ok {
+		if path == "" {
+			return "", fmt.Errorf("container %q: a path is wanted after netns:", s)
+		}
+		abs, err := filepath.Abs(path)
+		if err != nil {
+			return "", fmt.Errorf("container %q: %w", s, err)
+		}
+		return "netns:" + abs, nil
+	}
+	if pid, ok := strings.CutPrefix(s, "pid:"); ok {
+		if n, err := strconv.ParseUint(pid, 10, 31); err != nil || n == 0 {
+			return "", fmt.Errorf("container %q: a process ID is wanted after pid:", s)
+		}
+		return s, nil
+	}
+	if s == "" || strings.ContainsAny(s, "/: \t\n") {
+		return "", fmt.Errorf("container %q: a Docker name or ID, netns:/path or pid:N is wanted", s)
+	}
+	return s, nil
+}
+
+// printAddresses calls an operation that answers addresses, and prints them on
+// one line.
+func (a *app) printAddresses(ctx context.Context, path string, in any, asJSON bool) error {
+	var raw json.RawMessage
+	if err := a.client().Do(ctx, "POST", path, in, &raw); err != nil {
+		return err
+	}
+	if asJSON {
+		return a.printJSON(raw)
+	}
+	var out struct {
+		Addresses []string `json:"addresses"`
+	}
+	if len(raw) > 0 {
+		if err := json.Unmarshal(raw, &out); err != nil {
+			return fmt.Errorf("read response: %w", err)
+		}
+	}
+	return a.printWords(out.Addresses)
+}

@@ -1,0 +1,65 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+func jsonFlag(cmd *cobra.Command, into *bool) {
+	cmd.Flags().BoolVar(into, "json", false, "print JSON")
+}
+
+// printJSON writes a value, or JSON as the router sent it, indented.
+func (a *app) printJSON(v any) error {
+	raw, ok := v.(json.RawMessage)
+	if !ok {
+		b, err := json.Marshal(v)
+		if err != nil {
+			return fmt.Errorf("encode output: %w", err)
+		}
+		raw = b
+	}
+	if len(raw) == 0 {
+		return nil
+	}
+	var out bytes.Buffer
+	if err := json.Indent(&out, raw, "", "  "); err != nil {
+		return fmt.Errorf("encode output: %w", err)
+	}
+	_, err := fmt.Fprintln(a.stdout, strings.TrimRight(out.String(), "\n"))
+	return err
+}
+
+// print writes the router's answer to a GET, as text or as JSON.
+func (a *app) print(ctx context.Context, path string, asJSON bool) error {
+	if asJSON {
+		var raw json.RawMessage
+		if err := a.client().Do(ctx, "GET", path, nil, &raw); err != nil {
+			return err
+		}
+		return a.printJSON(raw)
+	}
+	var text string
+	if err := a.client().Do(ctx, "GET", path, nil, &text); err != nil {
+		return err
+	}
+	if text != "" && !strings.HasSuffix(text, "\n") {
+		text += "\n"
+	}
+	_, err := fmt.Fprint(a.stdout, text)
+	return err
+}
+
+// printWords writes words on one line, and nothing at all when there are none.
+func (a *app) printWords(words []string) error {
+	if len(words) == 0 {
+		return nil
+	}
+	_, err := fmt.Fprintln(a.stdout, strings.Join(words, " "))
+	return err
+}

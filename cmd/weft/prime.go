@@ -1,0 +1,76 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"weft/router"
+)
+
+const (
+	noteAfter = 2 * time.Second // of waiting before the operator is told why
+	noteEvery = 5 * time.Second // between looks whether the reason has changed
+)
+
+func newPrimeCmd(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "prime",
+		Short: "Wait until addresses can be allocated",
+		Long: `Returns when this host can allocate addresses. It may have to wait for the other
+hosts of the mesh; what it waits for is told after two seconds.`,
+		Example: "  weft launch host1 && weft prime && weft attach web",
+		Args:    args(0, 0, "no arguments"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.blocking(cmd.Context(), func(ctx context.Context) error {
+				return a.client().Do(ctx, "GET", "/ring", nil, nil)
+			})
+		},
+	}
+	return a.socketFlags(cmd)
+}
+
+// blocking runs an operation that may have to wait for address space, and tells
+// on stderr what for.
+func (a *app) blocking(ctx context.Context, call func(context.Context) error) error {
+	done := make(chan error, 1)
+	go func() { done <- call(ctx) }() // ends with ctx, as all calls do
+	look := time.NewTimer(noteAfter)
+	defer look.Stop()
+	told := ""
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-look.C:
+			if why := a.reason(ctx); why != told {
+				fmt.Fprint(a.stderr, why)
+				told = why
+			}
+			look.Reset(noteEvery)
+		}
+	}
+}
+
+// reason says what the router waits for, a line each.
+func (a *app) reason(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, noteAfter)
+	defer cancel()
+	var r router.Report
+	if err := a.client().Do(ctx, "GET", "/report", nil, &r); err != nil {
+		return "" // the operation itself will say
+	}
+	out := ""
+	if r.IPAM != nil && r.IPAM.Status != "" {
+		out += fmt.Sprintf("weft: waiting for address space: %s\n", r.IPAM.Status)
+	}
+	for _, w := range r.Router.Waiting {
+		out += fmt.Sprintf("weft: waiting: %s\n", w)
+	}
+	if out == "" {
+		out = "weft: waiting for the router\n"
+	}
+	return out
+}

@@ -1,0 +1,165 @@
+package dns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	miekg "github.com/miekg/dns"
+)
+
+const (
+	maxInFlight = 512         // questions at upstream servers at a time
+	maxTries    = 6           // exchanges for one question
+	patience    = time.Second // with one server before the next is asked too, at most
+)
+
+var (
+	errNoUpstream = errors.New("no upstream DNS server")
+	errBusy       = errors.New("too many questions at upstream DNS servers")
+	errSilent     = errors.New("no upstream DNS server answered in time")
+)
+
+// forwarder asks upstream servers. A server that is slow is not given up when
+// the next is asked: the first good answer of any wins.
+type forwarder struct {
+	timeout time.Duration
+	servers func() []netip.AddrPort
+	slots   chan struct{}
+	first   atomic.Uint32 // index of the server that answered last: asked first
+}
+
+func newForwarder(timeout time.Duration, servers func() []netip.AddrPort) *forwarder {
+	return &forwarder{
+		// A client waits no longer than the timeout, so the end comes before it.
+		timeout: timeout - timeout/20,
+		servers: servers,
+		slots:   make(chan struct{}, maxInFlight),
+	}
+}
+
+type outcome struct {
+	server uint32
+	m      *miekg.Msg
+	err    error
+}
+
+// ask gives the upstream servers' reply to the question of r: the first that says whether
+// there is such a name, else any other that was had in time.
+func (f *forwarder) ask(ctx context.Context, r *miekg.Msg) (*miekg.Msg, error) {
+	servers := f.servers()
+	n := uint32(len(servers))
+	if n == 0 {
+		return nil, errNoUpstream
+	}
+	select {
+	case f.slots <- struct{}{}:
+		defer func() { <-f.slots }()
+	default:
+		return nil, errBusy
+	}
+
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithTimeout(ctx, f.timeout)
+	defer cancel() // runs before the wait
+
+	// Each server once, then each once more while there is time.
+	tries := min(2*n, maxTries)
+	wait := min(patience, f.timeout/time.Duration(tries+1))
+	outcomes := make(chan outcome, tries)
+	first, asked, pending := f.first.Load(), uint32(0), 0
+	next := func() {
+		i := (first + asked) % n
+		asked++
+		pending++
+		wg.Go(func() {
+			m, err := exchange(ctx, servers[i], query(r))
+			outcomes <- outcome{i, m, err}
+		})
+	}
+	next()
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	var poor *miekg.Msg
+	var errs []error
+	for {
+		select {
+		case o := <-outcomes:
+			pending--
+			switch {
+			case o.err != nil:
+				errs = append(errs, fmt.Errorf("ask %v: %w", servers[o.server], o.err))
+			case o.m.Rcode == miekg.RcodeServerFailure || o.m.Rcode == miekg.RcodeRefused:
+				poor = o.m
+			default:
+				f.first.Store(o.server)
+				return o.m, nil
+			}
+			if asked < min(n, tries) {
+				next()
+				timer.Reset(wait)
+				continue
+			}
+			if pending > 0 {
+				continue
+			}
+		case <-timer.C:
+			if asked < tries {
+				next()
+				timer.Reset(wait)
+			}
+			continue
+		case <-ctx.Done():
+			errs = append(errs, errSilent)
+		}
+		if poor != nil {
+			return poor, nil
+		}
+		return nil, errors.Join(errs...)
+	}
+}
+
+// query makes the message that carries a client's question to a server: a new
+// random ID, the client's flags, and EDNS only if the client spoke it, with a size that
+// passes everywhere and none of its options.
+func query(r *miekg.Msg) *miekg.Msg {
+	q := new(miekg.Msg)
+	q.Id = miekg.Id()
+	q.RecursionDesired = r.RecursionDesired
+	q.CheckingDisabled = r.CheckingDisabled
+	q.AuthenticatedData = r.AuthenticatedData
+	q.Question = r.Question
+	if opt := r.IsEdns0(); opt != nil {
+		q.SetEdns0(maxUDP, opt.Do())
+	}
+	return q
+}
+
+// relay makes a server's reply into ours: the client's ID and question, the
+// server's records, and no claim that the data is authenticated, which was not
+// checked here.
+func relay(r, up *miekg.Msg) *miekg.Msg {
+	m := new(miekg.Msg).SetReply(r)
+	m.RecursionAvailable = up.RecursionAvailable
+	m.Authoritative = up.Authoritative
+	m.Truncated = up.Truncated
+	m.Rcode = up.Rcode
+	if m.Rcode > 0xf && r.IsEdns0() == nil {
+		m.Rcode = miekg.RcodeServerFailure // it takes an OPT to say more
+	}
+	m.Answer = up.Answer
+	m.Ns = up.Ns
+	for _, rr := range up.Extra {
+		switch rr.Header().Rrtype {
+		case miekg.TypeOPT, miekg.TypeTSIG, miekg.TypeSIG: // from hop to hop only
+		default:
+			m.Extra = append(m.Extra, rr)
+		}
+	}
+	return m
+}

@@ -1,0 +1,201 @@
+package dns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"syscall"
+
+	miekg "github.com/miekg/dns"
+)
+
+// socket is one bound address: a UDP and a TCP socket on the same port.
+type socket struct {
+	want, bound netip.AddrPort // they differ if port 0 was wanted
+	udp         *net.UDPConn
+	tcp         *tcpListener
+	// stop closes both and waits until nothing of them runs; repeatable. It
+	// must not be called by a handler.
+	stop func()
+}
+
+// SetListen makes the server listen on these addresses, UDP and TCP each, and
+// on no others. It takes the whole wanted list and may be repeated: what is bound
+// already is not touched, what is gone is closed, and an address that can't be
+// bound keeps none of the others from it. The errors of all are joined, a
+// [ListenError] each. Sockets bound before Run wait for it. Port 0 takes a free port,
+// which Listening tells. It may block for as long as a reply is being written to
+// an address that goes, 2 s at most.
+func (s *Server) SetListen(addrs []netip.AddrPort) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state == ended {
+		return fmt.Errorf("set DNS addresses: %w", net.ErrClosed)
+	}
+	defer s.publishLocked()
+
+	wanted := make(map[netip.AddrPort]bool, len(addrs))
+	failed := make(map[netip.AddrPort]error)
+	var order []netip.AddrPort
+	for _, a := range addrs {
+		a = netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+		if wanted[a] {
+			continue
+		}
+		wanted[a] = true
+		order = append(order, a)
+		if s.sockets[a] == nil {
+			failed[a] = s.bindLocked(a)
+		}
+	}
+	for want, b := range s.sockets {
+		if !wanted[want] {
+			b.stop()
+			delete(s.sockets, want)
+		}
+	}
+	var errs []error
+	for _, a := range order {
+		err := failed[a]
+		// It may have been one of our own, now gone, that was in the way.
+		if errors.Is(err, syscall.EADDRINUSE) {
+			err = s.bindLocked(a)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// Listening gives the addresses that are bound, sorted, with their real ports.
+// It takes no lock.
+func (s *Server) Listening() []netip.AddrPort { return slices.Clone(*s.listening.Load()) }
+
+func (s *Server) publishLocked() {
+	var bound []netip.AddrPort
+	for _, b := range s.sockets {
+		bound = append(bound, b.bound)
+	}
+	slices.SortFunc(bound, netip.AddrPort.Compare)
+	s.listening.Store(&bound)
+}
+
+func (s *Server) bindLocked(a netip.AddrPort) error {
+	b, err := s.bind(a)
+	if err != nil {
+		return err
+	}
+	s.sockets[a] = b
+	if s.start != nil {
+		s.start(b)
+	}
+	return nil
+}
+
+// bind opens both sockets of an address, or none.
+func (s *Server) bind(want netip.AddrPort) (*socket, error) {
+	if !want.Addr().IsValid() {
+		return nil, &ListenError{Addr: want, Network: "udp", Err: errors.New("not an address")}
+	}
+	family := "6"
+	if want.Addr().Is4() {
+		family = "4"
+	}
+	// With port 0 the kernel picks a free UDP port whose TCP twin may be taken.
+	for try := 0; ; try++ {
+		udp, err := net.ListenUDP("udp"+family, net.UDPAddrFromAddrPort(want))
+		if err != nil {
+			return nil, newListenError(want, "udp", err)
+		}
+		bound := udp.LocalAddr().(*net.UDPAddr).AddrPort()
+		bound = netip.AddrPortFrom(bound.Addr().Unmap(), bound.Port())
+		tcp, err := net.ListenTCP("tcp"+family, net.TCPAddrFromAddrPort(bound))
+		if err != nil {
+			udp.Close()
+			if want.Port() == 0 && errors.Is(err, syscall.EADDRINUSE) && try < 20 {
+				continue
+			}
+			return nil, newListenError(want, "tcp", err)
+		}
+		b := &socket{want: want, bound: bound, udp: udp, tcp: newTCPListener(tcp, s.tcp)}
+		b.stop = func() { b.close() } // replaced when it is served
+		return b, nil
+	}
+}
+
+func (b *socket) close() {
+	b.udp.Close()
+	b.tcp.Close()
+}
+
+// serve starts the two servers of a socket. Their questions are cut short when
+// ctx ends or the socket is stopped.
+func (s *Server) serve(ctx context.Context, b *socket) {
+	ctx, cancel := context.WithCancel(ctx)
+	handler := miekg.HandlerFunc(func(w miekg.ResponseWriter, r *miekg.Msg) { s.handle(ctx, w, r) })
+	udp, tcp := s.protocol(handler), s.protocol(handler)
+	udp.PacketConn = b.udp
+	tcp.Listener = b.tcp
+
+	var stops []func()
+	b.stop = sync.OnceFunc(func() {
+		cancel()
+		for _, stop := range stops {
+			stop()
+		}
+		b.close()
+	})
+	starts := make([]func(), 0, 2)
+	for _, srv := range []*miekg.Server{udp, tcp} {
+		started, done := make(chan struct{}), make(chan struct{})
+		srv.NotifyStartedFunc = func() { close(started) }
+		stops = append(stops, func() {
+			// A Shutdown that comes before the start is ignored.
+			select {
+			case <-started:
+				srv.Shutdown()
+			case <-done:
+			}
+			<-done
+		})
+		starts = append(starts, func() {
+			err := srv.ActivateAndServe()
+			close(done)
+			if ctx.Err() == nil {
+				s.lost(b, err)
+			}
+		})
+	}
+	for _, start := range starts {
+		s.wg.Go(start)
+	}
+}
+
+// lost forgets a socket that ended without having been told to, so that the
+// next SetListen binds it anew.
+func (s *Server) lost(b *socket, err error) {
+	s.log.Warn("dns socket lost", "addr", b.bound, "err", err)
+	s.mu.Lock()
+	if s.sockets[b.want] == b {
+		delete(s.sockets, b.want)
+		s.publishLocked()
+	}
+	s.mu.Unlock()
+	b.stop()
+}
+
+// protocol is a miekg/dns server with our rules and no socket.
+func (s *Server) protocol(h miekg.Handler) *miekg.Server {
+	return &miekg.Server{
+		Handler:        h,
+		MsgAcceptFunc:  s.accept,
+		MsgInvalidFunc: func([]byte, error) { s.malformed.Add(1) },
+		DecorateReader: newReader,
+		ReadTimeout:    s.tcp.first,
+		IdleTimeout:    s.tcp.idleTimeout,
+		MaxTCPQueries:  -1, // idle time and the number of connections are bounded
+	}
+}

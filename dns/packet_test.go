@@ -1,0 +1,183 @@
+package dns
+
+import (
+	"context"
+	"encoding/binary"
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	miekg "github.com/miekg/dns"
+)
+
+// pipes is a listener whose connections are made by the test.
+type pipes chan net.Conn
+
+func (p pipes) Accept() (net.Conn, error) {
+	c, ok := <-p
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	return c, nil
+}
+func (p pipes) Close() error   { return nil }
+func (p pipes) Addr() net.Addr { return &net.TCPAddr{} }
+
+// packetWriter takes what a handler writes for a UDP client.
+type packetWriter struct {
+	miekg.ResponseWriter
+	replies [][]byte
+}
+
+func (w *packetWriter) RemoteAddr() net.Addr { return &net.UDPAddr{IP: net.IP{127, 0, 0, 1}, Port: 5} }
+func (w *packetWriter) Write(b []byte) (int, error) {
+	w.replies = append(w.replies, b)
+	return len(b), nil
+}
+
+// FuzzPacket gives any packet of 0 to 65,535 bytes to the server as it runs, on a stream,
+// and to the handler as from UDP. Each gets one right reply or silence.
+func FuzzPacket(f *testing.F) {
+	add := func(m *miekg.Msg) []byte {
+		p, err := m.Pack()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(p)
+		return p
+	}
+	for _, name := range []string{"web.weft.local.", "many.weft.local.", "WEB.", "nosuch.weft.local.", "weft.local.", ".",
+		"2.0.32.10.in-addr.arpa.", "32.10.in-addr.arpa.", "www.example.com."} {
+		for _, qtype := range []uint16{miekg.TypeA, miekg.TypePTR, miekg.TypeSOA, miekg.TypeANY, miekg.TypeAXFR, miekg.TypeOPT} {
+			add(question(name, qtype))
+			p := add(question(name, qtype).SetEdns0(1400, true))
+			f.Add(p[:len(p)-3])
+			f.Add(p[:12])
+			f.Add(p[:14])
+		}
+	}
+	odd := question("web.weft.local.", miekg.TypeA).SetEdns0(4096, false)
+	odd.IsEdns0().SetVersion(1)
+	add(odd)
+	update := question("web.weft.local.", miekg.TypeA)
+	update.Opcode = miekg.OpcodeUpdate
+	add(update)
+	f.Add([]byte{})
+	f.Add([]byte("\x00\x01\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\xc0\x0c\x00\x01\x00\x01")) // a name that points at itself
+
+	s := newServer(f, Options{TTL: 1})
+	conns, started := make(pipes), make(chan struct{})
+	srv := s.protocol(miekg.HandlerFunc(func(w miekg.ResponseWriter, r *miekg.Msg) { s.handle(context.Background(), w, r) }))
+	srv.Listener = conns
+	srv.NotifyStartedFunc = func() { close(started) }
+	done := make(chan struct{})
+	go func() { srv.ActivateAndServe(); close(done) }()
+	<-started
+	f.Cleanup(func() {
+		close(conns)
+		srv.Shutdown()
+		<-done
+	})
+
+	sentinel := question("db.weft.local.", miekg.TypeA)
+	f.Fuzz(func(t *testing.T, packet []byte) {
+		if len(packet) > 65535 {
+			return
+		}
+		sentinel.Id = 1
+		if len(packet) > 1 {
+			sentinel.Id = binary.BigEndian.Uint16(packet) + 1
+		}
+		last, _ := sentinel.Pack()
+		client, server := net.Pipe()
+		defer client.Close()
+		client.SetDeadline(time.Now().Add(10 * time.Second))
+		conns <- server
+		go func() {
+			for _, p := range [][]byte{packet, last} {
+				client.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(p))), p...))
+			}
+		}()
+		var replies [][]byte
+		for {
+			var length [2]byte
+			if _, err := io.ReadFull(client, length[:]); err != nil {
+				t.Fatalf("%x: no reply to the next question: %v", packet, err)
+			}
+			p := make([]byte, binary.BigEndian.Uint16(length[:]))
+			if _, err := io.ReadFull(client, p); err != nil {
+				t.Fatal(err)
+			}
+			if len(p) > 1 && binary.BigEndian.Uint16(p) == sentinel.Id {
+				break
+			}
+			replies = append(replies, p)
+		}
+		checkPacket(t, packet, replies, false)
+
+		// As miekg/dns does with what comes by UDP and parses.
+		q := new(miekg.Msg)
+		if len(packet) < 12 || q.Unpack(packet) != nil || s.accept(headerOf(packet)) != miekg.MsgAccept {
+			return
+		}
+		w := new(packetWriter)
+		s.handle(context.Background(), w, q)
+		checkPacket(t, packet, w.replies, true)
+	})
+}
+
+func headerOf(p []byte) miekg.Header {
+	u := func(i int) uint16 { return binary.BigEndian.Uint16(p[i:]) }
+	return miekg.Header{Id: u(0), Bits: u(2), Qdcount: u(4), Ancount: u(6), Nscount: u(8), Arcount: u(10)}
+}
+
+func checkPacket(t *testing.T, packet []byte, replies [][]byte, udp bool) {
+	t.Helper()
+	if len(packet) < 12 || packet[2]&0x80 != 0 {
+		if len(replies) != 0 {
+			t.Fatalf("%x: not a query, and answered: %x", packet, replies)
+		}
+		return
+	}
+	if len(replies) != 1 {
+		t.Fatalf("%x: %d replies: %x", packet, len(replies), replies)
+	}
+	q, m := new(miekg.Msg), new(miekg.Msg)
+	if err := m.Unpack(replies[0]); err != nil || !m.Response || m.Id != binary.BigEndian.Uint16(packet) {
+		t.Fatalf("%x: reply %v: %x", packet, err, replies[0])
+	}
+	// What can't be parsed or has no single question can't be repeated to the asker.
+	if q.Unpack(packet) != nil || len(q.Question) != 1 {
+		if m.Rcode != miekg.RcodeFormatError && m.Rcode != miekg.RcodeNotImplemented {
+			t.Fatalf("%x: reply %v", packet, m)
+		}
+		return
+	}
+	if m.Rcode != miekg.RcodeFormatError && m.Rcode != miekg.RcodeNotImplemented {
+		checkReply(t, q, replies[0], udp)
+	}
+}
+
+// The seeds of FuzzPacket, once more, with every length cut off.
+func TestPrefixesOfAQuery(t *testing.T) {
+	s, addr := start(t, Options{})
+	q := question("web.weft.local.", miekg.TypeA).SetEdns0(1232, true)
+	whole, err := q.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.Dial("udp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for n := range len(whole) {
+		if _, err := c.Write(whole[:n]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := tell(ask(t, "udp", addr, q)); got != "NOERROR aa web.weft.local. A 10.32.0.1 web.weft.local. A 10.40.0.1" {
+		t.Errorf("%s, %+v", got, s.Counters())
+	}
+}

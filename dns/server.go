@@ -1,0 +1,186 @@
+package dns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Options of a server. All are copied.
+type Options struct {
+	// Domain is the zone of the names; empty: [DefaultDomain]. It is used until the
+	// first table comes, which brings its own.
+	Domain string
+	// TTL of every answer, in seconds. Zero: nobody is to keep an answer.
+	TTL uint32
+	// Upstream servers, port 53 if the port is zero. Nil: those of ResolvConf; empty but not nil:
+	// none.
+	Upstream []netip.AddrPort
+	// ResolvConf is read for upstream servers, and again when it changes. Empty:
+	// /etc/resolv.conf.
+	ResolvConf string
+	// FallbackTimeout is how long a client waits at most for what upstream
+	// servers say, before it gets SERVFAIL. Zero: 5 s.
+	FallbackTimeout time.Duration
+	// Allow says whether an address may ask; others are refused. It is called for every query,
+	// from many goroutines, and must not block. Nil: all may.
+	Allow func(src netip.Addr) bool
+	// Log; nil: nothing is logged.
+	Log *slog.Logger
+}
+
+// Server answers DNS questions from its current table and asks upstream servers for
+// the rest.
+type Server struct {
+	ttl       uint32
+	allow     func(netip.Addr) bool
+	log       *slog.Logger
+	forwarder *forwarder
+	upstream  *upstream
+	tcp       tcpLimits
+
+	table     atomic.Pointer[Table]
+	listening atomic.Pointer[[]netip.AddrPort] // what is bound; read with mu free, see stop
+
+	queries, malformed, refused, forwarded, failed atomic.Uint64
+
+	mu      sync.Mutex // guards the fields below
+	state   state
+	sockets map[netip.AddrPort]*socket // by wanted address
+	start   func(*socket)              // serves a socket; set while Run runs
+	wg      sync.WaitGroup             // what start started
+}
+
+type state int
+
+const (
+	idle state = iota
+	running
+	ended
+)
+
+// New checks the options and makes a server that has an empty table and listens
+// nowhere.
+func New(o Options) (*Server, error) {
+	var errs []error
+	domain := DefaultDomain
+	if o.Domain != "" {
+		var err error
+		if domain, err = validDomain(o.Domain); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if o.TTL > math.MaxInt32 { // RFC 2181, 8
+		errs = append(errs, fmt.Errorf("TTL %d: more than %d s", o.TTL, math.MaxInt32))
+	}
+	if o.FallbackTimeout < 0 {
+		errs = append(errs, fmt.Errorf("fallback timeout %v: negative", o.FallbackTimeout))
+	}
+	if o.FallbackTimeout == 0 {
+		o.FallbackTimeout = 5 * time.Second
+	}
+	var fixed []netip.AddrPort
+	if o.Upstream != nil {
+		fixed = []netip.AddrPort{}
+	}
+	for _, a := range o.Upstream {
+		if !a.Addr().IsValid() || a.Addr().IsUnspecified() || a.Addr().IsMulticast() {
+			errs = append(errs, fmt.Errorf("upstream %v: not the address of a server", a))
+			continue
+		}
+		port := a.Port()
+		if port == 0 {
+			port = 53
+		}
+		fixed = append(fixed, netip.AddrPortFrom(a.Addr().Unmap(), port))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{
+		ttl: o.TTL, allow: o.Allow, log: o.Log,
+		sockets: make(map[netip.AddrPort]*socket),
+		tcp:     defaultTCPLimits,
+	}
+	s.upstream = newUpstream(fixed, o.ResolvConf, s.Listening, o.Log)
+	s.forwarder = newForwarder(o.FallbackTimeout, s.upstream.servers)
+	s.table.Store(NewTable(domain, nil, nil))
+	s.listening.Store(new([]netip.AddrPort))
+	return s, nil
+}
+
+// SetTable makes t what is answered from the next question on. It never blocks.
+func (s *Server) SetTable(t *Table) { s.table.Store(t) }
+
+// Table gives the current table.
+func (s *Server) Table() *Table { return s.table.Load() }
+
+// Upstream gives the addresses of the servers that are asked for what is not of
+// the mesh, in their order, without the port if it is 53.
+func (s *Server) Upstream() []string {
+	var out []string
+	for _, a := range s.upstream.servers() {
+		if a.Port() == 53 {
+			out = append(out, a.Addr().String())
+		} else {
+			out = append(out, a.String())
+		}
+	}
+	return out
+}
+
+// Counters are totals since New.
+type Counters struct {
+	Queries   uint64 // parsed queries
+	Malformed uint64 // messages that were no query or an impossible one
+	Refused   uint64 // queries of strangers
+	Forwarded uint64 // queries for upstream servers
+	Failed    uint64 // queries that ended in SERVFAIL
+}
+
+// Counters gives the totals so far.
+func (s *Server) Counters() Counters {
+	return Counters{
+		Queries: s.queries.Load(), Malformed: s.malformed.Load(), Refused: s.refused.Load(),
+		Forwarded: s.forwarded.Load(), Failed: s.failed.Load(),
+	}
+}
+
+// Run serves what SetListen binds, before and from now on, until ctx ends; then
+// it closes all sockets, cuts short the questions in hand and returns nil. It
+// can run once.
+func (s *Server) Run(ctx context.Context) error {
+	s.mu.Lock()
+	if s.state != idle {
+		s.mu.Unlock()
+		return errors.New("run DNS server: it has run already")
+	}
+	s.state = running
+	s.start = func(b *socket) { s.serve(ctx, b) }
+	for _, b := range s.sockets {
+		s.start(b)
+	}
+	s.mu.Unlock()
+
+	<-ctx.Done()
+
+	s.mu.Lock()
+	s.state = ended
+	for want, b := range s.sockets {
+		b.stop()
+		delete(s.sockets, want)
+	}
+	s.publishLocked()
+	s.mu.Unlock()
+	s.wg.Wait()
+	return nil
+}

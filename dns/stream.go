@@ -1,0 +1,134 @@
+package dns
+
+import (
+	"bytes"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	miekg "github.com/miekg/dns"
+)
+
+// tcpLimits bound what clients can hold over TCP.
+type tcpLimits struct {
+	first, idle time.Duration // for the first query; between queries
+	write       time.Duration // for one reply
+	total       int           // connections on one address
+	perSource   int           // of those, from one client
+}
+
+var defaultTCPLimits = tcpLimits{
+	first: 2 * time.Second, idle: 10 * time.Second, write: 2 * time.Second,
+	total: 512, perSource: 64,
+}
+
+func (l tcpLimits) idleTimeout() time.Duration { return l.idle }
+
+// tcpListener closes connections above its limits as soon as they come, and
+// gives every write a deadline, which miekg/dns does not: a client that reads
+// nothing would hold a goroutine and Shutdown for ever.
+type tcpListener struct {
+	net.Listener
+	limits tcpLimits
+	ended  chan struct{}
+	end    func() error
+
+	mu    sync.Mutex // guards the fields below
+	total int
+	conns map[netip.Addr]int
+}
+
+func newTCPListener(l net.Listener, limits tcpLimits) *tcpListener {
+	t := &tcpListener{Listener: l, limits: limits, ended: make(chan struct{}), conns: make(map[netip.Addr]int)}
+	t.end = sync.OnceValue(func() error {
+		close(t.ended)
+		return l.Close()
+	})
+	return t
+}
+
+func (t *tcpListener) Close() error { return t.end() }
+
+func (t *tcpListener) Accept() (net.Conn, error) {
+	for {
+		c, err := t.Listener.Accept()
+		if err != nil {
+			// miekg/dns calls again at once, which with no file descriptor
+			// left is a busy loop.
+			pause := time.NewTimer(50 * time.Millisecond)
+			select {
+			case <-pause.C:
+			case <-t.ended:
+			}
+			pause.Stop()
+			return nil, err
+		}
+		src, _ := source(c.RemoteAddr())
+		if !t.take(src) {
+			c.Close()
+			continue
+		}
+		return &tcpConn{Conn: c, write: t.limits.write, release: sync.OnceFunc(func() { t.give(src) })}, nil
+	}
+}
+
+func (t *tcpListener) take(src netip.Addr) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.total >= t.limits.total || t.conns[src] >= t.limits.perSource {
+		return false
+	}
+	t.total++
+	t.conns[src]++
+	return true
+}
+
+func (t *tcpListener) give(src netip.Addr) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.total--
+	if t.conns[src]--; t.conns[src] == 0 {
+		delete(t.conns, src)
+	}
+}
+
+type tcpConn struct {
+	net.Conn
+	write   time.Duration
+	release func()
+}
+
+func (c *tcpConn) Write(b []byte) (int, error) {
+	c.SetWriteDeadline(time.Now().Add(c.write))
+	return c.Conn.Write(b)
+}
+
+func (c *tcpConn) Close() error {
+	c.release()
+	return c.Conn.Close()
+}
+
+// reader reads whole UDP messages of any size through one buffer, where
+// miekg/dns would keep one of the largest size per message in hand, or cut them.
+type reader struct {
+	miekg.Reader
+	buf []byte
+}
+
+func newReader(r miekg.Reader) miekg.Reader {
+	return &reader{Reader: r}
+}
+
+// ReadUDP is called by one goroutine only. It sets no deadline, so that the one
+// which Shutdown sets to unblock it stays.
+func (r *reader) ReadUDP(conn *net.UDPConn, _ time.Duration) ([]byte, *miekg.SessionUDP, error) {
+	if r.buf == nil {
+		r.buf = make([]byte, miekg.MaxMsgSize)
+	}
+	n, session, err := miekg.ReadFromSessionUDP(conn, r.buf)
+	if err != nil {
+		return nil, nil, err
+	}
+	return bytes.Clone(r.buf[:n]), session, nil
+}

@@ -1,0 +1,294 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"weft/internal/netlab"
+)
+
+const marker = "weft-integration-marker-that-must-never-be-seen-in-clear"
+
+// container is a Docker container on the mesh.
+type container struct {
+	host *netlab.Host
+	name string
+	addr string
+}
+
+func (c *container) fqdn() string { return c.name + ".weft.local" }
+
+// runContainer starts a container as the README says, and attaches it. It
+// serves /www over HTTP.
+func runContainer(t *testing.T, h *netlab.Host, name string) *container {
+	t.Helper()
+	args := append([]string{"run", "-d", "--name", name}, strings.Fields(do(t, h, "dns-args"))...)
+	args = append(args, "-h", name+".weft.local", "busybox", "sh", "-c",
+		"mkdir -p /www && echo "+marker+" "+name+" >/www/index.html && exec httpd -f -h /www")
+	if out, err := h.Docker(args...); err != nil {
+		t.Fatalf("%s: docker run: %v\n%s", h.Name(), err, out)
+	}
+	return &container{host: h, name: name, addr: do(t, h, "attach", name)}
+}
+
+func (c *container) exec(args ...string) (string, error) {
+	return c.host.Docker(append([]string{"exec", c.name}, args...)...)
+}
+
+// reaches pings and fetches from another container by name and by address.
+func (c *container) reaches(t *testing.T, to *container) {
+	t.Helper()
+	for _, at := range []string{to.fqdn(), to.name, to.addr} {
+		if out, err := c.exec("ping", "-c", "2", "-W", "2", at); err != nil || lossOf(out) != "0" {
+			t.Errorf("%s pings %s as %s: %v\n%s", c.name, to.name, at, err, out)
+		}
+		out, err := c.exec("wget", "-q", "-T", "5", "-O", "-", "http://"+at+"/index.html")
+		if err != nil || strings.TrimSpace(out) != marker+" "+to.name {
+			t.Errorf("%s fetches from %s as %s: %v\n%q", c.name, to.name, at, err, out)
+		}
+	}
+}
+
+// TestThreeHosts is the main story of weft: three hosts with a Docker engine
+// each, containers that reach one another by name and by address, and nothing
+// but WireGuard on the wire.
+func TestThreeHosts(t *testing.T) {
+	netlab.Require(t, "root", "docker", "dig")
+	lab := newLab(t)
+	hs := newHosts(t, lab, netlab.HostOptions{Docker: true}, "host1", "host2", "host3")
+	for _, h := range hs {
+		if err := h.ImportImage("busybox"); err != nil {
+			t.Fatal(err)
+		}
+		out, stderr, err := h.Run("iptables", "-S", "FORWARD")
+		if err != nil || !strings.Contains(out, "-P FORWARD DROP") {
+			t.Fatalf("Docker's FORWARD policy is expected to be DROP: %v\n%s%s", err, out, stderr)
+		}
+	}
+	var caps []*netlab.Capture
+	for _, h := range hs {
+		c, err := h.Capture(netlab.CaptureOptions{Markers: [][]byte{[]byte(marker)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		caps = append(caps, c)
+	}
+	launchMesh(t, hs)
+	var cs []*container
+	for i, h := range hs {
+		cs = append(cs, runContainer(t, h, string(rune('a'+i))))
+	}
+	for _, h := range hs {
+		for _, c := range cs {
+			resolves(t, h, 5*time.Second, c.fqdn(), c.addr)
+		}
+	}
+
+	t.Run("everybody reaches everybody", func(t *testing.T) {
+		for _, from := range cs {
+			for _, to := range cs {
+				if from != to {
+					from.reaches(t, to)
+				}
+			}
+		}
+	})
+
+	t.Run("the ring is shared 50/25/25", func(t *testing.T) {
+		r, err := reportOf(hs[2])
+		if err != nil {
+			t.Fatal(err)
+		}
+		var parts []float64
+		for _, o := range r.IPAM.Owners {
+			parts = append(parts, o.Percent)
+		}
+		if len(parts) != 3 {
+			t.Fatalf("owners %+v", r.IPAM.Owners)
+		}
+		for _, p := range parts {
+			if p < 24 || p > 51 {
+				t.Errorf("shares %v, want about 50, 25 and 25", parts)
+			}
+		}
+	})
+
+	t.Run("100 MB arrive whole", func(t *testing.T) {
+		// The file repeats the marker, so that any part of it in clear is seen.
+		make := fmt.Sprintf("yes %s | head -c 100000000 >/www/big && sha256sum </www/big", marker)
+		want, err := cs[0].exec("sh", "-c", make)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := cs[1].exec("sh", "-c", "wget -q -O - http://a.weft.local/big | sha256sum")
+		if err != nil || got != want {
+			t.Errorf("checksum %q, want %q (%v)", got, want, err)
+		}
+	})
+
+	t.Run("wg reads the device", func(t *testing.T) {
+		out, stderr, err := hs[0].Run("wg", "show", "weftwg")
+		if err != nil || strings.Count(out, "latest handshake") != 2 || strings.Count(out, "preshared key") != 2 {
+			t.Errorf("wg show weftwg: %v\n%s%s", err, out, stderr)
+		}
+	})
+
+	t.Run("only WireGuard is on the wire", func(t *testing.T) {
+		for i, c := range caps {
+			seen, err := c.Contains([]byte(marker))
+			if err != nil {
+				t.Error(err)
+			}
+			if seen {
+				t.Errorf("the payload was seen in clear on the cable of %s", hs[i].Name())
+			}
+			s := c.Stop()
+			if len(s.Other) > 0 {
+				t.Errorf("unexpected frames on the cable of %s: %v", hs[i].Name(), s.Other)
+			}
+			if s.Frames[netlab.WireGuard] < 1000 || s.Frames[netlab.Join] == 0 {
+				t.Errorf("the capture on %s saw too little to prove anything: %v", hs[i].Name(), s.Frames)
+			}
+			t.Logf("%s: %d bytes, frames %v, lost %d", hs[i].Name(), s.Bytes, s.Frames, s.Lost)
+		}
+	})
+
+	t.Run("a stopped container's name goes, and comes back with it", func(t *testing.T) {
+		if out, err := hs[1].Docker("stop", "-t", "0", "b"); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		for _, h := range hs {
+			resolves(t, h, 5*time.Second, cs[1].fqdn())
+		}
+		if out, err := hs[1].Docker("start", "b"); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		for _, h := range hs {
+			resolves(t, h, 5*time.Second, cs[1].fqdn(), cs[1].addr)
+		}
+		cs[0].reaches(t, cs[1])
+		if again := do(t, hs[1], "attach", "b"); again != cs[1].addr {
+			t.Errorf("attach again gave %s, was %s", again, cs[1].addr)
+		}
+	})
+
+	t.Run("an engine restart", func(t *testing.T) {
+		if err := hs[2].RestartDocker(); err != nil {
+			t.Fatal(err)
+		}
+		for _, h := range hs {
+			resolves(t, h, 10*time.Second, cs[2].fqdn())
+		}
+		if out, err := hs[2].Docker("start", "c"); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		for _, h := range hs {
+			resolves(t, h, 10*time.Second, cs[2].fqdn(), cs[2].addr)
+		}
+		cs[0].reaches(t, cs[2])
+		cs[2].reaches(t, cs[1])
+	})
+
+	t.Run("a host is killed and started", func(t *testing.T) {
+		if err := hs[1].Kill(); err != nil {
+			t.Fatal(err)
+		}
+		for _, h := range []*netlab.Host{hs[0], hs[2]} {
+			took := resolves(t, h, 40*time.Second, cs[1].fqdn())
+			t.Logf("%s hides the names of the killed host after %v", h.Name(), took.Round(time.Millisecond))
+		}
+		if err := hs[1].StartDocker(); err != nil {
+			t.Fatal(err)
+		}
+		do(t, hs[1], "launch")
+		if out, err := hs[1].Docker("start", "b"); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		for _, h := range hs {
+			resolves(t, h, 30*time.Second, cs[1].fqdn(), cs[1].addr)
+		}
+		cs[0].reaches(t, cs[1])
+		cs[1].reaches(t, cs[2])
+	})
+
+	t.Run("removing a container releases it", func(t *testing.T) {
+		if out, err := hs[0].Docker("rm", "-f", "a"); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		eventually(t, 5*time.Second, "weft ps forgets it", func() error {
+			if out := do(t, hs[0], "ps"); strings.Contains(out, cs[0].addr) {
+				return fmt.Errorf("%s", out)
+			}
+			return nil
+		})
+	})
+
+	t.Run("modes of Docker's network", func(t *testing.T) { networkModes(t, hs[0], cs[2]) })
+	t.Run("image", func(t *testing.T) { imageRuns(t, hs[0]) })
+}
+
+// networkModes checks which containers can be attached.
+func networkModes(t *testing.T, h *netlab.Host, to *container) {
+	docker := func(args ...string) {
+		t.Helper()
+		if out, err := h.Docker(args...); err != nil {
+			t.Fatalf("docker %v: %v\n%s", args, err, out)
+		}
+	}
+	sleep := []string{"busybox", "sleep", "1000"}
+	args := strings.Fields(do(t, h, "dns-args"))
+	run := func(name string, flags ...string) {
+		t.Helper()
+		docker(append(append(append([]string{"run", "-d", "--name", name}, flags...), args...), sleep...)...)
+	}
+	run("hostmode", "--network", "host")
+	refused(t, h, []string{"attach", "hostmode"}, "host's network")
+
+	docker("network", "create", "mine")
+	run("usernet", "--network", "mine")
+	run("nonet", "--network", "none")
+	for _, name := range []string{"usernet", "nonet"} {
+		c := &container{host: h, name: name, addr: do(t, h, "attach", name)}
+		if out, err := c.exec("ping", "-c", "1", "-W", "2", to.addr); err != nil {
+			t.Errorf("%s: %v\n%s", name, err, out)
+		}
+		resolves(t, h, 5*time.Second, name+".weft.local", c.addr) // Docker's name, without -h
+	}
+	docker("run", "-d", "--name", "shared", "--network", "container:nonet", "busybox", "sleep", "1000")
+	if got, want := do(t, h, "attach", "shared"), do(t, h, "attach", "nonet"); got != want {
+		t.Errorf("container mode: %s, its target has %s", got, want)
+	}
+	docker("create", "--name", "created", "busybox")
+	refused(t, h, []string{"attach", "created"}, "not running")
+	refused(t, h, []string{"attach", "nobody"}, "no container nobody")
+}
+
+// imageRuns builds the container image without a registry and runs it.
+func imageRuns(t *testing.T, h *netlab.Host) {
+	b, err := os.ReadFile(weft)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dockerfile, err := os.ReadFile("../Dockerfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := h.Run("mkdir", "-p", "/run/image/bin"); err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range map[string][]byte{"/run/image/bin/weft": b, "/run/image/Dockerfile": dockerfile} {
+		if err := h.WriteFile(name, data, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err := h.Docker("build", "--target", "binary", "-t", "weft:latest", "/run/image"); err != nil {
+		t.Fatalf("docker build: %v\n%s", err, out)
+	}
+	out, err := h.Docker("run", "--rm", "weft:latest", "version")
+	if err != nil || out == "" || !strings.Contains(do(t, h, "version"), strings.TrimSpace(out)) {
+		t.Errorf("the image's version: %v\n%s", err, out)
+	}
+}

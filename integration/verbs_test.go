@@ -1,0 +1,209 @@
+package integration
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"weft/internal/netlab"
+)
+
+// TestVerbs goes through the command line on a mesh of two hosts.
+func TestVerbs(t *testing.T) {
+	netlab.Require(t, "root", "busybox", "dig")
+	lab := newLab(t)
+	hs := newHosts(t, lab, netlab.HostOptions{}, "host1", "host2")
+	refused(t, hs[0], []string{"status"}, "not running")
+	launchMesh(t, hs)
+	refused(t, hs[0], []string{"launch"}, "already running")
+	a, b := attachWorkload(t, hs[0], "a"), attachWorkload(t, hs[1], "b")
+	waitPeers(t, hs...)
+	resolves(t, hs[0], 5*time.Second, "b.weft.local", b.addr)
+
+	contains := func(what, text string, wants ...string) {
+		t.Helper()
+		for _, w := range wants {
+			if !strings.Contains(text, w) {
+				t.Errorf("%s lacks %q:\n%s", what, w, text)
+			}
+		}
+	}
+	contains("status", do(t, hs[0], "status"), "Service: router", "(host1)", "WireGuard (userspace)", "Service: ipam", "Status: ready", "10.32.0.0/12", "Service: dns", "Domain: weft.local.", "Entries: 2")
+	eventually(t, 10*time.Second, "the connection is established", func() error {
+		if out := do(t, hs[0], "status", "connections"); !strings.Contains(out, "established encrypted") || !strings.Contains(out, "(host2)") || !strings.Contains(out, "mtu=1420") {
+			return errText(out)
+		}
+		return nil
+	})
+	contains("status peers", do(t, hs[0], "status", "peers"), "(host1)", "(host2)")
+	contains("status ipam", do(t, hs[0], "status", "ipam"), "(host1)", "524288 IPs (50.0% of total)")
+	contains("status dns", do(t, hs[0], "status", "dns"), "a ", a.addr, "b ", b.addr)
+	contains("status targets", do(t, hs[1], "status", "targets"), hs[0].Addr().String())
+	contains("ps", do(t, hs[0], "ps"), a.container, a.addr+"/12")
+	contains("report -f", do(t, hs[0], "report", "-f", "{{.Router.Nickname}} {{json .DNS.Domain}}"), `host1 "weft.local."`)
+	for _, v := range [][]string{{"status", "--json"}, {"status", "peers", "--json"}, {"status", "dns", "--json"}, {"ps", "--json"}, {"version", "--json"}, {"dns-lookup", "b", "--json"}, {"token", "--json"}} {
+		if out := do(t, hs[0], v...); !json.Valid([]byte(out)) {
+			t.Errorf("weft %v is not JSON:\n%s", v, out)
+		}
+	}
+	if got := do(t, hs[0], "dns-args"); got != "--dns=169.254.53.1 --dns-search=weft.local" {
+		t.Errorf("dns-args without Docker: %q", got)
+	}
+	if got := do(t, hs[0], "dns-lookup", "b"); got != b.addr {
+		t.Errorf("dns-lookup b: %q", got)
+	}
+	refused(t, hs[0], []string{"dns-lookup", "nobody"}, "nobody")
+
+	// Attaching again changes nothing.
+	if got := do(t, hs[0], "attach", a.container); got != a.addr {
+		t.Errorf("attach again: %s, was %s", got, a.addr)
+	}
+	// Claims: in the own part, in the other's, in use, and outside the range.
+	refused(t, hs[0], []string{"attach", "ip:" + b.addr + "/12", a.container}, b.addr)
+	refused(t, hs[0], []string{"attach", "ip:10.32.0.999/12", a.container}, "10.32.0.999")
+	refused(t, hs[0], []string{"attach", "ip:127.0.0.1/8", a.container}, "127.0.0.1")
+	refused(t, hs[0], []string{"attach", "ip:192.168.48.77/24", a.container}, "192.168.48.0/24")
+	do(t, hs[0], "attach", "ip:172.30.5.1/24", a.container)
+	do(t, hs[1], "attach", "172.30.5.2/24", b.container)
+	eventually(t, 10*time.Second, "claimed addresses outside the range reach each other", func() error {
+		_, _, err := a.Run("busybox", "ping", "-c", "1", "-W", "1", "172.30.5.2")
+		return err
+	})
+	do(t, hs[1], "detach", "172.30.5.2/24", b.container)
+	if out, _, err := a.Run("busybox", "ping", "-c", "1", "-W", "1", "172.30.5.2"); err == nil {
+		t.Errorf("a detached address still answers:\n%s", out)
+	}
+
+	// Names.
+	do(t, hs[0], "dns-add", a.container, "-h", "alias.weft.local")
+	resolves(t, hs[1], 5*time.Second, "alias.weft.local", a.addr, "172.30.5.1")
+	do(t, hs[0], "dns-remove", a.container, "-h", "alias.weft.local")
+	resolves(t, hs[1], 5*time.Second, "alias.weft.local")
+	do(t, hs[0], "dns-add", "192.0.2.7", "-h", "printer.weft.local")
+	resolves(t, hs[1], 5*time.Second, "printer.weft.local", "192.0.2.7")
+	do(t, hs[0], "stop")
+	do(t, hs[0], "launch")
+	resolves(t, hs[1], 10*time.Second, "printer.weft.local", "192.0.2.7")
+	do(t, hs[0], "dns-remove", "192.0.2.7", "-h", "printer.weft.local")
+	resolves(t, hs[1], 5*time.Second, "printer.weft.local")
+	refused(t, hs[0], []string{"dns-add", "192.0.2.7", "-h", "printer.example.com"}, "printer.example.com")
+
+	t.Run("the name server's protocol", func(t *testing.T) { protocol(t, hs[0], b) })
+	t.Run("secrets stay secret", func(t *testing.T) { secrets(t, hs[0]) })
+}
+
+type errText string
+
+func (e errText) Error() string { return string(e) }
+
+func protocol(t *testing.T, h *netlab.Host, b *workload) {
+	ask := func(args ...string) string {
+		t.Helper()
+		out, stderr, err := h.Run(append([]string{"dig", "+time=2", "+tries=1", "@169.254.53.1"}, args...)...)
+		if err != nil {
+			t.Fatalf("dig %v: %v\n%s%s", args, err, out, stderr)
+		}
+		return out
+	}
+	for _, c := range []struct {
+		args  []string
+		wants []string
+	}{
+		{[]string{"B.wEft.local", "A"}, []string{"status: NOERROR", "B.wEft.local.", b.addr, "flags: qr aa"}},
+		{[]string{"b.weft.local", "A", "+tcp"}, []string{"status: NOERROR", b.addr, "(TCP)"}},
+		{[]string{"b.weft.local", "AAAA"}, []string{"status: NOERROR", "ANSWER: 0", "SOA"}},
+		{[]string{"nobody.weft.local", "A"}, []string{"status: NXDOMAIN", "SOA"}},
+		{[]string{"-x", b.addr}, []string{"status: NOERROR", "b.weft.local."}},
+		{[]string{"-x", "10.47.255.254"}, []string{"status: NXDOMAIN"}},
+		{[]string{"b.weft.local", "+edns=1", "+noednsneg"}, []string{"status: BADVERS"}},
+		{[]string{"b.weft.local", "A", "CH"}, []string{"status: REFUSED"}},
+	} {
+		out := ask(c.args...)
+		for _, w := range c.wants {
+			if !strings.Contains(out, w) {
+				t.Errorf("dig %v lacks %q:\n%s", c.args, w, out)
+			}
+		}
+	}
+}
+
+// secrets looks for the mesh's secret where other users could see it.
+func secrets(t *testing.T, h *netlab.Host) {
+	token := do(t, h, "token")
+	if !strings.HasPrefix(token, "weft1-") {
+		t.Fatalf("weft token printed %d characters without the prefix", len(token))
+	}
+	secret := token[6:40]
+	out, _, err := h.Run("sh", "-c", "cat /run/weft/*.log; for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline; done 2>/dev/null")
+	if err != nil && out == "" {
+		t.Fatal(err)
+	}
+	if strings.Contains(out, secret) {
+		t.Error("the secret is in a log or in an argument list")
+	}
+	out, _, err = h.Run("sh", "-c", "stat -c '%a %n' /var/lib/weft /var/lib/weft/* /run/weft")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range strings.Split(strings.TrimSpace(out), "\n") {
+		if !strings.HasPrefix(l, "600 ") && !strings.HasPrefix(l, "700 ") {
+			t.Errorf("mode of %s", l)
+		}
+	}
+}
+
+// TestDemo runs the demonstration as the README does.
+func TestDemo(t *testing.T) {
+	netlab.Require(t, "root")
+	out, err := exec.CommandContext(t.Context(), weft, "demo").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, want := range []string{"founded the mesh", "24 pages", "WireGuard", "no page in clear", "taken down"} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("weft demo lacks %q:\n%s", want, out)
+		}
+	}
+	t.Logf("\n%s", out)
+}
+
+// TestDemoInterrupted: Ctrl-C takes everything down.
+func TestDemoInterrupted(t *testing.T) {
+	netlab.Require(t, "root")
+	cmd := exec.CommandContext(t.Context(), weft, "demo")
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	cmd.Stdout, cmd.Stderr = w, w
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	var out strings.Builder
+	buf := make([]byte, 4096)
+	interrupted := false
+	for {
+		n, err := r.Read(buf)
+		out.Write(buf[:n])
+		if !interrupted && strings.Contains(out.String(), "founded the mesh") {
+			interrupted = true
+			if err := cmd.Process.Signal(os.Interrupt); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err != nil {
+			break
+		}
+	}
+	if err := cmd.Wait(); err == nil {
+		t.Error("an interrupted demo reports success")
+	}
+	if !strings.Contains(out.String(), "taken down") {
+		t.Errorf("an interrupted demo does not clean up:\n%s", out.String())
+	}
+}

@@ -1,0 +1,175 @@
+package simnet
+
+import (
+	"io"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// half is one direction of a stream: bytes that arrived, segments on the way.
+type half struct {
+	mu      sync.Mutex
+	flight  []segment // on the way, in order; the first one travels
+	buf     []byte    // arrived, not read
+	size    int       // bytes in flight and buf
+	fin     bool      // the writer's end has arrived
+	readErr error     // set: nothing can be read any more
+	sendErr error     // set: nothing can be written any more
+	dead    bool      // nobody reads this: what is on the way is dropped
+
+	readBy, writeBy time.Time
+	changed         chan struct{} // closed and renewed at each change
+}
+
+func newHalf() *half { return &half{changed: make(chan struct{})} }
+
+func (h *half) wakeLocked() {
+	close(h.changed)
+	h.changed = make(chan struct{})
+}
+
+// wait releases mu until something changes or by has passed.
+func (h *half) waitLocked(by time.Time) {
+	ch := h.changed
+	h.mu.Unlock()
+	if by.IsZero() {
+		<-ch
+	} else {
+		t := time.NewTimer(time.Until(by))
+		select {
+		case <-ch:
+		case <-t.C:
+		}
+		t.Stop()
+	}
+	h.mu.Lock()
+}
+
+func past(t time.Time) bool { return !t.IsZero() && !time.Now().Before(t) }
+
+func (h *half) read(b []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for {
+		switch {
+		case h.readErr != nil:
+			return 0, h.readErr
+		case past(h.readBy):
+			return 0, os.ErrDeadlineExceeded
+		case len(b) == 0:
+			return 0, nil
+		case len(h.buf) > 0:
+			n := copy(b, h.buf)
+			h.buf = h.buf[n:]
+			h.size -= n
+			h.wakeLocked()
+			return n, nil
+		case h.fin:
+			return 0, io.EOF
+		}
+		h.waitLocked(h.readBy)
+	}
+}
+
+// write hands b to send piece by piece, as the window allows.
+func (h *half) write(b []byte, send func([]byte)) (int, error) {
+	done := 0
+	for done < len(b) {
+		h.mu.Lock()
+		for h.sendErr == nil && !past(h.writeBy) && h.size >= streamWindow {
+			h.waitLocked(h.writeBy)
+		}
+		err := h.sendErr
+		if err == nil && past(h.writeBy) {
+			err = os.ErrDeadlineExceeded
+		}
+		if err != nil {
+			h.mu.Unlock()
+			return done, err
+		}
+		n := min(len(b)-done, streamWindow-h.size)
+		h.size += n
+		h.mu.Unlock()
+		send(append([]byte(nil), b[done:done+n]...))
+		done += n
+	}
+	return done, nil
+}
+
+// arrive delivers everything on the way: what was sent behind the first segment
+// comes with it, which keeps the order and one timer per burst.
+func (h *half) arrive() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, s := range h.flight {
+		switch {
+		case s.fin:
+			h.fin = true
+		case h.dead:
+			h.size -= len(s.data)
+		default:
+			h.buf = append(h.buf, s.data...)
+		}
+	}
+	h.flight = nil
+	h.wakeLocked()
+}
+
+// abandoned tells that the reader's end is gone, so that nothing need travel.
+func (h *half) abandoned() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.dead
+}
+
+// reset makes both ends of this direction fail at once.
+func (h *half) reset() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.readErr == nil {
+		h.readErr = syscall.ECONNRESET
+	}
+	if h.sendErr == nil {
+		h.sendErr = syscall.EPIPE
+	}
+	h.wakeLocked()
+}
+
+// closeRead is the reader's Close: what still comes is dropped, and the writer
+// fails at its next write if tell.
+func (h *half) closeRead(err error, tell bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.readErr == nil {
+		h.readErr = err
+	}
+	h.dead = true
+	h.buf, h.size = nil, 0
+	if tell && h.sendErr == nil {
+		h.sendErr = syscall.EPIPE
+	}
+	h.wakeLocked()
+}
+
+func (h *half) closeWrite(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.sendErr = err
+	h.wakeLocked()
+}
+
+func (h *half) setReadDeadline(t time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.readBy = t
+	h.wakeLocked()
+}
+
+func (h *half) setWriteDeadline(t time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.writeBy = t
+	h.wakeLocked()
+}

@@ -1,0 +1,260 @@
+package simnet
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	streamWindow = 256 << 10 // bytes on the way before a writer waits
+	backlog      = 64        // connections that wait for Accept
+)
+
+// Listen takes streams at addr; an unspecified address stands for all of the
+// host's.
+func (h *Host) Listen(_ context.Context, addr netip.AddrPort) (net.Listener, error) {
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
+	if addr.Port() == 0 {
+		addr = netip.AddrPortFrom(addr.Addr(), h.net.portLocked())
+	}
+	if h.streams[addr] != nil {
+		return nil, &net.OpError{Op: "listen", Net: "tcp", Addr: net.TCPAddrFromAddrPort(addr), Err: syscall.EADDRINUSE}
+	}
+	l := &listener{host: h, addr: addr, queue: make(chan *conn, backlog), done: make(chan struct{})}
+	h.streams[addr] = l
+	return l, nil
+}
+
+type listener struct {
+	host  *Host
+	addr  netip.AddrPort
+	queue chan *conn
+	once  sync.Once
+	done  chan struct{}
+}
+
+func (l *listener) Addr() net.Addr { return net.TCPAddrFromAddrPort(l.addr) }
+
+func (l *listener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.queue:
+		return c, nil
+	case <-l.done:
+		return nil, &net.OpError{Op: "accept", Net: "tcp", Addr: l.Addr(), Err: net.ErrClosed}
+	}
+}
+
+func (l *listener) Close() error {
+	l.once.Do(func() {
+		l.host.net.mu.Lock()
+		if l.host.streams[l.addr] == l {
+			delete(l.host.streams, l.addr)
+		}
+		l.host.net.mu.Unlock()
+		close(l.done)
+		for {
+			select {
+			case c := <-l.queue:
+				c.abort()
+			default:
+				return
+			}
+		}
+	})
+	return nil
+}
+
+// listenerLocked finds who takes streams at addr.
+func (h *Host) listenerLocked(addr netip.AddrPort) *listener {
+	if l := h.streams[addr]; l != nil {
+		return l
+	}
+	for _, any := range []netip.Addr{netip.IPv6Unspecified(), netip.IPv4Unspecified()} {
+		if l := h.streams[netip.AddrPortFrom(any, addr.Port())]; l != nil {
+			return l
+		}
+	}
+	return nil
+}
+
+// Dial makes a stream to addr. Nobody there: it ends with ctx, or after 2 minutes
+// as a kernel's would. A live host without a listener refuses.
+func (h *Host) Dial(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
+	fail := func(err error) error {
+		return &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(addr), Err: err}
+	}
+	h.net.mu.Lock()
+	src, err := h.sourceLocked(addr.Addr())
+	local := netip.AddrPortFrom(src, h.net.portLocked())
+	h.net.mu.Unlock()
+	if err != nil {
+		return nil, fail(syscall.ENETUNREACH)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	for {
+		to, there, ok := h.net.pass(h, src, addr.Addr(), false)
+		var back time.Duration
+		if ok {
+			_, back, ok = h.net.pass(to, addr.Addr(), src, false)
+		}
+		wait := there + back
+		if !ok {
+			wait = retransmit
+		}
+		if wait > 0 {
+			t := time.NewTimer(wait)
+			select {
+			case <-t.C:
+			case <-ctx.Done():
+				t.Stop()
+				if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+					return nil, fail(os.ErrDeadlineExceeded)
+				}
+				return nil, fail(ctx.Err())
+			}
+		}
+		if !ok {
+			continue
+		}
+		c, err := h.connect(to, local, addr)
+		if err != nil {
+			return nil, fail(err)
+		}
+		return c, nil
+	}
+}
+
+func (h *Host) connect(to *Host, local, addr netip.AddrPort) (net.Conn, error) {
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
+	to.heard[local.Addr()] = time.Now()
+	h.heard[addr.Addr()] = time.Now()
+	l := to.listenerLocked(addr)
+	if l == nil {
+		return nil, syscall.ECONNREFUSED
+	}
+	out, in := newHalf(), newHalf()
+	a := &conn{host: h, local: local, remote: addr, in: in, out: out}
+	b := &conn{host: to, local: addr, remote: local, in: out, out: in}
+	a.peer, b.peer = b, a
+	select {
+	case l.queue <- b:
+	default:
+		return nil, syscall.ECONNREFUSED
+	}
+	h.conns[a] = struct{}{}
+	to.conns[b] = struct{}{}
+	return a, nil
+}
+
+// conn is one end of a stream.
+type conn struct {
+	host          *Host
+	peer          *conn
+	local, remote netip.AddrPort
+	in, out       *half
+}
+
+func (c *conn) LocalAddr() net.Addr  { return net.TCPAddrFromAddrPort(c.local) }
+func (c *conn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.remote) }
+
+func (c *conn) Read(b []byte) (int, error) {
+	n, err := c.in.read(b)
+	if err != nil && err != io.EOF {
+		err = &net.OpError{Op: "read", Net: "tcp", Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: err}
+	}
+	return n, err
+}
+
+func (c *conn) Write(b []byte) (int, error) {
+	n, err := c.out.write(b, func(p []byte) { c.send(segment{data: p}) })
+	if err != nil {
+		err = &net.OpError{Op: "write", Net: "tcp", Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: err}
+	}
+	return n, err
+}
+
+// segment is what travels: bytes, the end of them, or a reset.
+type segment struct {
+	data []byte
+	fin  bool
+	rst  bool
+}
+
+// send puts a segment behind those on the way and starts the first one's
+// journey. Segments keep their order, whatever delay each draws.
+func (c *conn) send(s segment) {
+	h := c.out
+	h.mu.Lock()
+	h.flight = append(h.flight, s)
+	first := len(h.flight) == 1
+	h.mu.Unlock()
+	if first {
+		c.travel()
+	}
+}
+
+// travel moves the first segment of the flight, again and again while the link
+// is cut. The segments behind it follow in its wake.
+func (c *conn) travel() {
+	_, delay, ok := c.host.net.pass(c.host, c.local.Addr(), c.remote.Addr(), false)
+	if !ok {
+		if c.out.abandoned() {
+			return
+		}
+		time.AfterFunc(retransmit, c.travel)
+		return
+	}
+	time.AfterFunc(delay, func() {
+		c.peer.host.hear(c.local.Addr())
+		c.out.arrive()
+	})
+}
+
+// Close sends the end of the stream behind what was written.
+func (c *conn) Close() error {
+	if c.forget() {
+		c.in.closeRead(net.ErrClosed, true)
+		c.out.closeWrite(net.ErrClosed)
+		c.send(segment{fin: true})
+	}
+	return nil
+}
+
+// abort ends the stream here; the other end sees a reset if this host still can
+// send one.
+func (c *conn) abort() {
+	if c.forget() {
+		_, _, tell := c.host.net.pass(c.host, c.local.Addr(), c.remote.Addr(), false)
+		c.in.closeRead(net.ErrClosed, tell)
+		c.out.closeWrite(net.ErrClosed)
+		if tell {
+			c.out.reset()
+		}
+	}
+}
+
+func (c *conn) forget() bool {
+	c.host.net.mu.Lock()
+	defer c.host.net.mu.Unlock()
+	_, ok := c.host.conns[c]
+	delete(c.host.conns, c)
+	return ok
+}
+
+func (c *conn) SetDeadline(t time.Time) error {
+	c.in.setReadDeadline(t)
+	c.out.setWriteDeadline(t)
+	return nil
+}
+func (c *conn) SetReadDeadline(t time.Time) error  { c.in.setReadDeadline(t); return nil }
+func (c *conn) SetWriteDeadline(t time.Time) error { c.out.setWriteDeadline(t); return nil }

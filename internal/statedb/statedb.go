@@ -1,0 +1,110 @@
+// Package statedb keeps the router's state in one bbolt file: named buckets of
+// keys and values, changed by durable transactions.
+//
+// It owns the file and its lock, so that two routers never share one state. It
+// does not know what the values mean; every consumer has a format of its own.
+// A DB may be used by many goroutines at once.
+package statedb
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+)
+
+// DB is an open state file.
+type DB struct{ b *bbolt.DB }
+
+// ErrLocked says that another process has the state file open.
+var ErrLocked = errors.New("state file is in use by another process")
+
+// Open opens the state file at path, 0600, and makes it when it is missing. It
+// waits at most one second for the lock and then returns ErrLocked.
+func Open(path string) (*DB, error) {
+	if fi, err := os.Stat(path); err == nil && fi.Mode().Perm()&0o077 != 0 {
+		if err := os.Chmod(path, 0o600); err != nil {
+			return nil, fmt.Errorf("restrict state file: %w", err)
+		}
+	}
+	b, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second})
+	if errors.Is(err, berrors.ErrTimeout) {
+		return nil, ErrLocked
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open state file %s: %w", path, err)
+	}
+	// A new file is only there after a crash when its directory entry is.
+	if err := syncDir(filepath.Dir(path)); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	return &DB{b: b}, nil
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("open state directory: %w", err)
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("sync state directory: %w", err)
+	}
+	return nil
+}
+
+// Load returns a copy of everything in a bucket; a bucket that was never
+// written is empty.
+func (d *DB) Load(bucket string) (map[string][]byte, error) {
+	all := map[string][]byte{}
+	err := d.b.View(func(tx *bbolt.Tx) error {
+		b := tx.Bucket([]byte(bucket))
+		if b == nil {
+			return nil
+		}
+		return b.ForEach(func(k, v []byte) error {
+			all[string(k)] = append([]byte(nil), v...)
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read state bucket %s: %w", bucket, err)
+	}
+	return all, nil
+}
+
+// Apply writes and deletes keys of one bucket in one transaction. When it
+// returns nil, the change is on disk; when it returns an error, none of it is.
+func (d *DB) Apply(bucket string, put map[string][]byte, del []string) error {
+	if len(put) == 0 && len(del) == 0 {
+		return nil
+	}
+	err := d.b.Update(func(tx *bbolt.Tx) error {
+		b, err := tx.CreateBucketIfNotExists([]byte(bucket))
+		if err != nil {
+			return err
+		}
+		for _, k := range del {
+			if err := b.Delete([]byte(k)); err != nil {
+				return err
+			}
+		}
+		for k, v := range put {
+			if err := b.Put([]byte(k), v); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("write state bucket %s: %w", bucket, err)
+	}
+	return nil
+}
+
+// Close releases the file and its lock.
+func (d *DB) Close() error { return d.b.Close() }

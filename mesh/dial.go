@@ -1,0 +1,232 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"time"
+
+	"weft/peer"
+)
+
+const (
+	dialers     = 8               // joins under way at a time
+	dialTick    = time.Second     // one random host that is not alive is dialled through the tunnel
+	redialEvery = 5 * time.Second // each host that is not alive is dialled at its join port
+	insideTry   = 4 * time.Second // how long a dial through a tunnel, likely dead, may take
+)
+
+// dialAll dials targets, and hosts that are known and not alive, until ctx ends.
+// memberlist never does: after a partition it does not merge again.
+func (m *Mesh) dialAll(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	slots := make(chan struct{}, dialers)
+	tick := time.NewTicker(dialTick)
+	defer tick.Stop()
+	start := func(work func()) bool {
+		select {
+		case slots <- struct{}{}:
+		default:
+			return false
+		}
+		wg.Go(func() {
+			work()
+			<-slots
+		})
+		return true
+	}
+	for {
+		m.dialTargets(ctx, start)
+		m.dialHosts(ctx, start)
+		select {
+		case <-ctx.Done():
+			return
+		case <-m.redial:
+			continue
+		case <-tick.C:
+		}
+		if id, ok := m.pickLost(); ok {
+			start(func() {
+				ctx, cancel := context.WithTimeout(ctx, insideTry)
+				defer cancel()
+				_ = m.rejoin(ctx, id, m.inside(id))
+			})
+		}
+	}
+}
+
+// dialTargets starts what is due.
+func (m *Mesh) dialTargets(ctx context.Context, start func(func()) bool) {
+	now := time.Now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.leaving {
+		return
+	}
+	for _, t := range m.targets {
+		if t.busy {
+			continue
+		}
+		if h := m.hosts[t.peer]; t.state == stateEstablished {
+			if h != nil && h.live == Alive {
+				continue
+			}
+			t.lost(now)
+		} else if h != nil && h.live == Alive && t.err != nil && reasonOf(t.err) == Unreachable && t.state == stateFailed {
+			t.ended(t.peer, nil, now) // it came back by another way
+			continue
+		}
+		if now.Before(t.next) {
+			continue
+		}
+		t.busy = true
+		if !start(func() { m.tryTarget(ctx, t) }) {
+			t.busy = false
+			return
+		}
+	}
+}
+
+func (m *Mesh) tryTarget(ctx context.Context, t *target) {
+	var id peer.ID
+	addrs, err := m.resolve(ctx, t.addr)
+	if err == nil {
+		id, err = m.joinAt(ctx, addrs...)
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	m.mu.Lock()
+	old := t.err
+	t.ended(id, err, time.Now())
+	gone, first := t.gone, t.err != nil && (old == nil || old.Error() != err.Error())
+	var text string
+	if t.err != nil {
+		switch reasonOf(err) {
+		case Clone, OtherMesh, OtherRange, OtherProto, WrongSecret:
+			text = fmt.Sprintf("target %s: %v", t.addr, err)
+		}
+	}
+	next := t.next
+	m.mu.Unlock()
+	if first {
+		m.log.Warn("target failed", "target", t.addr, "err", err, "next", next)
+	}
+	if !gone {
+		m.notice("out "+t.addr, text)
+	}
+	m.changed()
+}
+
+func (m *Mesh) resolve(ctx context.Context, addr string) ([]netip.AddrPort, error) {
+	host, p, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, fmt.Errorf("resolve %s: %w", addr, err)
+	}
+	port, err := strconv.ParseUint(p, 10, 16)
+	if err != nil {
+		return nil, fmt.Errorf("resolve %s: %w", addr, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	as, err := m.o.Network.Resolve(ctx, host)
+	if err != nil {
+		return nil, fmt.Errorf("resolve %s: %w", host, err)
+	}
+	var out []netip.AddrPort
+	for _, a := range as[:min(len(as), 8)] {
+		out = append(out, netip.AddrPortFrom(a.Unmap(), uint16(port)))
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("resolve %s: no address", host)
+	}
+	return out, nil
+}
+
+// dialHosts starts the join ports of hosts that are not alive and due.
+func (m *Mesh) dialHosts(ctx context.Context, start func(func()) bool) {
+	now := time.Now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id, h := range m.hosts {
+		if h.dialling || now.Before(h.nextDial) || !m.wantedLocked(id) {
+			continue
+		}
+		addrs := joinAddrs(h.rec)
+		if len(addrs) == 0 {
+			continue
+		}
+		h.dialling, h.nextDial = true, now.Add(redialEvery)
+		ok := start(func() {
+			_ = m.rejoin(ctx, id, addrs...)
+			m.mu.Lock()
+			h.dialling = false
+			m.mu.Unlock()
+		})
+		if !ok {
+			h.dialling, h.nextDial = false, time.Time{}
+			return
+		}
+	}
+}
+
+// wantedLocked tells that a host should be met again: it is not alive and has
+// not announced a stop. A host that stopped comes back by itself.
+func (m *Mesh) wantedLocked(id peer.ID) bool {
+	h := m.hosts[id]
+	if m.leaving || h == nil || h.live == Alive || h.live == Left {
+		return false
+	}
+	if m.o.Discovery || h.met {
+		return true
+	}
+	for _, t := range m.targets {
+		if t.peer == id {
+			return true
+		}
+	}
+	return false
+}
+
+// pickLost picks one random host that should be met again.
+func (m *Mesh) pickLost() (peer.ID, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var ids []peer.ID
+	for id := range m.hosts {
+		if m.wantedLocked(id) {
+			ids = append(ids, id)
+		}
+	}
+	if len(ids) == 0 {
+		return peer.ID{}, false
+	}
+	return ids[rand.IntN(len(ids))], true
+}
+
+// rejoin is joinAt for a host that is known; what goes wrong is usual.
+func (m *Mesh) rejoin(ctx context.Context, id peer.ID, addrs ...netip.AddrPort) error {
+	_, err := m.joinAt(ctx, addrs...)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	m.count.add("redial_failed")
+	m.log.Debug("redial", "peer", id, "err", err)
+	switch reasonOf(err) {
+	case Clone, OtherMesh:
+		r := (*Refusal)(nil)
+		if errors.As(err, &r) && r.Code != RefusedSelf {
+			m.mu.Lock()
+			name := m.nameLocked(id)
+			m.mu.Unlock()
+			m.notice("host "+id.String(), fmt.Sprintf("host %s: %v", name, err))
+		}
+	}
+	return err
+}

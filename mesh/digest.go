@@ -1,0 +1,120 @@
+package mesh
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+
+	"weft/peer"
+)
+
+// mark is one host's place in a digest: how far its log is known.
+type mark struct {
+	author    peer.ID
+	epoch     uint64  // the effective one; 0: none
+	seq       uint64  // its entries
+	sum       [8]byte // of the chain over them: two logs with the same numbers and another sum were forked
+	next      uint64  // the highest epoch whose snapshot is not complete; 0: none
+	nextCount uint64  // its entries
+}
+
+// markLen: author 10 | epoch 8 | seq 8 | sum 8 | next 8 | next's entries 8.
+const markLen = 10 + 8 + 8 + 8 + 8 + 8
+
+// digest is the whole vector, sorted by author.
+func (r *replica) digest() []mark {
+	var ms []mark
+	for _, id := range r.ids() {
+		a := r.authors[id]
+		m := mark{author: id}
+		if a.current != nil {
+			m.epoch, m.seq, m.sum = a.current.number, uint64(len(a.current.entries)), [8]byte(a.current.sum[:8])
+		}
+		if n := len(a.next); n > 0 {
+			m.next, m.nextCount = a.next[n-1].number, uint64(len(a.next[n-1].entries))
+		}
+		if m.epoch != 0 || m.next != 0 {
+			ms = append(ms, m)
+		}
+	}
+	return ms
+}
+
+// rootOf is the SHA-256 over what counts of a digest: two hosts with the same
+// root hold the same effective logs.
+func rootOf(ms []mark) [32]byte {
+	h := sha256.New()
+	var b []byte
+	for _, m := range ms {
+		if m.epoch == 0 {
+			continue
+		}
+		b = append(b[:0], m.author[:]...)
+		b = binary.BigEndian.AppendUint64(b, m.epoch)
+		b = binary.BigEndian.AppendUint64(b, m.seq)
+		h.Write(append(b, m.sum[:]...))
+	}
+	return [32]byte(h.Sum(nil))
+}
+
+func appendDigest(b []byte, ms []mark) []byte {
+	for _, m := range ms {
+		b = append(b, m.author[:]...)
+		b = binary.BigEndian.AppendUint64(b, m.epoch)
+		b = binary.BigEndian.AppendUint64(b, m.seq)
+		b = append(b, m.sum[:]...)
+		b = binary.BigEndian.AppendUint64(b, m.next)
+		b = binary.BigEndian.AppendUint64(b, m.nextCount)
+	}
+	return b
+}
+
+// parseDigest reads what appendDigest wrote. Marks must be sorted, each author once.
+func parseDigest(b []byte) ([]mark, error) {
+	if len(b)%markLen != 0 || len(b)/markLen > maxAuthors {
+		return nil, fmt.Errorf("parse digest: %d bytes are not at most %d marks of %d", len(b), maxAuthors, markLen)
+	}
+	ms := make([]mark, 0, len(b)/markLen)
+	in := reader{b: b}
+	for len(in.b) > 0 {
+		m := mark{author: peer.ID(in.take(10)), epoch: in.u64(), seq: in.u64(), sum: [8]byte(in.take(8)), next: in.u64(), nextCount: in.u64()}
+		if n := len(ms); n > 0 && ms[n-1].author.Compare(m.author) >= 0 {
+			return nil, fmt.Errorf("parse digest: %v is out of order", m.author)
+		}
+		ms = append(ms, m)
+	}
+	return ms, in.end()
+}
+
+// missing are the entries that a host with the digest theirs lacks, in an order
+// in which it can take them. forked names authors whose logs have the same
+// numbers on both sides and differ.
+func (r *replica) missing(theirs []mark) (logs [][]Entry, forked []peer.ID) {
+	have := make(map[peer.ID]mark, len(theirs))
+	for _, m := range theirs {
+		have[m.author] = m
+	}
+	for _, id := range r.ids() {
+		es := r.log(id)
+		if len(es) == 0 {
+			continue
+		}
+		cur := r.authors[id].current
+		from := uint64(0)
+		switch m := have[id]; {
+		case m.epoch > cur.number:
+			continue
+		case m.epoch == cur.number:
+			from = m.seq
+			if m.seq == uint64(len(es)) && m.sum != [8]byte(cur.sum[:8]) {
+				forked = append(forked, id)
+			}
+		case m.next == cur.number:
+			from = m.nextCount
+		}
+		if from < uint64(len(es)) {
+			logs = append(logs, es[from:])
+		}
+	}
+	return logs, forked
+}

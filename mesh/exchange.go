@@ -1,0 +1,194 @@
+package mesh
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"time"
+
+	"weft/peer"
+)
+
+// msgType is the first byte of a message after the verdicts.
+type msgType uint8
+
+const (
+	msgRoot    msgType = 1 // 32 bytes: rootOf the sender's digest
+	msgDigest  msgType = 2 // marks
+	msgEntries msgType = 3 // AppendEntries
+	msgDone    msgType = 4 // no more entries; empty
+	msgReady   msgType = 5 // a Refusal: what the server could do with it all
+	msgCall    msgType = 6 // length u8, method | body
+	msgReply   msgType = 7 // u8 0, body | u8 1, error text
+)
+
+const (
+	chunk        = 256 << 10 // bytes of entries in a message
+	maxChunk     = chunk + 2 + maxEntry
+	syncInterval = 2 * time.Second
+	syncTimeout  = 2 * time.Minute // of a whole exchange, however much there is to say
+)
+
+// exchange makes both sides hold the same logs. Roots first; the digests only
+// when they differ; then what each lacks, the server's part before the client's.
+// It returns how many entries were new here.
+func (m *Mesh) exchange(l *link, client bool) (news []Entry, err error) {
+	m.mu.Lock()
+	digest := m.logs.digest()
+	m.mu.Unlock()
+	root := rootOf(digest)
+	var theirRoot []byte
+	var theirs []mark
+	send := func(t msgType, b []byte) func() error { return func() error { return l.write(t, b) } }
+	get := func(t msgType, limit int, to *[]byte) func() error {
+		return func() (err error) { _, *to, err = l.read(limit, t); return err }
+	}
+	var raw []byte
+	if err := inTurn(client, send(msgRoot, root[:]), get(msgRoot, 1+32, &theirRoot)); err != nil {
+		return nil, fmt.Errorf("exchange roots: %w", err)
+	}
+	if string(theirRoot) == string(root[:]) {
+		return nil, nil
+	}
+	if err := inTurn(client, send(msgDigest, appendDigest(nil, digest)), get(msgDigest, 1+maxAuthors*markLen, &raw)); err != nil {
+		return nil, fmt.Errorf("exchange digests: %w", err)
+	}
+	if theirs, err = parseDigest(raw); err != nil {
+		return nil, err
+	}
+	err = inTurn(!client,
+		func() error { return m.sendMissing(l, theirs) },
+		func() (err error) { news, err = m.takeAll(l); return err })
+	if err != nil {
+		return news, fmt.Errorf("exchange entries: %w", err)
+	}
+	return news, nil
+}
+
+// inTurn does a, then b, or the other way round.
+func inTurn(aFirst bool, a, b func() error) error {
+	if !aFirst {
+		a, b = b, a
+	}
+	if err := a(); err != nil {
+		return err
+	}
+	return b()
+}
+
+func (m *Mesh) sendMissing(l *link, theirs []mark) error {
+	m.mu.Lock()
+	logs, forked := m.logs.missing(theirs)
+	m.mu.Unlock()
+	for _, id := range forked {
+		m.count.add("log_forked")
+		m.log.Warn("two logs of one host differ", "peer", id)
+	}
+	var b []byte
+	for _, es := range logs {
+		for _, e := range es {
+			if b = AppendEntries(b, e); len(b) >= chunk {
+				if err := l.write(msgEntries, b); err != nil {
+					return err
+				}
+				b = b[:0]
+			}
+		}
+	}
+	if len(b) > 0 {
+		if err := l.write(msgEntries, b); err != nil {
+			return err
+		}
+	}
+	return l.write(msgDone, nil)
+}
+
+func (m *Mesh) takeAll(l *link) (news []Entry, err error) {
+	for {
+		t, b, err := l.read(1+maxChunk, msgEntries, msgDone)
+		if err != nil || t == msgDone {
+			return news, err
+		}
+		es, err := SplitEntries(b)
+		if err != nil {
+			m.count.add("sync_malformed")
+			return news, err
+		}
+		fresh := m.take(es)
+		// What a caller may want to hand on at once is little; a big catch-up is not kept.
+		if news = append(news, fresh...); len(news) > relayMax {
+			news = news[:relayMax+1]
+		}
+	}
+}
+
+// spreadMax is how many neighbours are told at once which mesh this is.
+const spreadMax = 8
+
+// syncLoop compares logs with one random live host every 2 s or so, and with
+// several when there is something to tell.
+func (m *Mesh) syncLoop(ctx context.Context) {
+	for {
+		wait := syncInterval*3/4 + rand.N(syncInterval/2)
+		n := 1
+		select {
+		case <-ctx.Done():
+			return
+		case <-m.spread:
+			n = spreadMax
+		case <-time.After(wait):
+		}
+		ids := m.live()
+		rand.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
+		for _, id := range ids[:min(n, len(ids))] {
+			if err := m.syncWith(ctx, id); err != nil && ctx.Err() == nil {
+				m.count.add("sync_failed")
+				m.log.Debug("compare logs", "peer", id, "err", err)
+			}
+		}
+	}
+}
+
+// live are the other hosts that gossip holds alive.
+func (m *Mesh) live() []peer.ID {
+	nodes := m.aliveNodes()
+	ids := make([]peer.ID, 0, len(nodes))
+	for _, n := range nodes {
+		if id, _, ok := parseName(n.Name); ok {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// syncWith exchanges logs with a host through the tunnel. When it returns nil
+// the other side has what this one had.
+func (m *Mesh) syncWith(ctx context.Context, id peer.ID) error {
+	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
+	defer cancel()
+	l, err := m.open(ctx, purposeSync, m.inside(id))
+	if err != nil {
+		return fmt.Errorf("sync with %v: %w", id, err)
+	}
+	defer l.close()
+	if _, err := m.exchange(l, true); err != nil {
+		return fmt.Errorf("sync with %v: %w", id, err)
+	}
+	if _, _, err := l.read(1+maxRefusal, msgReady); err != nil {
+		return fmt.Errorf("sync with %v: %w", id, err)
+	}
+	m.count.add("syncs")
+	return nil
+}
+
+// inside is where a host serves sessions through the tunnel.
+func (m *Mesh) inside(id peer.ID) netip.AddrPort {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	port := uint16(m.o.Port)
+	if h := m.hosts[id]; h != nil {
+		port = h.rec.joinPort(m.o.Port)
+	}
+	return netip.AddrPortFrom(m.controlAddr(id), port)
+}

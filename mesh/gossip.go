@@ -1,0 +1,350 @@
+package mesh
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"weft/peer"
+)
+
+const (
+	inboxLen         = 1024
+	gossipPacket     = 1100 // bytes that memberlist may put in a datagram
+	gossipRetransmit = 4    // memberlist's RetransmitMult for LANs
+
+	// maxGossip is what is left of a datagram for entries: memberlist adds at most
+	// 1 for the type, 5 for a checksum, 29 for the encryption, 2+2 in a compound
+	// message. The biggest entry fits.
+	maxGossip = gossipPacket - 48
+
+	// directMax is up to how many live peers new entries go straight to each;
+	// beyond, they spread by gossip.
+	directMax = 64
+	// relayMax bounds how many entries are pushed at once; more are left to the digests.
+	relayMax = 64
+
+	// The first byte of a message of ours.
+	gossipDirect byte = 1 // entries; the sender tells everybody itself
+	gossipRelay  byte = 2 // entries; hand them on if they are news
+)
+
+// node is a name that gossip holds alive: one start of a host.
+type node struct {
+	id    peer.ID
+	nonce uint64
+	to    memberlist.Node // copy; memberlist changes its own under its lock
+}
+
+// startGossip brings memberlist up on the control address.
+func (m *Mesh) startGossip(ctx context.Context) error {
+	self := netip.AddrPortFrom(m.controlAddr(m.id), uint16(m.o.GossipPort))
+	t, err := newTransport(ctx, m.o.Network, self, peer.ControlPrefix(m.mesh.Control()))
+	if err != nil {
+		return err
+	}
+	c := memberlist.DefaultLANConfig()
+	m.mu.Lock()
+	c.Name, m.told = m.own.rec.Name(), m.own.raw
+	m.mu.Unlock()
+	c.Transport = t
+	c.BindPort, c.AdvertisePort = m.o.GossipPort, m.o.GossipPort
+	c.SecretKey = m.o.Secret.GossipKey(0)
+	c.EnableCompression = false // costs more than it saves
+	c.UDPBufferSize = gossipPacket
+	c.RequireNodeNames = true
+	c.RetransmitMult = gossipRetransmit
+	c.Logger = log.New(debugWriter{m.log}, "", 0)
+	d := &delegate{m}
+	c.Delegate, c.Events, c.Alive, c.Ping = d, d, d, d
+	ml, err := memberlist.Create(c)
+	if err != nil {
+		_ = t.Shutdown()
+		return fmt.Errorf("start gossip: %w", err)
+	}
+	m.gossip.Store(ml)
+	return nil
+}
+
+func (m *Mesh) stopGossip() {
+	m.farewell.Lock()
+	defer m.farewell.Unlock()
+	ml := m.gossip.Swap(nil)
+	if ml == nil {
+		return
+	}
+	if err := ml.Shutdown(); err != nil {
+		m.log.Debug("stop gossip", "err", err)
+	}
+	m.mu.Lock()
+	clear(m.nodes)
+	m.mu.Unlock()
+}
+
+// joinGossip makes this host and another members of one gossip, through the tunnel.
+func (m *Mesh) joinGossip(ctx context.Context, id peer.ID) error {
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		ml := m.gossip.Load()
+		if ml == nil {
+			return errNotRunning
+		}
+		// memberlist wants a node name, and takes what is before the first slash.
+		_, err := ml.Join([]string{"weft/" + netip.AddrPortFrom(m.controlAddr(id), uint16(m.o.GossipPort)).String()})
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("join gossip through the tunnel: %w", err)
+		case <-time.After(wait):
+		}
+	}
+}
+
+// aliveNodes are the live peers to send to, one node each.
+func (m *Mesh) aliveNodes() []memberlist.Node {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	best := make(map[peer.ID]node)
+	for _, n := range m.nodes {
+		// Of two starts of one host the one of its freshest record is the live one.
+		h := m.hosts[n.id]
+		if old, ok := best[n.id]; !ok || (h != nil && old.nonce != h.rec.BootNonce) {
+			best[n.id] = n
+		}
+	}
+	out := make([]memberlist.Node, 0, len(best))
+	for _, n := range best {
+		out = append(out, n.to)
+	}
+	return out
+}
+
+func (m *Mesh) numNodes() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.nodes) + 1
+}
+
+// broadcast sends new entries to all live peers but one. It is best effort: the
+// digests repair what is lost.
+func (m *Mesh) broadcast(es []Entry, except *peer.ID) {
+	ml := m.gossip.Load()
+	if ml == nil || len(es) == 0 {
+		return
+	}
+	nodes := m.aliveNodes()
+	if len(nodes) > directMax {
+		m.relay(es)
+		return
+	}
+	msgs := pack(es, gossipDirect)
+	for i := range nodes {
+		if except != nil && strings.HasPrefix(nodes[i].Name, except.String()) {
+			continue
+		}
+		for _, b := range msgs {
+			if err := ml.SendBestEffort(&nodes[i], b); err != nil {
+				m.count.add("gossip_send_failed")
+			}
+		}
+	}
+}
+
+// relay lets entries spread by gossip.
+func (m *Mesh) relay(es []Entry) {
+	if len(es) > relayMax {
+		return
+	}
+	for _, b := range pack(es, gossipRelay) {
+		m.queue.QueueBroadcast(message(b))
+	}
+	m.queue.Prune(inboxLen)
+}
+
+// pack puts entries into as few messages as fit a datagram each.
+func pack(es []Entry, kind byte) [][]byte {
+	var out [][]byte
+	for _, e := range es {
+		if n := len(out); n > 0 && len(out[n-1])+2+len(e.raw) <= maxGossip {
+			out[n-1] = AppendEntries(out[n-1], e)
+			continue
+		}
+		out = append(out, AppendEntries([]byte{kind}, e))
+	}
+	return out
+}
+
+// message is a broadcast that no other replaces.
+type message []byte
+
+func (message) Invalidates(memberlist.Broadcast) bool { return false }
+func (b message) Message() []byte                     { return b }
+func (message) Finished()                             {}
+
+// UniqueBroadcast tells memberlist not to look for one to replace.
+func (message) UniqueBroadcast() {}
+
+// debugWriter is memberlist's own log.
+type debugWriter struct{ log *slog.Logger }
+
+func (w debugWriter) Write(b []byte) (int, error) {
+	w.log.Debug("memberlist", "msg", strings.TrimSpace(string(b)))
+	return len(b), nil
+}
+
+// delegate is what memberlist calls, mostly with its node lock held. So nothing
+// here calls back into memberlist or waits: merge under mu, and poke.
+type delegate struct{ m *Mesh }
+
+var (
+	_ memberlist.Delegate      = (*delegate)(nil)
+	_ memberlist.EventDelegate = (*delegate)(nil)
+	_ memberlist.AliveDelegate = (*delegate)(nil)
+	_ memberlist.PingDelegate  = (*delegate)(nil)
+)
+
+// NodeMeta is this host's record, below memberlist's limit of 512 bytes.
+func (d *delegate) NodeMeta(int) []byte {
+	d.m.mu.Lock()
+	defer d.m.mu.Unlock()
+	return d.m.own.raw
+}
+
+// NotifyMsg copies a message of ours into the inbox.
+func (d *delegate) NotifyMsg(b []byte) {
+	if len(b) < 2 || len(b) > maxPacket || (b[0] != gossipDirect && b[0] != gossipRelay) {
+		d.m.count.add("gossip_malformed")
+		return
+	}
+	select {
+	case d.m.inbox <- append([]byte(nil), b...):
+	default:
+		d.m.count.add("gossip_dropped")
+	}
+}
+
+// GetBroadcasts hands over what spreads by gossip. Entries have at least 99
+// bytes, so that a packet holds far fewer than the 255 messages above which
+// memberlist corrupts it.
+func (d *delegate) GetBroadcasts(overhead, limit int) [][]byte {
+	return d.m.queue.GetBroadcasts(overhead, limit)
+}
+
+// LocalState is empty: push/pull has a hard limit above which nobody can join.
+func (d *delegate) LocalState(bool) []byte { return nil }
+
+// MergeRemoteState has nothing to merge.
+func (d *delegate) MergeRemoteState([]byte, bool) {}
+
+// NotifyAlive admits a node to gossip: its record must verify and be of that
+// name and control address. So a third host has a newcomer's keys before it
+// probes it.
+func (d *delegate) NotifyAlive(n *memberlist.Node) error {
+	m := d.m
+	rec, err := m.verifyRecord(n.Meta)
+	if err != nil {
+		m.count.add("node_rejected_record")
+		return err
+	}
+	id := rec.ID()
+	addr, _ := netip.AddrFromSlice(n.Addr)
+	if rec.Name() != n.Name || addr != m.controlAddr(id) || int(n.Port) != m.o.GossipPort {
+		m.count.add("node_rejected_name")
+		return fmt.Errorf("record of %v is not of node %s at %v", id, n.Name, net.IP(n.Addr))
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if id == m.id {
+		if rec.BootNonce != m.nonce {
+			return fmt.Errorf("node %s is a former start of this host", n.Name)
+		}
+		return nil
+	}
+	if h := m.hosts[id]; h != nil && fresher(h.rec, rec) {
+		switch {
+		case h.rec.left():
+			return fmt.Errorf("host %v has left", id)
+		case h.rec.BootNonce != rec.BootNonce && h.vetted != rec.BootNonce:
+			return fmt.Errorf("node %s is a former start of its host", n.Name)
+		}
+	}
+	if m.noteRecordLocked(rec, n.Meta) {
+		m.stale = true
+	}
+	if m.hosts[id] == nil {
+		return fmt.Errorf("host %v is one too many", id)
+	}
+	return nil
+}
+
+// NotifyJoin notes that gossip holds a node alive.
+func (d *delegate) NotifyJoin(n *memberlist.Node) { d.note(n) }
+
+// NotifyUpdate notes a node's new meta, which NotifyAlive has seen already.
+func (d *delegate) NotifyUpdate(n *memberlist.Node) { d.note(n) }
+
+func (d *delegate) note(n *memberlist.Node) {
+	id, nonce, ok := parseName(n.Name)
+	if !ok || id == d.m.id {
+		return
+	}
+	d.m.mu.Lock()
+	defer d.m.mu.Unlock()
+	d.m.nodes[n.Name] = node{id: id, nonce: nonce, to: memberlist.Node{Name: n.Name, Addr: n.Addr, Port: n.Port, PMax: n.PMax}}
+	if h := d.m.hosts[id]; h != nil {
+		h.met = true
+	}
+	poke(d.m.look)
+}
+
+// NotifyLeave notes that gossip holds a node dead. Who says so may lie, so this
+// hides names at most; see sign.
+func (d *delegate) NotifyLeave(n *memberlist.Node) {
+	d.m.mu.Lock()
+	defer d.m.mu.Unlock()
+	delete(d.m.nodes, n.Name)
+	poke(d.m.look)
+}
+
+// AckPayload is empty.
+func (d *delegate) AckPayload() []byte { return nil }
+
+// NotifyPingComplete measures the round trip, smoothed as TCP does (RFC 6298).
+func (d *delegate) NotifyPingComplete(n *memberlist.Node, rtt time.Duration, _ []byte) {
+	id, _, ok := parseName(n.Name)
+	if !ok || rtt <= 0 {
+		return
+	}
+	d.m.mu.Lock()
+	defer d.m.mu.Unlock()
+	if h := d.m.hosts[id]; h != nil {
+		if h.rtt == 0 {
+			h.rtt = rtt
+			poke(d.m.look)
+			return
+		}
+		h.rtt += (rtt - h.rtt) / 8
+	}
+}
+
+// parseName reads what Record.Name made.
+func parseName(name string) (peer.ID, uint64, bool) {
+	text, nonce, ok := strings.Cut(name, "/")
+	if !ok || len(nonce) != 16 {
+		return peer.ID{}, 0, false
+	}
+	id, err := peer.ParseID(text)
+	var n uint64
+	if _, e := fmt.Sscanf(nonce, "%016x", &n); err != nil || e != nil {
+		return peer.ID{}, 0, false
+	}
+	return id, n, true
+}

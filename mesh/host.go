@@ -1,0 +1,124 @@
+package mesh
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"time"
+
+	"weft/peer"
+)
+
+// host is another host as this one knows it.
+type host struct {
+	rec Record
+	raw []byte // of rec
+
+	met    bool   // a member of gossip since this router started
+	vetted uint64 // a boot nonce, not rec's, that was challenged and is a restart
+	live   Liveness
+	rtt    time.Duration
+
+	nextDial time.Time // of its join port, when it is not alive
+	dialling bool
+}
+
+// Extensions of a host record.
+const (
+	extLeft     uint8 = 1 // no value: the host announces its stop
+	extJoinPort uint8 = 2 // u16: the TCP port of its join listener
+)
+
+func (r Record) ext(t uint8) ([]byte, bool) {
+	for _, x := range r.Ext {
+		if x.Type == t {
+			return x.Value, true
+		}
+	}
+	return nil, false
+}
+
+// left tells that the record announces a stop.
+func (r Record) left() bool {
+	_, ok := r.ext(extLeft)
+	return ok
+}
+
+// joinPort is where the host serves sessions; otherwise is used if it does not say.
+func (r Record) joinPort(otherwise int) uint16 {
+	if b, ok := r.ext(extJoinPort); ok && len(b) == 2 && binary.BigEndian.Uint16(b) != 0 {
+		return binary.BigEndian.Uint16(b)
+	}
+	if len(r.Endpoints) > 0 {
+		return r.Endpoints[0].Port()
+	}
+	return uint16(otherwise)
+}
+
+// fresher orders records of one host.
+func fresher(a, b Record) bool {
+	if a.Epoch != b.Epoch {
+		return a.Epoch > b.Epoch
+	}
+	return a.Serial > b.Serial
+}
+
+// noteRecordLocked remembers a verified record of another host if it is the
+// freshest; it reports whether it was news.
+func (m *Mesh) noteRecordLocked(rec Record, raw []byte) bool {
+	id := rec.ID()
+	if id == m.id {
+		return false
+	}
+	h := m.hosts[id]
+	if h == nil {
+		if err := m.logs.learn(rec.Identity); err != nil {
+			m.count.add("host_over_quota")
+			return false
+		}
+		h = &host{}
+		m.hosts[id] = h
+	} else if !fresher(rec, h.rec) {
+		return false
+	}
+	h.rec, h.raw = rec, append([]byte(nil), raw...)
+	m.dirtyLocked(bucketMesh, remembered(id), h.raw)
+	poke(m.look)
+	return true
+}
+
+// verifyRecord is VerifyRecord without its price for a record that is known.
+func (m *Mesh) verifyRecord(raw []byte) (Record, error) {
+	if rec, err := ParseRecord(raw); err == nil {
+		m.mu.Lock()
+		h := m.hosts[rec.ID()]
+		known := h != nil && string(h.raw) == string(raw)
+		m.mu.Unlock()
+		if known {
+			return rec, nil
+		}
+	}
+	return VerifyRecord(raw, m.o.Secret)
+}
+
+// joinAddrs are the join ports of a record's endpoints: the TCP port has the
+// number of the WireGuard port, whatever NAT is between.
+func joinAddrs(rec Record) []netip.AddrPort { return rec.Endpoints }
+
+// display is "nickname" with the ID, as far as it is known.
+func display(id peer.ID, nickname string) string {
+	if nickname == "" {
+		return id.String()
+	}
+	return id.String() + "(" + nickname + ")"
+}
+
+// nameLocked displays any host.
+func (m *Mesh) nameLocked(id peer.ID) string {
+	if id == m.id {
+		return display(id, m.o.Nickname)
+	}
+	if h := m.hosts[id]; h != nil {
+		return display(id, h.rec.Nickname)
+	}
+	return id.String()
+}

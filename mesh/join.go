@@ -1,0 +1,99 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"weft/peer"
+)
+
+// joinTimeout bounds a join apart from the exchange of logs: making the tunnel
+// and meeting in gossip.
+const joinTimeout = 20 * time.Second
+
+// joinAt joins with whoever serves the join port at one of the addresses: logs
+// both ways, a tunnel, and then gossip through it. The ID is returned with an
+// error too, if it got that far.
+func (m *Mesh) joinAt(ctx context.Context, addrs ...netip.AddrPort) (peer.ID, error) {
+	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
+	defer cancel()
+	l, err := m.open(ctx, purposeJoin, addrs...)
+	if err != nil {
+		return peer.ID{}, err
+	}
+	defer l.close()
+	news, err := m.exchange(l, true)
+	if err != nil {
+		return l.id, fmt.Errorf("join %v: %w", l.id, err)
+	}
+	ctx, cancel = context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	if err := m.connect(ctx, l, l.s.RemoteAddr()); err != nil {
+		return l.id, err
+	}
+	_ = l.s.SetDeadline(time.Now().Add(joinTimeout))
+	_, b, err := readMsg(l.s, 1+maxRefusal, msgReady)
+	if err != nil {
+		return l.id, fmt.Errorf("join %v: %w", l.id, err)
+	}
+	if v, err := parseRefusal(b); err != nil || v.Code != Accepted {
+		return l.id, fmt.Errorf("join %v: %w", l.id, errors.Join(err, &v))
+	}
+	if err := m.joinGossip(ctx, l.id); err != nil {
+		return l.id, fmt.Errorf("join %v: %w", l.id, err)
+	}
+	m.count.add("joins")
+	m.log.Info("joined", "peer", l.id, "nickname", l.rec.Nickname, "endpoint", l.s.RemoteAddr())
+	m.handOn(l, news)
+	return l.id, nil
+}
+
+// serveJoin is the other half of joinAt.
+func (m *Mesh) serveJoin(ctx context.Context, l *link) error {
+	news, err := m.exchange(l, false)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	// The connection's source port is not the WireGuard port; that has the number
+	// of the join port, unless a NAT has changed it.
+	seen := netip.AddrPortFrom(l.s.RemoteAddr().Addr(), l.rec.joinPort(m.o.Port))
+	if err := m.connect(ctx, l, seen); err != nil {
+		_ = l.write(msgReady, Refusal{RefusedBusy, err.Error()}.encode())
+		return err
+	}
+	m.count.add("joins_served")
+	m.log.Info("host joins", "peer", l.id, "nickname", l.rec.Nickname, "endpoint", l.s.RemoteAddr())
+	m.handOn(l, news)
+	m.notice("in "+l.s.RemoteAddr().Addr().String(), "")
+	return l.write(msgReady, Refusal{}.encode())
+}
+
+// connect has the router make the tunnel.
+func (m *Mesh) connect(ctx context.Context, l *link, observed netip.AddrPort) error {
+	if l.inside {
+		observed = netip.AddrPort{}
+	}
+	m.mu.Lock()
+	rec := l.rec
+	if h := m.hosts[l.id]; h != nil && fresher(h.rec, rec) {
+		rec = h.rec // the exchange brought a newer one
+	}
+	m.mu.Unlock()
+	if err := m.o.Tunnel.Connect(ctx, rec, observed); err != nil {
+		return fmt.Errorf("make tunnel to %v: %w", l.id, err)
+	}
+	return nil
+}
+
+// handOn pushes what little a join brought to the other live hosts; more is
+// left to the digests.
+func (m *Mesh) handOn(l *link, news []Entry) {
+	if len(news) <= relayMax {
+		m.broadcast(news, &l.id)
+	}
+}

@@ -1,0 +1,339 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+	"time"
+
+	"weft/peer"
+)
+
+// link is a session whose hellos and verdicts have been exchanged: each side
+// knows who the other is and has agreed to go on.
+type link struct {
+	s       *Session
+	id      peer.ID
+	rec     Record
+	raw     []byte // of rec
+	purpose purpose
+	inside  bool // through the tunnel
+	stop    func() bool
+}
+
+const (
+	// linkPatience is how long the other side may be silent within an exchange.
+	linkPatience = 10 * time.Second
+	dialTimeout  = 5 * time.Second
+)
+
+// extFounder is an extension of the hello: the founder's nickname, so that a
+// refusal can name it.
+const extFounder uint8 = 1
+
+func (l *link) close() {
+	l.stop()
+	_ = l.s.Close()
+}
+
+func (l *link) write(t msgType, b []byte) error {
+	_ = l.s.SetDeadline(time.Now().Add(linkPatience))
+	return l.s.WriteMsg(append([]byte{byte(t)}, b...))
+}
+
+// read returns the next message, which must be of a type that is wanted.
+func (l *link) read(limit int, want ...msgType) (msgType, []byte, error) {
+	_ = l.s.SetDeadline(time.Now().Add(linkPatience))
+	return readMsg(l.s, limit, want...)
+}
+
+func readMsg(s *Session, limit int, want ...msgType) (msgType, []byte, error) {
+	b, err := s.ReadMsg(limit)
+	if err != nil {
+		return 0, nil, err
+	}
+	if len(b) > 0 {
+		for _, t := range want {
+			if msgType(b[0]) == t {
+				return t, b[1:], nil
+			}
+		}
+	}
+	return 0, nil, fmt.Errorf("read message: unexpected type in %d bytes", len(b))
+}
+
+// open dials, proves the secret, and goes through the hellos and verdicts.
+func (m *Mesh) open(ctx context.Context, p purpose, addrs ...netip.AddrPort) (*link, error) {
+	conn, err := m.dial(ctx, addrs)
+	if err != nil {
+		return nil, err
+	}
+	s, err := Client(ctx, conn, m.o.Identity, m.o.Secret)
+	if err != nil {
+		return nil, err
+	}
+	l := &link{s: s, purpose: p, stop: context.AfterFunc(ctx, func() { _ = s.Close() })}
+	if err := m.greet(ctx, l); err != nil {
+		l.close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// greet is the client's half of the hellos.
+func (m *Mesh) greet(ctx context.Context, l *link) error {
+	_ = l.s.SetDeadline(time.Now().Add(linkPatience))
+	h, err := m.readHello(l)
+	if err != nil {
+		return err
+	}
+	if err := m.writeHello(l, hello{Purpose: l.purpose}); err != nil {
+		return err
+	}
+	ours := m.judge(ctx, l, h)
+	b, err := l.s.ReadMsg(maxRefusal)
+	if err != nil {
+		return fmt.Errorf("read verdict: %w", err)
+	}
+	theirs, err := parseRefusal(b)
+	if err != nil {
+		return err
+	}
+	if theirs.Code != Accepted {
+		if ours != nil { // both have seen it; this side's words are about this side
+			return ours
+		}
+		return &theirs
+	}
+	if err := m.writeVerdict(l, ours); err != nil {
+		return err
+	}
+	return m.accept(l, h)
+}
+
+// answer is the server's half.
+func (m *Mesh) answer(ctx context.Context, l *link) error {
+	_ = l.s.SetDeadline(time.Now().Add(linkPatience))
+	if err := m.writeHello(l, hello{}); err != nil {
+		return err
+	}
+	h, err := m.readHello(l)
+	if err != nil {
+		return err
+	}
+	l.purpose = h.Purpose
+	if l.purpose == purposeProbe {
+		v := &Refusal{Code: RefusedNonce, Text: "this is another start of the host"}
+		if h.ProbeNonce == m.nonce {
+			v = &Refusal{}
+		}
+		return l.s.WriteMsg(v.encode())
+	}
+	ours := m.judge(ctx, l, h)
+	if err := m.writeVerdict(l, ours); err != nil {
+		return err
+	}
+	_ = l.s.SetDeadline(time.Now().Add(linkPatience))
+	b, err := l.s.ReadMsg(maxRefusal)
+	if err != nil {
+		return fmt.Errorf("read verdict: %w", err)
+	}
+	theirs, err := parseRefusal(b)
+	if err != nil {
+		return err
+	}
+	if theirs.Code != Accepted {
+		return &theirs
+	}
+	return m.accept(l, h)
+}
+
+func (m *Mesh) writeHello(l *link, h hello) error {
+	m.mu.Lock()
+	founding, founder := m.founding, ""
+	if !founding.IsZero() {
+		founder = m.nicknameLocked(founding.Founder)
+	}
+	h.Record = m.own.raw
+	m.mu.Unlock()
+	h.Proto, h.Observed = l.s.Proto(), l.s.RemoteAddr()
+	if founder != "" {
+		h.Ext = append(h.Ext, TLV{extFounder, []byte(founder)})
+	}
+	var err error
+	if h.Founding, err = founding.MarshalBinary(); err != nil {
+		return err
+	}
+	b, err := h.encode()
+	if err != nil {
+		return err
+	}
+	return l.s.WriteMsg(b)
+}
+
+// readHello reads the other side's hello and proves that it is whose record it
+// shows: the record names the key that this session was made with.
+func (m *Mesh) readHello(l *link) (hello, error) {
+	b, err := l.s.ReadMsg(maxHello)
+	if err != nil {
+		return hello{}, fmt.Errorf("read hello: %w", err)
+	}
+	h, err := parseHello(b)
+	if err != nil {
+		return hello{}, err
+	}
+	rec, err := m.verifyRecord(h.Record)
+	if err == nil && rec.Join != l.s.RemoteStatic() {
+		err = errors.New("host record is not of this session's key")
+	}
+	if err != nil {
+		return hello{}, fmt.Errorf("read hello: %w", err)
+	}
+	l.rec, l.raw, l.id = rec, h.Record, rec.ID()
+	l.inside = peer.ControlPrefix(m.mesh.Control()).Contains(l.s.RemoteAddr().Addr())
+	return h, nil
+}
+
+func (m *Mesh) writeVerdict(l *link, v *Refusal) error {
+	_ = l.s.SetDeadline(time.Now().Add(linkPatience))
+	if v == nil {
+		return l.s.WriteMsg(Refusal{}.encode())
+	}
+	if err := l.s.WriteMsg(v.encode()); err != nil {
+		return err
+	}
+	return v
+}
+
+// accept takes what the other side said: from here on it is a host of this mesh.
+// The founding may have been learnt elsewhere since judge looked.
+func (m *Mesh) accept(l *link, h hello) error {
+	f, _ := ParseFounding(h.Founding) // judge has parsed it
+	m.mu.Lock()
+	if !m.founding.IsZero() && !f.IsZero() && !m.founding.Equal(f) {
+		m.mu.Unlock()
+		return m.judgeFounding(l, h)
+	}
+	news := m.noteRecordLocked(l.rec, l.raw)
+	if m.founding.IsZero() && !f.IsZero() {
+		m.founding = f
+		m.dirtyLocked(bucketMesh, keyFounding, h.Founding)
+		news = true
+		m.log.Info("learnt which mesh this is", "founding", f, "peer", l.id)
+		poke(m.spread)
+	}
+	if news {
+		m.publishLocked()
+	}
+	m.mu.Unlock()
+	if news {
+		m.o.OnChange()
+	}
+	return nil
+}
+
+// nicknameLocked is what a host calls itself; empty if it is not known.
+func (m *Mesh) nicknameLocked(id peer.ID) string {
+	if id == m.id {
+		return m.o.Nickname
+	}
+	if h := m.hosts[id]; h != nil {
+		return h.rec.Nickname
+	}
+	return ""
+}
+
+// dial makes a connection to the first address that answers; the next one is
+// tried when the one before has failed, or has been silent for a moment.
+func (m *Mesh) dial(ctx context.Context, addrs []netip.AddrPort) (net.Conn, error) {
+	if len(addrs) == 0 {
+		return nil, errors.New("dial: no address is known")
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	type result struct {
+		conn net.Conn
+		err  error
+	}
+	results := make(chan result, len(addrs))
+	next := time.NewTimer(0)
+	defer next.Stop()
+	var errs error
+	for started, ended := 0, 0; ended < len(addrs); {
+		select {
+		case <-next.C:
+			if started < len(addrs) {
+				a := addrs[started]
+				started++
+				go func() { // ends with ctx, which this function cancels
+					c, err := m.o.Network.Dial(ctx, a)
+					results <- result{c, err}
+				}()
+				next.Reset(250 * time.Millisecond)
+			}
+		case r := <-results:
+			ended++
+			if r.err == nil {
+				cancel()
+				for n := ended; n < started; n++ { // connections that come too late
+					if late := <-results; late.err == nil {
+						_ = late.conn.Close()
+					}
+				}
+				return r.conn, nil
+			}
+			if errs == nil {
+				errs = dialError(r.err)
+			}
+			next.Reset(0)
+		}
+	}
+	return nil, errs
+}
+
+// dialError makes a dial's error a sentence.
+func dialError(err error) error {
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("nothing listens there: %w", err)
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("no answer: %w", err)
+	}
+	return err
+}
+
+// reasonOf sorts an error of a session for programs.
+func reasonOf(err error) Reason {
+	if err == nil {
+		return NoReason
+	}
+	if r := (*Refusal)(nil); errors.As(err, &r) {
+		switch r.Code {
+		case RefusedClone:
+			return Clone
+		case RefusedFounding:
+			return OtherMesh
+		case RefusedRange:
+			return OtherRange
+		}
+		return OtherReason
+	}
+	var oe *net.OpError
+	var de *net.DNSError
+	switch {
+	case errors.Is(err, ErrWrongSecret):
+		return WrongSecret
+	case errors.Is(err, ErrVersion):
+		return OtherProto
+	case errors.Is(err, ErrNotWeft):
+		return NotWeft
+	case errors.As(err, &oe), errors.As(err, &de), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, io.EOF), errors.Is(err, context.DeadlineExceeded):
+		return Unreachable
+	}
+	return OtherReason
+}

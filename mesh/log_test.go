@@ -1,0 +1,326 @@
+package mesh
+
+import (
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"weft/peer"
+)
+
+// scribe writes logs for tests.
+type scribe struct {
+	id      *peer.Identity
+	secret  Secret
+	written map[[3]int][]proven // signing is most of a property's time
+}
+
+// epoch is entries of one epoch: a snapshot of n, and more behind it.
+func (s scribe) epoch(t fataler, number uint64, n, more int) []proven {
+	t.Helper()
+	key := [3]int{int(number), n, more}
+	if ps := s.written[key]; ps != nil {
+		return ps
+	}
+	b := NewBegin(s.id, s.secret, 0, number, uint32(n))
+	payload, err := b.MarshalBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []proven
+	for i := range n + more {
+		e := Entry{Epoch: number, Seq: uint64(i + 1), Kind: KindName, Payload: fmt.Appendf(nil, "%d/%d", number, i)}
+		p := proven{}
+		if i == 0 {
+			e.Kind, e.Payload, p.begin = KindBegin, payload, &b
+		}
+		if p.Entry, err = SignEntry(s.id, s.secret.MeshID(), e); err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, p)
+	}
+	s.written[key] = out
+	return out
+}
+
+// fataler is what testing's T and rapid's have in common.
+type fataler interface {
+	Helper()
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+}
+
+func newScribe(t testing.TB, s Secret) scribe {
+	return scribe{newIdentity(t), s, make(map[[3]int][]proven)}
+}
+
+func mergeAll(t fataler, r *replica, ps []proven) *change {
+	t.Helper()
+	ch := &change{}
+	for _, p := range ps {
+		if err := r.merge(p, ch); err != nil {
+			t.Fatalf("merge %d/%d: %v", p.Epoch, p.Seq, err)
+		}
+	}
+	return ch
+}
+
+func TestFold(t *testing.T) {
+	s := newScribe(t, NewSecret())
+	e1, e2, e3, e4 := s.epoch(t, 10, 3, 2), s.epoch(t, 20, 3, 1), s.epoch(t, 30, 4, 0), s.epoch(t, 40, 2, 0)
+	e5 := s.epoch(t, 50, 3, 0)
+	cat := func(ps ...[]proven) []proven { return slices.Concat(ps...) }
+	for _, c := range []struct {
+		name     string
+		in       []proven
+		epoch    uint64 // effective; 0: none
+		entries  int
+		put, del int
+	}{
+		{"nothing complete", e1[:2], 0, 0, 2, 0},
+		{"complete", e1[:3], 10, 3, 3, 0},
+		{"beyond the snapshot", e1, 10, 5, 5, 0},
+		{"a gap does not count", cat(e1[:3], e1[4:]), 10, 3, 3, 0},
+		{"a gap is filled", cat(e1[:3], e1[4:], e1[3:4]), 10, 5, 5, 0},
+		{"backwards", []proven{e1[4], e1[3], e1[2], e1[1], e1[0]}, 10, 5, 5, 0},
+		{"a higher epoch is not complete", cat(e1, e2[:2]), 10, 5, 7, 0},
+		{"a higher epoch is complete", cat(e1, e2), 20, 4, 9, 5},
+		{"a lower epoch comes late", cat(e2, e1), 20, 4, 4, 0},
+		{"twice", cat(e1, e1, e2, e2), 20, 4, 9, 5},
+		{"only the highest of those begun counts", cat(e1, e2[:2], e3), 30, 4, 11, 7},
+		{"many begun", cat(e1[:1], e2[:1], e3[:1], e4), 40, 2, 5, 3},
+		{"too many begun: the idle one goes", cat(e5[:1], e4[:1], e3[:1], e2[:1], e5[1:2], e1), 10, 5, 10, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newReplica()
+			if err := r.learn(s.id.Public()); err != nil {
+				t.Fatal(err)
+			}
+			ch := mergeAll(t, r, c.in)
+			es := r.log(s.id.ID())
+			if len(es) != c.entries || (len(es) > 0 && es[0].Epoch != c.epoch) {
+				t.Errorf("effective: %d entries, want %d of epoch %d", len(es), c.entries, c.epoch)
+			}
+			if len(ch.put) != c.put || len(ch.del) != c.del {
+				t.Errorf("put %d and deleted %d, want %d and %d", len(ch.put), len(ch.del), c.put, c.del)
+			}
+			for i, e := range es {
+				if e.Seq != uint64(i+1) {
+					t.Fatalf("entry %d has sequence %d", i, e.Seq)
+				}
+			}
+		})
+	}
+}
+
+func TestMergeRefuses(t *testing.T) {
+	secret := NewSecret()
+	s, other := newScribe(t, secret), newScribe(t, secret)
+	e := s.epoch(t, 10, 2, 1)
+	r := newReplica()
+	mergeAll(t, r, e)
+
+	fork := e[2]
+	forked, err := SignEntry(s.id, secret.MeshID(), Entry{Epoch: 10, Seq: 3, Kind: KindName, Payload: []byte("other")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fork.Entry = forked
+	big := s.epoch(t, 20, 1, 0)[0]
+	big.begin.Snapshot = maxSnapshot + 1
+	far := e[2]
+	far.Entry, _ = SignEntry(s.id, secret.MeshID(), Entry{Epoch: 10, Seq: maxLogEntries + 1, Kind: KindName})
+	for _, c := range []struct {
+		name string
+		p    proven
+		want error
+	}{
+		{"a fork", fork, errFork},
+		{"an unknown author", other.epoch(t, 1, 1, 1)[1], errUnknownAuthor},
+		{"a snapshot over the quota", big, errQuota},
+		{"a sequence over the quota", far, errQuota},
+	} {
+		if err := r.merge(c.p, &change{}); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, want %v", c.name, err, c.want)
+		}
+	}
+	if len(r.log(s.id.ID())) != 3 {
+		t.Error("what was refused has changed the log")
+	}
+}
+
+func TestProve(t *testing.T) {
+	secret := NewSecret()
+	s, forger, stranger := newScribe(t, secret), newScribe(t, secret), newScribe(t, NewSecret())
+	e := s.epoch(t, 10, 2, 0)
+	forged := forger.epoch(t, 10, 2, 0)
+	raw := slices.Clone(forged[1].raw)
+	id := s.id.ID()
+	copy(raw[1:11], id[:])
+	bad, err := ParseEntry(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rejected []error
+	in := []Entry{e[0].Entry, e[1].Entry, bad, stranger.epoch(t, 1, 1, 0)[0].Entry, forger.epoch(t, 5, 1, 1)[1].Entry}
+	out := prove(in, map[peer.ID]ed25519.PublicKey{}, secret, func(_ Entry, err error) { rejected = append(rejected, err) })
+	if len(out) != 2 || len(rejected) != 3 {
+		t.Errorf("took %d, rejected %v", len(out), rejected)
+	}
+}
+
+// In whatever order and however often entries come, the outcome is the same.
+func TestMergeIsOrderFree(t *testing.T) {
+	secret := NewSecret()
+	scribes := []scribe{newScribe(t, secret), newScribe(t, secret), newScribe(t, secret)}
+	rapid.Check(t, func(t *rapid.T) {
+		var all []proven
+		for i, s := range scribes {
+			number := uint64(0)
+			for range rapid.IntRange(1, 4).Draw(t, fmt.Sprint("epochs", i)) {
+				number += uint64(rapid.IntRange(1, 3).Draw(t, "step"))
+				all = append(all, s.epoch(t, number, rapid.IntRange(1, 4).Draw(t, "snapshot"), rapid.IntRange(0, 4).Draw(t, "more"))...)
+			}
+		}
+		var roots [2][32]byte
+		for i := range roots {
+			r := newReplica()
+			for _, s := range scribes {
+				if err := r.learn(s.id.Public()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			in := slices.Concat(all, all[:rapid.IntRange(0, len(all)).Draw(t, "repeated")])
+			rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "order"), 0))
+			rng.Shuffle(len(in), func(i, j int) { in[i], in[j] = in[j], in[i] })
+			ch := &change{}
+			disk := map[string]bool{}
+			for _, p := range in {
+				*ch = change{}
+				if err := r.merge(p, ch); err != nil {
+					t.Fatal(err)
+				}
+				for _, e := range ch.put {
+					disk[logKey(e)] = true
+				}
+				for _, e := range ch.del {
+					delete(disk, logKey(e))
+				}
+			}
+			roots[i] = rootOf(r.digest())
+			n := 0
+			for _, s := range scribes {
+				n += len(r.log(s.id.ID()))
+				for _, ep := range r.authors[s.id.ID()].next {
+					n += len(ep.entries)
+				}
+			}
+			if n != len(disk) {
+				t.Fatalf("%d entries in memory, %d on disk", n, len(disk))
+			}
+		}
+		if roots[0] != roots[1] {
+			t.Fatal("two orders, two outcomes")
+		}
+	})
+}
+
+// One exchange of digests makes two hosts equal, whatever each had.
+func TestExchangeMakesEqual(t *testing.T) {
+	secret := NewSecret()
+	scribes := []scribe{newScribe(t, secret), newScribe(t, secret), newScribe(t, secret)}
+	rapid.Check(t, func(t *rapid.T) {
+		rs := []*replica{newReplica(), newReplica()}
+		for _, s := range scribes {
+			number := uint64(0)
+			for range rapid.IntRange(1, 3).Draw(t, "epochs") {
+				number++
+				ps := s.epoch(t, number, rapid.IntRange(1, 4).Draw(t, "snapshot"), rapid.IntRange(0, 4).Draw(t, "more"))
+				for _, r := range rs {
+					mergeAll(t, r, ps[:rapid.IntRange(0, len(ps)).Draw(t, "known")])
+				}
+			}
+		}
+		a, b := rs[0].digest(), rs[1].digest()
+		send := func(from, to *replica, digest []mark) {
+			logs, forked := from.missing(digest)
+			if len(forked) > 0 {
+				t.Fatalf("forked: %v", forked)
+			}
+			for _, es := range logs {
+				for _, e := range es {
+					p := proven{Entry: e}
+					if e.Kind == KindBegin {
+						g, err := VerifyBegin(e, secret)
+						if err != nil {
+							t.Fatal(err)
+						}
+						p.begin = &g
+					}
+					if err := to.merge(p, &change{}); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		}
+		send(rs[1], rs[0], a)
+		send(rs[0], rs[1], b)
+		if rootOf(rs[0].digest()) != rootOf(rs[1].digest()) {
+			t.Fatalf("not equal:\n%v\n%v", rs[0].digest(), rs[1].digest())
+		}
+	})
+}
+
+func TestForkShowsInDigest(t *testing.T) {
+	secret := NewSecret()
+	s := newScribe(t, secret)
+	e := s.epoch(t, 10, 1, 0)
+	other, err := SignEntry(s.id, secret.MeshID(), Entry{Epoch: 10, Seq: 2, Kind: KindName, Payload: []byte("one")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	another, err := SignEntry(s.id, secret.MeshID(), Entry{Epoch: 10, Seq: 2, Kind: KindName, Payload: []byte("two")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b := newReplica(), newReplica()
+	mergeAll(t, a, append(slices.Clone(e), proven{Entry: other}))
+	mergeAll(t, b, append(slices.Clone(e), proven{Entry: another}))
+	if rootOf(a.digest()) == rootOf(b.digest()) {
+		t.Error("roots do not differ")
+	}
+	if _, forked := a.missing(b.digest()); len(forked) != 1 {
+		t.Errorf("forked: %v", forked)
+	}
+}
+
+func TestSnapshot(t *testing.T) {
+	e := func(k Kind, p string) Entry { return Entry{Kind: k, Payload: []byte(p)} }
+	d := func(k Kind, p string) Draft { return Draft{k, []byte(p)} }
+	old := []Entry{e(KindBegin, "b"), e(KindHost, "h"), e(KindGrant, "g1"), e(KindName, "+web"), e(KindName, "-web"), e(KindName, "+web"), e(99, "x"), e(KindClaim, "c")}
+	show := func(ds []Draft) (s []string) {
+		for _, d := range ds {
+			s = append(s, fmt.Sprintf("%d:%s", d.Kind, d.Payload))
+		}
+		return s
+	}
+	for _, c := range []struct {
+		name  string
+		base  []Draft
+		based bool
+		want  []string
+	}{
+		{"without a base all stays", nil, false, []string{"3:g1", "4:-web", "4:+web", "99:x", "5:c"}},
+		{"an empty base keeps grants and the unknown", nil, true, []string{"3:g1", "99:x"}},
+		{"a base", []Draft{d(KindName, "+db"), d(KindGrant, "g1"), d(KindGrant, "g2"), d(KindHost, "not mine")}, true, []string{"99:x", "4:+db", "3:g1", "3:g2"}},
+	} {
+		if got := show(snapshot(c.base, c.based, old)); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+	}
+}

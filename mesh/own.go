@@ -1,0 +1,340 @@
+package mesh
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// Draft is an entry to be: Append numbers, signs and stores it.
+type Draft struct {
+	Kind    Kind
+	Payload []byte // at most 900 bytes; not to be changed afterwards
+}
+
+// ErrLogFull says that this host has written more than the others would keep.
+var ErrLogFull = errors.New("this host's log is full")
+
+// ownLog is this host's own log and record. The entries are in Mesh.logs.
+//
+// An epoch's number is the count of epochs opened, 32 bits, and 32 random bits.
+// A host whose disk was lost or put back counts from a lower number and cannot
+// write an (epoch, sequence) again that it has written before with other content.
+type ownLog struct {
+	open  bool // an epoch of this start is open
+	based bool // … and its snapshot is of Mesh.base
+	boots uint64
+	epoch uint64
+	rec   Record
+	raw   []byte // of rec
+}
+
+// rollAfter is how many entries may follow a snapshot, beyond its own size,
+// before a new one is made.
+const rollAfter = 512
+
+// Append writes to this host's own log: the entries are on disk before anything
+// is sent, and then go straight to all live hosts. All of them are taken, or none.
+func (m *Mesh) Append(ds ...Draft) ([]Entry, error) {
+	for _, d := range ds {
+		if d.Kind == KindBegin || d.Kind == KindHost {
+			return nil, fmt.Errorf("append to log: kind %d is the mesh's own", d.Kind)
+		}
+	}
+	return m.append(ds, nil)
+}
+
+// append writes drafts and, if edit is not nil, the own record as edit changes it.
+func (m *Mesh) append(ds []Draft, edit func(*Record)) ([]Entry, error) {
+	m.writing.Lock()
+	defer m.writing.Unlock()
+	m.mu.Lock()
+	open := m.own.open
+	m.mu.Unlock()
+	if !open {
+		if err := m.openEpochWriting(nil, 0, false); err != nil {
+			return nil, fmt.Errorf("append to log: %w", err)
+		}
+	}
+	var raw []byte
+	if edit != nil {
+		m.mu.Lock()
+		rec := m.own.rec
+		m.mu.Unlock()
+		rec.Serial++
+		edit(&rec)
+		var err error
+		if raw, err = SignRecord(m.o.Identity, m.o.Secret, rec); err != nil {
+			return nil, fmt.Errorf("append to log: %w", err)
+		}
+		ds = append(slices.Clone(ds), Draft{KindHost, raw})
+	}
+	m.mu.Lock()
+	cur := m.logs.authors[m.id].current
+	seq, size, number, snapshot := uint64(len(cur.entries)), cur.bytes, cur.number, int(cur.snapshot)
+	m.mu.Unlock()
+
+	es := make([]Entry, 0, len(ds))
+	put := make(map[string][]byte, len(ds))
+	for _, d := range ds {
+		seq++
+		e, err := SignEntry(m.o.Identity, m.mesh, Entry{Epoch: number, Seq: seq, Kind: d.Kind, Payload: d.Payload})
+		if err != nil {
+			return nil, fmt.Errorf("append to log: %w", err)
+		}
+		if size += len(e.raw); seq > maxLogEntries || size > maxLogBytes {
+			poke(m.reroll)
+			return nil, fmt.Errorf("append to log: %w", ErrLogFull)
+		}
+		es, put[logKey(e)] = append(es, e), e.raw
+	}
+	if err := m.o.Store.Apply(bucketLog, put, nil); err != nil {
+		return nil, fmt.Errorf("append to log: %w", err)
+	}
+	m.mu.Lock()
+	for _, e := range es {
+		m.logs.authors[m.id].current.append(e, &change{})
+	}
+	if raw != nil {
+		m.own.rec, _ = ParseRecord(raw)
+		m.own.raw = raw
+	}
+	m.publishLocked()
+	m.mu.Unlock()
+	if int(seq) > min(2*snapshot+rollAfter, maxLogEntries*3/4) {
+		poke(m.reroll)
+	}
+	m.broadcast(es, nil)
+	m.o.OnChange()
+	return es, nil
+}
+
+// openEpoch opens a new epoch with a snapshot of the base. The base is asked
+// without a lock; what is appended meanwhile is written again behind the snapshot.
+func (m *Mesh) openEpoch() error {
+	m.mu.Lock()
+	base, from := m.base, len(m.logs.log(m.id))
+	if !m.own.open {
+		from = -1
+	}
+	m.mu.Unlock()
+	var ds []Draft
+	if base != nil {
+		ds = base()
+	}
+	endpoints := m.endpoints()
+	m.writing.Lock()
+	defer m.writing.Unlock()
+	m.mu.Lock()
+	if len(endpoints) > 0 || m.own.open {
+		m.own.rec.Endpoints = endpoints
+	}
+	m.mu.Unlock()
+	return m.openEpochWriting(ds, from, base != nil)
+}
+
+// openEpochWriting does it; writing is held. from is how many entries of the
+// open epoch ds speaks for, -1 if none was open.
+func (m *Mesh) openEpochWriting(ds []Draft, from int, based bool) error {
+	m.mu.Lock()
+	old := m.logs.log(m.id)
+	past := m.past.log(m.id)
+	rec, boots := m.own.rec, m.own.boots
+	for _, r := range []*replica{m.logs, m.past} {
+		if a := r.authors[m.id]; a != nil {
+			if a.current != nil {
+				boots = max(boots, a.current.number>>32)
+			}
+			for _, ep := range a.next {
+				boots = max(boots, ep.number>>32)
+			}
+		}
+	}
+	m.mu.Unlock()
+
+	var tail []Entry
+	if from >= 0 && from <= len(old) {
+		tail = old[from:]
+	}
+	all := snapshot(ds, based, past, old)
+	behind := snapshot(nil, false, tail)
+	var low [4]byte
+	rand.Read(low[:])
+	boots++
+	number := boots<<32 | uint64(binary.BigEndian.Uint32(low[:]))
+	rec.BootNonce, rec.Epoch, rec.Serial = m.nonce, number, 1
+	rec.ProtoMin, rec.ProtoMax, rec.Nickname = protoMin, protoMax, m.o.Nickname
+	rec.Ext = []TLV{{extJoinPort, binary.BigEndian.AppendUint16(nil, uint16(m.o.Port))}}
+	raw, err := SignRecord(m.o.Identity, m.o.Secret, rec)
+	if err != nil {
+		return fmt.Errorf("open epoch: %w", err)
+	}
+	if len(all)+2 > maxSnapshot {
+		return fmt.Errorf("open epoch with a snapshot of %d entries: %w", len(all)+2, ErrLogFull)
+	}
+	begin := NewBegin(m.o.Identity, m.o.Secret, 0, m.nonce, uint32(len(all)+2))
+	payload, err := begin.MarshalBinary()
+	if err != nil {
+		return fmt.Errorf("open epoch: %w", err)
+	}
+	drafts := append([]Draft{{KindBegin, payload}, {KindHost, raw}}, append(all, behind...)...)
+
+	fresh, ch := newReplica(), &change{}
+	put := make(map[string][]byte, len(drafts))
+	for i, d := range drafts {
+		e, err := SignEntry(m.o.Identity, m.mesh, Entry{Epoch: number, Seq: uint64(i + 1), Kind: d.Kind, Payload: d.Payload})
+		if err != nil {
+			return fmt.Errorf("open epoch: %w", err)
+		}
+		p := proven{Entry: e}
+		if i == 0 {
+			p.begin = &begin
+		}
+		if err := fresh.merge(p, ch); err != nil {
+			return fmt.Errorf("open epoch: %w", err)
+		}
+		put[logKey(e)] = e.raw
+	}
+	// The count first: were it lost alone, the number would come again.
+	if err := m.o.Store.Apply(bucketMesh, map[string][]byte{keyBoots: binary.BigEndian.AppendUint64(nil, boots)}, nil); err != nil {
+		return fmt.Errorf("open epoch: %w", err)
+	}
+	var del []string
+	for _, e := range old {
+		del = append(del, logKey(e))
+	}
+	if err := m.o.Store.Apply(bucketLog, put, del); err != nil {
+		return fmt.Errorf("open epoch: %w", err)
+	}
+
+	m.mu.Lock()
+	m.logs.authors[m.id] = fresh.authors[m.id]
+	m.past = newReplica()
+	m.own = ownLog{open: true, based: based, boots: boots, epoch: number, raw: raw}
+	m.own.rec, _ = ParseRecord(raw)
+	m.publishLocked()
+	m.mu.Unlock()
+	poke(m.announce)
+	if len(ch.put) <= relayMax {
+		m.broadcast(ch.put, nil)
+	}
+	m.o.OnChange()
+	return nil
+}
+
+// snapshot is what an epoch opens with: the base, and from this host's older
+// logs what no snapshot may drop: grants, and what a release wrote that is not
+// this one. Without a base it is all of the older logs. Order is kept; of an
+// entry that comes again the last one counts, as it would have without a snapshot.
+func snapshot(base []Draft, based bool, older ...[]Entry) []Draft {
+	var all []Draft
+	for _, es := range older {
+		for _, e := range es {
+			if !based || (e.Kind != KindName && e.Kind != KindClaim) {
+				all = append(all, Draft{e.Kind, e.Payload})
+			}
+		}
+	}
+	all = append(all, base...)
+	seen := make(map[string]bool, len(all))
+	var out []Draft
+	for _, d := range slices.Backward(all) {
+		k := string(binary.BigEndian.AppendUint16(nil, uint16(d.Kind))) + string(d.Payload)
+		if d.Kind != KindBegin && d.Kind != KindHost && !seen[k] {
+			seen[k] = true
+			out = append(out, d)
+		}
+	}
+	slices.Reverse(out)
+	return out
+}
+
+// endpoints asks for this host's own endpoints and leaves out what others would refuse.
+func (m *Mesh) endpoints() []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, e := range m.o.Endpoints() {
+		e = netip.AddrPortFrom(e.Addr().Unmap(), e.Port())
+		if err := checkEndpoint(e, m.mesh); err != nil {
+			m.log.Debug("own endpoint left out", "err", err)
+			continue
+		}
+		if !slices.Contains(out, e) && len(out) < maxEndpoints {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// keepRecord keeps the own record true: it opens a new epoch when the log is
+// long or the past has caught up with this host, bumps the record when the
+// endpoints change, and tells gossip.
+func (m *Mesh) keepRecord(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-m.reroll:
+			if err := m.openEpoch(); err != nil {
+				m.log.Error("open a new epoch of the log", "err", err)
+			}
+		case <-m.announce:
+		}
+		m.mu.Lock()
+		rec, leaving := m.own.rec, m.leaving
+		m.mu.Unlock()
+		if leaving {
+			continue
+		}
+		if now := m.endpoints(); len(now) > 0 && !slices.Equal(now, rec.Endpoints) {
+			if _, err := m.append(nil, func(r *Record) { r.Endpoints = now }); err != nil {
+				m.log.Error("write the new endpoints", "err", err)
+				continue
+			}
+			m.log.Info("own endpoints changed", "endpoints", now)
+		}
+		m.tellGossip()
+	}
+}
+
+// tellGossip advertises the own record, outside of any delegate.
+func (m *Mesh) tellGossip() {
+	ml := m.gossip.Load()
+	if ml == nil {
+		return
+	}
+	m.mu.Lock()
+	raw, told := m.own.raw, m.told
+	m.told = raw
+	m.mu.Unlock()
+	if string(raw) == string(told) {
+		return
+	}
+	if err := ml.UpdateNode(updateTimeout); err != nil {
+		m.log.Debug("advertise own record", "err", err)
+	}
+}
+
+const updateTimeout = 2 * time.Second
+
+// takeOwn looks at entries of this host's own log that come from others: what
+// it wrote before its disk was lost or put back. When a whole higher epoch is
+// there, a still higher one is opened that keeps its grants.
+func (m *Mesh) takeOwnLocked(p proven) {
+	if p.Epoch <= m.own.epoch {
+		return
+	}
+	if err := m.past.learn(m.o.Identity.Public()); err != nil {
+		return
+	}
+	if err := m.past.merge(p, &change{}); err != nil {
+		return
+	}
+	if len(m.past.log(m.id)) > 0 {
+		poke(m.reroll)
+	}
+}

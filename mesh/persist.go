@@ -1,0 +1,164 @@
+package mesh
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"weft/peer"
+)
+
+// On disk, bucket "log": author 10 | epoch 8 | seq 8 -> the entry as received.
+// Bucket "mesh": "founding" -> Founding, "boots" -> number of epochs opened as
+// u64, "peer/" and the ID's text -> the freshest host record.
+//
+// This host's own entries and the founding are on disk before anybody else
+// hears of them. What comes from others is written by persist, soon.
+const (
+	bucketLog   = "log"
+	bucketMesh  = "mesh"
+	keyFounding = "founding"
+	keyBoots    = "boots"
+	keyPeer     = "peer/"
+
+	// flushDelay gathers what comes in a burst into one write.
+	flushDelay = 200 * time.Millisecond
+)
+
+// dirtyBucket is what a bucket is to get: nil deletes.
+type dirtyBucket map[string][]byte
+
+func logKey(e Entry) string {
+	b := append(make([]byte, 0, 26), e.Author[:]...)
+	b = binary.BigEndian.AppendUint64(b, e.Epoch)
+	return string(binary.BigEndian.AppendUint64(b, e.Seq))
+}
+
+// load reads both buckets. A damaged value is left out with a warning: the
+// others have it, and refusing to start would not bring it back.
+func (m *Mesh) load() error {
+	meta, err := m.o.Store.Load(bucketMesh)
+	if err != nil {
+		return err
+	}
+	logs, err := m.o.Store.Load(bucketLog)
+	if err != nil {
+		return err
+	}
+	if m.founding.IsZero() {
+		if m.founding, err = ParseFounding(meta[keyFounding]); err != nil {
+			return fmt.Errorf("read founding from the state: %w", err)
+		}
+	}
+	if b := meta[keyBoots]; len(b) == 8 {
+		m.own.boots = binary.BigEndian.Uint64(b)
+	}
+	var es []Entry
+	for _, raw := range logs {
+		e, err := ParseEntry(raw)
+		if err != nil {
+			m.log.Warn("entry in the state is damaged", "err", err)
+			continue
+		}
+		es = append(es, e)
+	}
+	slices.SortFunc(es, func(a, b Entry) int { return strings.Compare(logKey(a), logKey(b)) })
+	m.take(es)
+	for k, raw := range meta {
+		if !strings.HasPrefix(k, keyPeer) {
+			continue
+		}
+		rec, err := VerifyRecord(raw, m.o.Secret)
+		if err != nil {
+			m.log.Warn("host record in the state is damaged", "err", err)
+			continue
+		}
+		m.mu.Lock()
+		m.noteRecordLocked(rec, raw)
+		m.mu.Unlock()
+	}
+	m.dirty = make(map[string]dirtyBucket) // what was just read
+	return nil
+}
+
+// dirtyLocked asks persist to write.
+func (m *Mesh) dirtyLocked(bucket, key string, value []byte) {
+	if m.dirty[bucket] == nil {
+		m.dirty[bucket] = make(dirtyBucket)
+	}
+	m.dirty[bucket][key] = value
+	poke(m.flush)
+}
+
+// storeLocked asks persist to write what a merge changed.
+func (m *Mesh) storeLocked(ch *change) {
+	for _, e := range ch.put {
+		m.dirtyLocked(bucketLog, logKey(e), e.raw)
+	}
+	for _, e := range ch.del {
+		m.dirtyLocked(bucketLog, logKey(e), nil)
+	}
+}
+
+func (m *Mesh) persist(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			m.write()
+			return
+		case <-m.flush:
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(flushDelay):
+		}
+		if !m.write() {
+			// The disk refuses. It is all still in memory and with the others.
+			select {
+			case <-ctx.Done():
+			case <-time.After(5 * time.Second):
+			}
+			poke(m.flush)
+		}
+	}
+}
+
+// write puts on disk what waits for it; what fails waits on.
+func (m *Mesh) write() (ok bool) {
+	m.mu.Lock()
+	dirty := m.dirty
+	m.dirty = make(map[string]dirtyBucket)
+	m.mu.Unlock()
+	ok = true
+	for bucket, kv := range dirty {
+		put, del := make(map[string][]byte), []string(nil)
+		for k, v := range kv {
+			if v == nil {
+				del = append(del, k)
+			} else {
+				put[k] = v
+			}
+		}
+		err := m.o.Store.Apply(bucket, put, del)
+		if err == nil {
+			continue
+		}
+		ok = false
+		m.count.add("store_failed")
+		m.log.Error("write mesh state", "bucket", bucket, "err", err)
+		m.mu.Lock()
+		for k, v := range kv {
+			if _, newer := m.dirty[bucket][k]; !newer {
+				m.dirtyLocked(bucket, k, v)
+			}
+		}
+		m.mu.Unlock()
+	}
+	return ok
+}
+
+// remembered is the key of a host's record.
+func remembered(id peer.ID) string { return keyPeer + id.String() }

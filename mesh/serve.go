@@ -1,0 +1,231 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+
+	"weft/peer"
+)
+
+// listen opens the join port on the underlay and on the control address; one
+// socket does for both when every address is asked for.
+func (m *Mesh) listen(ctx context.Context) ([]net.Listener, error) {
+	bind := m.o.BindHost
+	if !bind.IsValid() || bind.IsUnspecified() {
+		bind = netip.IPv6Unspecified()
+	}
+	addrs := []netip.AddrPort{netip.AddrPortFrom(bind, uint16(m.o.Port))}
+	if !bind.IsUnspecified() {
+		addrs = append(addrs, netip.AddrPortFrom(m.controlAddr(m.id), uint16(m.o.Port)))
+	}
+	var lns []net.Listener
+	for _, a := range addrs {
+		ln, err := m.o.Network.Listen(ctx, a)
+		if err != nil {
+			for _, l := range lns {
+				_ = l.Close()
+			}
+			if errors.Is(err, syscall.EADDRINUSE) {
+				return nil, fmt.Errorf("listen for joins: TCP port %d is in use by another process: %w", m.o.Port, err)
+			}
+			return nil, fmt.Errorf("listen for joins on %v: %w", a, err)
+		}
+		lns = append(lns, ln)
+	}
+	return lns, nil
+}
+
+// serve accepts until ctx ends and returns when all that it accepted is done.
+func (m *Mesh) serve(ctx context.Context, ln net.Listener) {
+	stop := context.AfterFunc(ctx, func() { _ = ln.Close() })
+	defer stop()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for {
+		conn, err := ln.Accept()
+		if ctx.Err() != nil {
+			if err == nil {
+				_ = conn.Close()
+			}
+			return
+		}
+		if err != nil { // out of files, most likely
+			m.log.Warn("accept", "err", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(100 * time.Millisecond):
+			}
+			continue
+		}
+		from := addrPortOf(conn.RemoteAddr())
+		inside := peer.ControlPrefix(m.mesh.Control()).Contains(from.Addr())
+		if !inside && !m.limits.allow(from.Addr(), time.Now()) {
+			m.count.add("join_refused_rate")
+			_ = conn.Close()
+			continue
+		}
+		// Strangers cannot use up what hosts of the mesh need.
+		slots := m.guests
+		if inside {
+			slots = m.locals
+		}
+		select {
+		case slots <- struct{}{}:
+		default:
+			m.count.add("join_refused_limit")
+			_ = conn.Close()
+			continue
+		}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			m.handle(ctx, conn)
+		})
+	}
+}
+
+// handle serves one connection. Until Server returns, the other side has proven
+// nothing; that is bounded in time, bytes and number.
+func (m *Mesh) handle(ctx context.Context, conn net.Conn) {
+	from := addrPortOf(conn.RemoteAddr())
+	s, err := Server(ctx, conn, m.o.Identity, m.o.Secret)
+	if err != nil {
+		m.refused(from, err)
+		return
+	}
+	l := &link{s: s, stop: context.AfterFunc(ctx, func() { _ = s.Close() })}
+	defer l.close()
+	if err := m.answer(ctx, l); err != nil {
+		m.refused(from, err)
+		return
+	}
+	switch l.purpose {
+	case purposeJoin:
+		err = m.serveJoin(ctx, l)
+	case purposeSync:
+		if _, err = m.exchange(l, false); err == nil {
+			err = l.write(msgReady, Refusal{}.encode())
+		}
+	case purposeCall:
+		err = m.serveCall(ctx, l)
+	}
+	if err != nil && ctx.Err() == nil {
+		m.log.Debug("session ended", "purpose", l.purpose.String(), "peer", l.id, "endpoint", from, "err", err)
+	}
+}
+
+// refused tells this side's operator of a session that did not come about.
+// Strangers that do not even speak the protocol are counted only: a port on the
+// Internet is scanned all day.
+func (m *Mesh) refused(from netip.AddrPort, err error) {
+	var text string
+	r := (*Refusal)(nil)
+	switch {
+	case errors.As(err, &r):
+		if r.Code == RefusedSelf || r.Code == RefusedBusy {
+			return
+		}
+		m.count.add("join_refused_" + string(reasonOf(err)))
+		text = r.Text
+	case errors.Is(err, ErrWrongSecret):
+		m.count.add("join_refused_wrong_secret")
+		text = "wrong secret: its password or token is of another mesh"
+	case errors.Is(err, ErrVersion):
+		m.count.add("join_refused_version")
+		text = err.Error()
+	default:
+		m.count.add("join_failed")
+		m.log.Debug("session failed", "endpoint", from, "err", err)
+		return
+	}
+	m.log.Warn("host refused", "endpoint", from, "err", text)
+	m.notice("in "+from.Addr().String(), fmt.Sprintf("a host at %v was refused: %s", from.Addr(), text))
+}
+
+// notice tells the operator something; the empty text takes it back.
+func (m *Mesh) notice(cause, text string) {
+	m.mu.Lock()
+	var changed bool
+	if text == "" {
+		changed = m.notices.clear(cause)
+	} else {
+		changed = m.notices.set(cause, text, time.Now())
+	}
+	if changed {
+		m.publishLocked()
+	}
+	m.mu.Unlock()
+	if changed {
+		m.o.OnChange()
+	}
+}
+
+// The rate of strangers: a burst, then so many a second, per source.
+const (
+	sourceBurst = 30
+	sourceRate  = 10 // a second
+	maxSources  = 1024
+)
+
+// sourceLimits is a token bucket per source, an IPv4 address or an IPv6 /64.
+type sourceLimits struct {
+	mu      sync.Mutex // guards sources
+	sources map[netip.Prefix]bucket
+}
+
+type bucket struct {
+	tokens float64
+	at     time.Time
+}
+
+func newSourceLimits() *sourceLimits {
+	return &sourceLimits{sources: make(map[netip.Prefix]bucket)}
+}
+
+func (s *sourceLimits) allow(a netip.Addr, now time.Time) bool {
+	bits := 32
+	if a.Is6() {
+		bits = 64
+	}
+	src, err := a.Prefix(bits)
+	if err != nil {
+		return true // no IP address: a test's pipe
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b, ok := s.sources[src]
+	if !ok {
+		if len(s.sources) >= maxSources {
+			s.forgetLocked(now)
+		}
+		b = bucket{tokens: sourceBurst, at: now}
+	}
+	b.tokens = min(sourceBurst, b.tokens+now.Sub(b.at).Seconds()*sourceRate)
+	b.at = now
+	allowed := b.tokens >= 1
+	if allowed {
+		b.tokens--
+	}
+	s.sources[src] = b
+	return allowed
+}
+
+// forgetLocked drops sources whose bucket is full again; if all are busy, any one.
+func (s *sourceLimits) forgetLocked(now time.Time) {
+	for src, b := range s.sources {
+		if b.tokens+now.Sub(b.at).Seconds()*sourceRate >= sourceBurst {
+			delete(s.sources, src)
+		}
+	}
+	for src := range s.sources {
+		if len(s.sources) < maxSources {
+			return
+		}
+		delete(s.sources, src)
+	}
+}

@@ -1,0 +1,504 @@
+package mesh
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"weft/internal/simnet"
+)
+
+func TestThreeHostsJoin(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b, c := w.box("host1"), w.box("host2"), w.box("host3")
+		a.found()
+		b.join(a)
+		w.within(2*time.Second, "two hosts", func() bool { return oneMesh(a, b) })
+		c.join(b) // not with the founder
+		took := w.within(4*time.Second, "three hosts", func() bool { return oneMesh(a, b, c) })
+		t.Logf("third host everywhere after %v", took)
+		if f := c.mesh.State().Founding; f.Founder != a.id.ID() {
+			t.Errorf("host3 learnt founding %v", f)
+		}
+		if ts := c.mesh.Targets(); len(ts) != 1 || ts[0].State != stateEstablished || ts[0].Peer != b.id.ID() || ts[0].Err != "" {
+			t.Errorf("targets of host3: %+v", ts)
+		}
+		a.append("web")
+		took = w.within(time.Second, "the name everywhere", func() bool {
+			return len(b.names(a)) == 1 && len(c.names(a)) == 1
+		})
+		t.Logf("name everywhere after %v", took)
+		out, err := c.mesh.Call(t.Context(), a.id.ID(), "say", []byte("hello"))
+		if err != nil || !strings.HasPrefix(string(out), "hello to host1 from "+c.id.ID().String()) {
+			t.Errorf("call: %q, %v", out, err)
+		}
+		if _, err := c.mesh.Call(t.Context(), a.id.ID(), "fail", nil); err == nil || err.Error() != "no such thing" {
+			t.Errorf("failing call: %v", err)
+		}
+	})
+}
+
+// A target that comes up later, a host with no founding known, and several
+// targets end as one mesh.
+func TestTargetsThatComeLater(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b, c, d := w.box("host1"), w.box("host2"), w.box("host3"), w.box("host4")
+		b.join(a)
+		c.join(a, b)
+		d.join(a, c)
+		w.within(5*time.Second, "the unfounded three", func() bool { return oneMesh(b, c, d) })
+		if !b.mesh.State().Founding.IsZero() {
+			t.Error("a launch with peers founded a mesh")
+		}
+		if got := b.mesh.State().Waiting; len(got) != 1 || got[0] != a.target() {
+			t.Errorf("host2 waits for %q", got)
+		}
+		ts := b.mesh.Targets()
+		if ts[0].State != stateRetrying && ts[0].State != stateConnecting || ts[0].Reason != Unreachable || !strings.Contains(ts[0].Err, "nothing listens there") {
+			t.Errorf("target that is not up: %+v", ts[0])
+		}
+		time.Sleep(3 * time.Minute) // the back-off is at its cap by now
+		a.found()
+		took := w.within(backoffMax+5*time.Second, "one mesh", func() bool { return oneMesh(a, b, c, d) })
+		t.Logf("after %v", took)
+		w.within(time.Second, "the founding known", func() bool {
+			for _, x := range w.boxes {
+				if x.mesh.State().Founding.Founder != a.id.ID() || len(x.mesh.State().Waiting) != 0 {
+					return false
+				}
+			}
+			return true
+		})
+	})
+}
+
+func TestUnreachableTarget(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.box("host1"), w.box("host2")
+		a.found()
+		w.cut([]*box{a}, []*box{b})
+		b.join(a)
+		w.within(10*time.Second, "a clear error", func() bool {
+			ts := b.mesh.Targets()
+			return ts[0].Reason == Unreachable && strings.Contains(ts[0].Err, "no answer")
+		})
+		w.heal([]*box{a}, []*box{b})
+		w.within(20*time.Second, "one mesh", func() bool { return oneMesh(a, b) })
+		if err := b.mesh.Connect([]string{"no.such.host:1"}, true); err != nil {
+			t.Fatal(err)
+		}
+		w.within(time.Second, "the error of a name", func() bool {
+			ts := b.mesh.Targets()
+			return len(ts) == 1 && strings.Contains(ts[0].Err, "no such host")
+		})
+		if err := b.mesh.Forget([]string{"no.such.host:1"}); err != nil || len(b.mesh.Targets()) != 0 {
+			t.Errorf("forget: %v, targets %v", err, b.mesh.Targets())
+		}
+		if err := b.mesh.Forget([]string{"no.such.host:1"}); err == nil {
+			t.Error("forget of what is no target succeeds")
+		}
+		if !oneMesh(a, b) {
+			t.Error("established connections did not stay")
+		}
+	})
+}
+
+func TestSelfAsTarget(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a := w.box("host1")
+		a.found(func(o *Options) { o.Targets = []string{a.target()} })
+		w.within(2*time.Second, "itself", func() bool { return a.mesh.Targets()[0].State == stateSelf })
+		if s := a.mesh.State(); len(s.Notices) != 0 || len(s.Hosts) != 1 || a.mesh.Targets()[0].Err != "" {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestWrongSecretOnBothSides(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.box("host1"), w.boxAs("host2", newIdentity(t), NewSecret())
+		a.found()
+		b.join(a)
+		w.within(2*time.Second, "refused on both sides", func() bool {
+			return b.mesh.Targets()[0].Reason == WrongSecret && a.mesh.Counters()["join_refused_wrong_secret"] > 0
+		})
+		if got := b.mesh.Targets()[0].Err; got != "handshake: wrong secret" {
+			t.Errorf("the newcomer shows %q", got)
+		}
+		for _, x := range w.boxes {
+			n := x.mesh.State().Notices
+			if len(n) != 1 || !strings.Contains(n[0], "wrong secret") {
+				t.Errorf("%s: notices %q", x.name, n)
+			}
+			if len(x.mesh.State().Hosts) != 1 {
+				t.Errorf("%s took the other for a host", x.name)
+			}
+		}
+	})
+}
+
+func TestOtherRangeRefused(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.box("host1"), w.box("host2")
+		a.found()
+		b.launch(func(o *Options) { o.Targets, o.WantRange = []string{a.target()}, pfx("10.40.0.0/16") })
+		w.within(2*time.Second, "refused on both sides", func() bool {
+			return b.mesh.Targets()[0].Reason == OtherRange && a.mesh.Counters()["join_refused_other-range"] > 0
+		})
+		for _, x := range w.boxes {
+			n := x.mesh.State().Notices
+			if len(n) != 1 || !strings.Contains(n[0], "10.40.0.0/16") || !strings.Contains(n[0], "10.32.0.0/12") {
+				t.Errorf("%s: notices %q", x.name, n)
+			}
+		}
+	})
+}
+
+func TestMeshesFoundedApart(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.box("host1"), w.box("host2")
+		c, d := w.box("host3"), w.box("host4")
+		a.found()
+		b.join(a)
+		c.found(func(o *Options) { o.Targets = []string{b.target()} })
+		d.join(c)
+		w.within(5*time.Second, "refused on both sides", func() bool {
+			return c.mesh.Targets()[0].Reason == OtherMesh && b.mesh.Counters()["join_refused_other-mesh"] > 0
+		})
+		w.within(5*time.Second, "two meshes", func() bool { return oneMesh(a, b) && oneMesh(c, d) })
+		for _, x := range []*box{b, c} {
+			n := strings.Join(x.mesh.State().Notices, "\n")
+			for _, want := range []string{a.id.ID().String() + "(host1)", c.id.ID().String() + "(host3)", "weft reset"} {
+				if !strings.Contains(n, want) {
+					t.Errorf("%s: %q lacks %q", x.name, n, want)
+				}
+			}
+		}
+		if !strings.Contains(c.mesh.Targets()[0].Err, "weft reset") {
+			t.Errorf("target: %q", c.mesh.Targets()[0].Err)
+		}
+	})
+}
+
+// A cloned image, with or without the state of the original, is refused by
+// whomever it dials, and the original does not suffer.
+func TestCloneRefused(t *testing.T) {
+	for _, via := range []string{"the original", "another host", "a remembered host"} {
+		t.Run(via, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				a, b := w.box("host1"), w.box("host2")
+				a.found()
+				b.join(a)
+				w.within(2*time.Second, "two hosts", func() bool { return oneMesh(a, b) })
+				a.append("web")
+				time.Sleep(time.Second) // what others said is on the disk by now
+
+				clone := w.boxAs("clone", b.id, w.secret)
+				clone.host.RemoveAddr(clone.control()) // its tunnels lead nowhere yet
+				b.host.AddAddr(b.control())
+				clone.disk = b.disk.copy()
+				clone.device = true
+				target := a
+				if via == "the original" {
+					target = b
+				}
+				texts := []string{}
+				if via == "a remembered host" {
+					clone.join()
+					w.within(2*time.Second, "refused", func() bool { return len(clone.mesh.State().Notices) > 0 })
+				} else {
+					clone.join(target)
+					took := w.within(2*time.Second, "refused", func() bool { return clone.mesh.Targets()[0].Reason == Clone })
+					t.Logf("refused after %v", took)
+					texts = append(texts, clone.mesh.Targets()[0].Err)
+				}
+				for _, text := range []string{strings.Join(clone.mesh.State().Notices, "\n"), strings.Join(target.mesh.State().Notices, "\n")} {
+					texts = append(texts, text)
+				}
+				for _, text := range texts {
+					if !strings.Contains(text, b.id.ID().String()) || !strings.Contains(text, "weft reset --force") {
+						t.Errorf("unclear: %q", text)
+					}
+				}
+				time.Sleep(20 * time.Second)
+				if h, _ := a.mesh.State().Host(b.id.ID()); h.Liveness != Alive || h.Record.BootNonce != b.mesh.nonce || len(b.names(a)) != 1 {
+					t.Errorf("the original suffers: %v\n%s", h, w.picture())
+				}
+			})
+		})
+	}
+}
+
+// kill -9 and an immediate launch is a restart, not a clone, and nobody waits.
+func TestKilledAndLaunchedAtOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b, c := w.box("host1"), w.box("host2"), w.box("host3")
+		a.found()
+		b.join(a)
+		c.join(a)
+		w.within(5*time.Second, "three hosts", func() bool { return oneMesh(a, b, c) })
+		b.append("web")
+		b.base = func() []Draft { return []Draft{{KindName, []byte("web")}} }
+		for range 3 {
+			b.kill()
+			b.launch() // no targets: it remembers
+			took := w.within(time.Second, "back", func() bool { return oneMesh(a, b, c) })
+			t.Logf("back after %v", took)
+			if n := a.names(b); len(n) != 1 {
+				t.Errorf("names of host2: %q", n)
+			}
+			if n := append(a.mesh.State().Notices, b.mesh.State().Notices...); len(n) > 0 {
+				t.Errorf("notices %q", n)
+			}
+		}
+		// The former starts die in gossip; the host does not flicker.
+		for range 200 {
+			time.Sleep(100 * time.Millisecond)
+			if a.sees(b) != Alive || c.sees(b) != Alive {
+				t.Fatalf("flickers\n%s", w.picture())
+			}
+		}
+	})
+}
+
+func TestAllRestartAtOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b, c := w.box("host1"), w.box("host2"), w.box("host3")
+		a.found()
+		b.join(a)
+		c.join(a)
+		w.within(5*time.Second, "three hosts", func() bool { return oneMesh(a, b, c) })
+		for _, x := range w.boxes {
+			x.crash()
+		}
+		for _, x := range w.boxes {
+			x.host.Up()
+			x.launch()
+		}
+		took := w.within(5*time.Second, "three hosts again", func() bool { return oneMesh(a, b, c) })
+		t.Logf("after %v", took)
+		if a.mesh.State().Founding.Founder != a.id.ID() || c.mesh.State().Founding.Founder != a.id.ID() {
+			t.Error("the founding is forgotten")
+		}
+	})
+}
+
+func TestCrashAndStop(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b, c := w.box("host1"), w.box("host2"), w.box("host3")
+		a.found()
+		b.join(a)
+		c.join(a)
+		w.within(5*time.Second, "three hosts", func() bool { return oneMesh(a, b, c) })
+
+		b.crash()
+		took := w.within(16*time.Second, "failed", func() bool { return a.sees(b) == Failed && c.sees(b) == Failed })
+		t.Logf("crash known after %v", took)
+		if took < grace {
+			t.Errorf("failed after %v, within the grace", took)
+		}
+		a.append("while away")
+		b.host.Up()
+		b.launch()
+		took = w.within(2*time.Second, "alive again", func() bool { return oneMesh(a, b, c) })
+		t.Logf("back after %v", took)
+		if len(b.names(a)) != 1 {
+			t.Error("missed what was written while it was away")
+		}
+
+		c.stop()
+		took = w.within(500*time.Millisecond, "left", func() bool { return a.sees(c) == Left && b.sees(c) == Left })
+		t.Logf("stop known after %v", took)
+		time.Sleep(time.Minute)
+		if a.sees(c) != Left || b.sees(c) != Left {
+			t.Errorf("left does not stay\n%s", w.picture())
+		}
+		c.launch()
+		took = w.within(2*time.Second, "alive again", func() bool { return oneMesh(a, b, c) })
+		t.Logf("back after %v", took)
+	})
+}
+
+// Traffic through the tunnel keeps a host alive whose router is gone.
+func TestTunnelKeepsAlive(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.box("host1"), w.box("host2")
+		a.found()
+		b.join(a)
+		w.within(5*time.Second, "two hosts", func() bool { return oneMesh(a, b) })
+		b.kill() // the kernel still refuses connections through the tunnel
+		time.Sleep(time.Minute)
+		if a.sees(b) != Alive {
+			t.Errorf("host2 is %v", a.sees(b))
+		}
+		b.host.Crash()
+		w.within(16*time.Second, "failed", func() bool { return a.sees(b) == Failed })
+	})
+}
+
+func TestPartitionHeals(t *testing.T) {
+	for _, long := range []time.Duration{20 * time.Second, time.Minute} {
+		t.Run(long.String(), func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				a, b, c, d := w.box("host1"), w.box("host2"), w.box("host3"), w.box("host4")
+				a.found()
+				b.join(a)
+				c.join(b)
+				d.join(b)
+				w.within(10*time.Second, "four hosts", func() bool { return oneMesh(a, b, c, d) })
+				partition(t, w, long, []*box{a, b}, []*box{c, d})
+			})
+		})
+	}
+	t.Run("for an hour", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			a, b := w.box("host1"), w.box("host2")
+			a.found()
+			b.join(a)
+			w.within(10*time.Second, "two hosts", func() bool { return oneMesh(a, b) })
+			b.mesh.Forget([]string{a.target()})
+			partition(t, w, time.Hour, []*box{a}, []*box{b})
+		})
+	})
+}
+
+func partition(t *testing.T, w *world, long time.Duration, left, right []*box) {
+	t.Helper()
+	a, z := left[0], right[0]
+	w.cut(left, right)
+	time.Sleep(long)
+	if a.sees(z) != Failed || z.sees(a) != Failed {
+		t.Errorf("the partition is not seen\n%s", w.picture())
+	}
+	a.append("left")
+	z.append("right")
+	w.heal(left, right)
+	took := w.within(20*time.Second, "healed", func() bool { return oneMesh(append(left, right...)...) })
+	t.Logf("healed after %v", took)
+	for _, b := range w.boxes {
+		if len(b.names(a)) != 1 || len(b.names(z)) != 1 {
+			t.Errorf("names are missing\n%s", w.picture())
+		}
+	}
+}
+
+// Two hosts of one mesh that neither knows the other's address as target, and
+// one whose address changes while it is away.
+func TestAddressChanges(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b, c := w.box("host1"), w.box("host2"), w.box("host3")
+		a.found()
+		b.join(a)
+		c.join(a)
+		w.within(5*time.Second, "three hosts", func() bool { return oneMesh(a, b, c) })
+		moved := netip.MustParseAddr("192.168.48.99")
+		b.host.RemoveAddr(b.addr)
+		b.host.AddAddr(moved)
+		b.addr = moved
+		b.mesh.Refresh()
+		w.within(time.Second, "the new endpoint everywhere", func() bool {
+			for _, x := range []*box{a, c} {
+				h, _ := x.mesh.State().Host(b.id.ID())
+				if len(h.Record.Endpoints) != 1 || h.Record.Endpoints[0].Addr() != moved || h.Record.Serial != 2 {
+					return false
+				}
+			}
+			return oneMesh(a, b, c)
+		})
+		b.crash()
+		b.host.Up()
+		b.host.RemoveAddr(moved)
+		b.addr = netip.MustParseAddr("192.168.48.98")
+		b.host.AddAddr(b.addr)
+		b.launch()
+		took := w.within(2*probeTimeout, "back from elsewhere", func() bool { return oneMesh(a, b, c) })
+		t.Logf("back after %v", took)
+	})
+}
+
+// A host that has lost its disk, but not its identity, takes up its own past.
+func TestOwnPast(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.box("host1"), w.box("host2")
+		a.found()
+		b.join(a)
+		w.within(5*time.Second, "two hosts", func() bool { return oneMesh(a, b) })
+		if _, err := b.mesh.Append(Draft{KindGrant, []byte("a grant")}, Draft{KindName, []byte("a name")}, Draft{Kind(77), []byte("of a later release")}); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			b.kill()
+			b.launch()
+			w.within(2*time.Second, "two hosts", func() bool { return oneMesh(a, b) })
+		}
+		b.crash()
+		b.host.Up()
+		b.disk = newDisk()
+		b.base = func() []Draft { return []Draft{{KindName, []byte("a new name")}} }
+		b.join(a)
+		w.within(10*time.Second, "two hosts again", func() bool { return oneMesh(a, b) })
+		w.within(5*time.Second, "its past", func() bool {
+			var kinds []Kind
+			for _, e := range a.mesh.State().Logs[b.id.ID()] {
+				kinds = append(kinds, e.Kind)
+			}
+			return slices.Equal(kinds, []Kind{KindBegin, KindHost, KindGrant, Kind(77), KindName}) &&
+				slices.Equal(a.names(b), []string{"a new name"}) && oneMesh(a, b)
+		})
+		if h, _ := a.mesh.State().Host(b.id.ID()); h.Record.Epoch != b.mesh.own.epoch {
+			t.Error("its record was not taken")
+		}
+	})
+}
+
+// With a lossy network everything still gets everywhere, and nobody is taken for dead.
+func TestLoss(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.net.SetDefault(simnet.Link{Delay: 5 * time.Millisecond, Jitter: 10 * time.Millisecond, Loss: 0.2})
+		var bs []*box
+		for i := range 5 {
+			bs = append(bs, w.box(fmt.Sprintf("host%d", i+1)))
+			if i == 0 {
+				bs[0].found()
+			} else {
+				bs[i].join(bs[i-1])
+			}
+		}
+		w.within(20*time.Second, "five hosts", func() bool { return oneMesh(bs...) })
+		var worst time.Duration
+		for i := range 10 {
+			x := bs[i%len(bs)]
+			x.append(fmt.Sprint("name", i))
+			worst = max(worst, w.within(15*time.Second, "equal logs", func() bool { return oneMesh(bs...) }))
+		}
+		t.Logf("everywhere after %v at worst", worst)
+		for range 300 {
+			time.Sleep(100 * time.Millisecond)
+			if !oneMesh(bs...) {
+				t.Fatalf("a false failure\n%s", w.picture())
+			}
+		}
+	})
+}
+
+// Without discovery a host dials its targets only.
+func TestNoDiscovery(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b, c := w.box("host1"), w.box("host2"), w.box("host3")
+		a.found()
+		b.join(a)
+		c.join(a)
+		w.within(5*time.Second, "three hosts", func() bool { return oneMesh(a, b, c) })
+		b.crash()
+		a.crash()
+		b.host.Up()
+		b.launch(func(o *Options) { o.Discovery = false })
+		time.Sleep(30 * time.Second)
+		if b.mesh.Counters()["redial_failed"] != 0 || b.sees(a) != Unseen {
+			t.Errorf("dials on its own\n%s", w.picture())
+		}
+	})
+}

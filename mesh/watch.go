@@ -1,0 +1,87 @@
+package mesh
+
+import (
+	"context"
+	"time"
+
+	"weft/peer"
+)
+
+// watchTick is how often hosts are looked at that gossip calls dead and whose
+// tunnel may still have something from them.
+const watchTick = time.Second
+
+// watch keeps the liveness of all hosts, and tells of what delegates changed.
+func (m *Mesh) watch(ctx context.Context) {
+	tick := time.NewTicker(watchTick)
+	defer tick.Stop()
+	for {
+		m.lookAtHosts()
+		select {
+		case <-ctx.Done():
+			return
+		case <-m.look:
+		case <-tick.C:
+		}
+	}
+}
+
+func (m *Mesh) lookAtHosts() {
+	// The tunnel is asked without a lock: it has locks of its own.
+	m.mu.Lock()
+	signs := m.signsLocked()
+	m.mu.Unlock()
+	for id, s := range signs {
+		if !s.left && s.nodes == 0 && s.met {
+			s.silent, s.heard = m.o.Tunnel.LastReceive(id)
+			signs[id] = s
+		}
+	}
+
+	m.mu.Lock()
+	now := time.Now()
+	changed := m.stale
+	lost := false
+	m.stale = false
+	for id, s := range m.signsLocked() {
+		s.silent, s.heard = signs[id].silent, signs[id].heard
+		h := m.hosts[id]
+		live := s.liveness()
+		if live == h.live {
+			continue
+		}
+		m.log.Info("host is "+live.String(), "peer", id, "nickname", h.rec.Nickname, "was", h.live.String())
+		if h.live == Alive {
+			h.nextDial, lost = now, true
+		}
+		if live == Alive {
+			changed = m.notices.clear("host "+id.String()) || changed
+		}
+		h.live, changed = live, true
+	}
+	changed = m.notices.expire(now) || changed
+	if changed {
+		m.publishLocked()
+	}
+	m.mu.Unlock()
+	if lost {
+		poke(m.redial)
+	}
+	if changed {
+		m.o.OnChange()
+	}
+}
+
+func (m *Mesh) signsLocked() map[peer.ID]sign {
+	signs := make(map[peer.ID]sign, len(m.hosts))
+	for id, h := range m.hosts {
+		signs[id] = sign{left: h.rec.left(), met: h.met}
+	}
+	for _, n := range m.nodes {
+		if s, ok := signs[n.id]; ok {
+			s.nodes++
+			signs[n.id] = s
+		}
+	}
+	return signs
+}

@@ -1,0 +1,292 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"weft/host"
+	"weft/ipam"
+)
+
+// attachRequest is the body of POST /attach.
+type attachRequest struct {
+	Container        string   `json:"container"`
+	Addrs            []string `json:"addrs"`
+	WithoutDNS       bool     `json:"withoutDNS"`
+	RewriteHosts     bool     `json:"rewriteHosts"`
+	NoMulticastRoute bool     `json:"noMulticastRoute"`
+}
+
+// attach gives a container its addresses, interface and names, and returns when
+// all of it is in force here. Repeating it changes nothing and returns the same
+// addresses. Whatever fails, what the call allocated is given back.
+func (r *Router) attach(ctx context.Context, req attachRequest) ([]netip.Addr, error) {
+	args, err := parseAddrArgs(req.Addrs)
+	if err != nil {
+		return nil, err
+	}
+	t, err := r.resolve(ctx, req.Container)
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := r.ops.lock(ctx, t.Key)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+
+	r.mu.Lock()
+	a := &attachment{Key: t.Key}
+	if have := r.attached[t.Key]; have != nil {
+		a = have.clone()
+	}
+	before := r.attached[t.Key]
+	r.mu.Unlock()
+	a.Name, a.NetNS, a.NoMulticast = t.Name, t.NetNS, req.NoMulticastRoute
+
+	var given []ipam.Allocation // by this call
+	undo := func() {
+		for _, g := range given {
+			r.free(g.Container, g.Addr.Addr())
+		}
+	}
+	var addrs []netip.Addr
+	for _, arg := range args {
+		al, isNew, err := r.obtain(ctx, t.Key, arg)
+		if err != nil {
+			undo()
+			return nil, err
+		}
+		if isNew {
+			given = append(given, al)
+		}
+		a.addAddr(al.Addr, al.Claimed)
+		addrs = append(addrs, al.Addr.Addr())
+		if !req.WithoutDNS {
+			if fqdn := r.defaultName(t); fqdn != "" {
+				a.addName(attachedName{FQDN: fqdn, Addr: al.Addr.Addr()})
+			}
+		}
+	}
+	if a.NSID, err = host.NetNSID(t.NetNS); err != nil {
+		undo()
+		return nil, err
+	}
+	a.running = true
+	r.mu.Lock()
+	err = r.putAttachmentLocked(a) // on disk before it is used
+	r.mu.Unlock()
+	if err == nil {
+		err = r.wire(a.clone())
+	}
+	if err != nil {
+		r.mu.Lock()
+		if before != nil {
+			err = errors.Join(err, r.putAttachmentLocked(before))
+		} else {
+			err = errors.Join(err, r.dropAttachmentLocked(t.Key))
+		}
+		r.mu.Unlock()
+		undo()
+		return nil, err
+	}
+	r.pass(ctx)
+	if req.RewriteHosts && !r.o.NoRewriteHosts && t.HostsPath != "" {
+		if err := rewriteHosts(t.HostsPath, t.Hostname, t.Domainname, addrs); err != nil {
+			return addrs, err
+		}
+	}
+	return addrs, nil
+}
+
+// obtain claims or allocates one address. It waits while the mesh has no space to give, until ctx ends.
+func (r *Router) obtain(ctx context.Context, key string, arg ipam.AddrArg) (ipam.Allocation, bool, error) {
+	if arg.Kind == ipam.ArgIP {
+		return r.claim(key, arg.Prefix)
+	}
+	return r.allocate(ctx, key, arg.Prefix)
+}
+
+// claim takes one address for a container. Without IPAM, the operator alone
+// decides.
+func (r *Router) claim(key string, p netip.Prefix) (ipam.Allocation, bool, error) {
+	if err := r.refuseUnderlay(p); err != nil {
+		return ipam.Allocation{}, false, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.alloc == nil {
+		for k, a := range r.attached {
+			for _, have := range a.Addrs {
+				if have.Addr() == p.Addr() && k != key {
+					return ipam.Allocation{}, false, &Error{Msg: fmt.Sprintf("%v is in use by container %s", p.Addr(), shortKey(k)), Code: 409}
+				}
+			}
+		}
+		return ipam.Allocation{Container: key, Addr: p, Claimed: true}, true, nil
+	}
+	al, isNew, err := r.alloc.Claim(key, p)
+	var taken *ipam.InUseError
+	var foreign *ipam.NotOwnedError
+	switch {
+	case errors.As(err, &taken):
+		return al, false, &Error{Err: err, Code: 409, Tip: "`weft ps` shows who has which address"}
+	case errors.As(err, &foreign):
+		return al, false, &Error{Err: err, Code: 409, Tip: "claim it on that host (`weft status ipam`), or let weft choose: net:" + p.Masked().String()}
+	case errors.Is(err, ipam.ErrNotReady):
+		return al, false, &Error{Msg: "addresses cannot be claimed yet", Err: err, Code: 503, Tip: "`weft prime` waits until they can; `weft status` says what is missing"}
+	case err != nil:
+		return al, false, &Error{Err: err, Code: 400}
+	}
+	return al, isNew, nil
+}
+
+// refuseUnderlay keeps the host's own networks from being given to containers.
+func (r *Router) refuseUnderlay(p netip.Prefix) error {
+	whole := r.wholeRange()
+	if whole.IsValid() && whole.Contains(p.Addr()) {
+		return nil
+	}
+	over, dev, overlaps, err := r.host.Overlaps(p.Masked())
+	if err != nil {
+		return err
+	}
+	if overlaps {
+		return &Error{Msg: fmt.Sprintf("%v overlaps the route to %v on %s", p, over, dev), Code: 409, Tip: "choose a subnet that this host does not use"}
+	}
+	return nil
+}
+
+// detach takes addresses away from a container. Without addresses, that of the
+// default subnet. It never waits for other hosts.
+func (r *Router) detach(ctx context.Context, container string, raw []string) ([]netip.Addr, error) {
+	args, err := parseAddrArgs(raw)
+	if err != nil {
+		return nil, err
+	}
+	key, err := r.keyOf(ctx, container)
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := r.ops.lock(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	r.mu.Lock()
+	have := r.attached[key]
+	r.mu.Unlock()
+	if have == nil {
+		return nil, &Error{Msg: fmt.Sprintf("%s is not attached", container), Tip: "`weft ps` lists what is", Code: 404}
+	}
+	a := have.clone()
+	var gone []netip.Addr
+	for _, arg := range args {
+		for _, p := range have.Addrs {
+			if matches(arg, p, r.defaultSubnet()) && !slices.Contains(gone, p.Addr()) {
+				gone = append(gone, p.Addr())
+				a.dropAddr(p.Addr())
+			}
+		}
+	}
+	if len(gone) == 0 {
+		return nil, nil
+	}
+	// The interface goes first: an address is free only when nobody uses it.
+	if have.running {
+		err = r.host.Detach(r.port(a))
+	}
+	r.mu.Lock()
+	if len(a.Addrs) == 0 {
+		err = errors.Join(err, r.dropAttachmentLocked(key))
+	} else {
+		err = errors.Join(err, r.putAttachmentLocked(a))
+	}
+	r.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	for _, addr := range gone {
+		r.free(key, addr)
+	}
+	r.pass(ctx)
+	return gone, nil
+}
+
+func (r *Router) free(key string, addr netip.Addr) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.alloc != nil {
+		r.alloc.Free(time.Now(), key, addr)
+	}
+}
+
+// matches says whether a detach argument means the address.
+func matches(arg ipam.AddrArg, p, def netip.Prefix) bool {
+	switch arg.Kind {
+	case ipam.ArgIP:
+		return arg.Prefix.Addr() == p.Addr()
+	case ipam.ArgNet:
+		return arg.Prefix == p.Masked()
+	default:
+		return def == p.Masked()
+	}
+}
+
+func (r *Router) defaultSubnet() netip.Prefix {
+	if r.o.DefaultSubnet.IsValid() {
+		return r.o.DefaultSubnet
+	}
+	return r.mesh.State().Founding.Subnet
+}
+
+// keyOf finds the attachment that an operator means, also when its container
+// no longer exists for the engine.
+func (r *Router) keyOf(ctx context.Context, name string) (string, error) {
+	r.mu.Lock()
+	var found []string
+	for k, a := range r.attached {
+		if k == name || a.Name == name && name != "" {
+			r.mu.Unlock()
+			return k, nil
+		}
+		if a.docker() && len(name) >= 4 && len(name) < len(k) && k[:len(name)] == name {
+			found = append(found, k)
+		}
+	}
+	r.mu.Unlock()
+	if len(found) == 1 {
+		return found[0], nil
+	}
+	c, err := r.docker.Inspect(ctx, name)
+	if err != nil {
+		return "", &Error{Msg: fmt.Sprintf("%s is not attached", name), Tip: "`weft ps` lists what is", Code: 404}
+	}
+	return c.ID, nil
+}
+
+// parseAddrArgs reads the addresses of a command line; none means the default
+// subnet.
+func parseAddrArgs(raw []string) ([]ipam.AddrArg, error) {
+	if len(raw) == 0 {
+		return []ipam.AddrArg{{Kind: ipam.ArgDefault}}, nil
+	}
+	var out []ipam.AddrArg
+	var errs []error
+	for _, s := range raw {
+		a, err := ipam.ParseAddrArg(s)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		out = append(out, a)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, &Error{Err: err, Code: 400, Tip: "addresses are written ip:10.32.1.1/24, net:10.32.1.0/24, net:default or 10.32.1.1/24"}
+	}
+	return out, nil
+}

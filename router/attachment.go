@@ -1,0 +1,141 @@
+package router
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"weft/ipam"
+)
+
+// attachment is the persisted intent to give one container, or one network
+// namespace, its place on the mesh. It is written to the state file before
+// anything of it is done, and redone at every start of the router, the engine
+// or the container, until it is detached or the container is removed.
+//
+// Stored as JSON under its key in the bucket "attach"; unknown fields are
+// dropped, missing ones are zero.
+type attachment struct {
+	// Key names the container: Docker's full ID, "netns:PATH" or "pid:N".
+	Key   string
+	Name  string // Docker's name, for people; empty for bare namespaces
+	NetNS string // path of the namespace; found anew for Docker's containers
+	NSID  string // host.NetNSID of the namespace when it was last seen alive
+
+	Addrs       []netip.Prefix // address with its subnet's length
+	Claimed     []netip.Addr   // those of Addrs that were asked for by name
+	Names       []attachedName
+	NoMulticast bool
+
+	// What follows is not stored.
+	running bool
+	mac     string
+	err     string // why it is not on the mesh, for status
+}
+
+// attachedName is a name of an attachment. It is answered while the container
+// lives.
+type attachedName struct {
+	FQDN string
+	Addr netip.Addr
+}
+
+const (
+	bucketAttach = "attach"
+	bucketStatic = "static"
+	bucketRouter = "router"
+)
+
+func (a *attachment) docker() bool { return !strings.Contains(a.Key, ":") }
+
+// clone copies an attachment, so that it can be changed, stored, and only then
+// put in place of the old one.
+func (a *attachment) clone() *attachment {
+	c := *a
+	c.Addrs = slices.Clone(a.Addrs)
+	c.Claimed = slices.Clone(a.Claimed)
+	c.Names = slices.Clone(a.Names)
+	return &c
+}
+
+func (a *attachment) addAddr(p netip.Prefix, claimed bool) {
+	if !slices.Contains(a.Addrs, p) {
+		a.Addrs = append(a.Addrs, p)
+	}
+	if claimed && !slices.Contains(a.Claimed, p.Addr()) {
+		a.Claimed = append(a.Claimed, p.Addr())
+	}
+}
+
+func (a *attachment) dropAddr(addr netip.Addr) {
+	a.Addrs = slices.DeleteFunc(a.Addrs, func(p netip.Prefix) bool { return p.Addr() == addr })
+	a.Claimed = slices.DeleteFunc(a.Claimed, func(c netip.Addr) bool { return c == addr })
+	a.Names = slices.DeleteFunc(a.Names, func(n attachedName) bool { return n.Addr == addr })
+}
+
+func (a *attachment) addName(n attachedName) {
+	if !slices.Contains(a.Names, n) {
+		a.Names = append(a.Names, n)
+	}
+}
+
+func (a *attachment) allocations() []ipam.Allocation {
+	var out []ipam.Allocation
+	for _, p := range a.Addrs {
+		out = append(out, ipam.Allocation{Container: a.Key, Addr: p, Claimed: slices.Contains(a.Claimed, p.Addr())})
+	}
+	return out
+}
+
+// shortKey is how a container is named in tables and in the name table: the
+// first 12 characters of Docker's ID, or the namespace as it was given.
+func shortKey(key string) string {
+	if !strings.Contains(key, ":") && len(key) > 12 {
+		return key[:12]
+	}
+	return key
+}
+
+// putAttachment makes a the stored and then the effective attachment.
+func (r *Router) putAttachmentLocked(a *attachment) error {
+	b, err := json.Marshal(a)
+	if err != nil {
+		return fmt.Errorf("encode attachment %s: %w", shortKey(a.Key), err)
+	}
+	if err := r.db.Apply(bucketAttach, map[string][]byte{a.Key: b}, nil); err != nil {
+		return err
+	}
+	r.attached[a.Key] = a
+	return nil
+}
+
+func (r *Router) dropAttachmentLocked(key string) error {
+	if err := r.db.Apply(bucketAttach, nil, []string{key}); err != nil {
+		return err
+	}
+	delete(r.attached, key)
+	return nil
+}
+
+func loadAttachments(load func(string) (map[string][]byte, error)) (map[string]*attachment, error) {
+	stored, err := load(bucketAttach)
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]*attachment{}
+	for key, b := range stored {
+		a := new(attachment)
+		if err := json.Unmarshal(b, a); err != nil || a.Key != key {
+			return nil, &Error{Msg: fmt.Sprintf("the state file's attachment of %s cannot be read", shortKey(key)), Err: err,
+				Tip: "restore STATE-DIR from a backup, or remove this host with `weft reset --force` and launch it again"}
+		}
+		all[key] = a
+	}
+	return all, nil
+}
+
+// heldPrefix begins the keys of addresses that a program holds through the API
+// without a container that weft wires.
+const heldPrefix = "held:"

@@ -1,0 +1,168 @@
+package router
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+
+	"weft/ipam"
+	"weft/mesh"
+	"weft/peer"
+)
+
+// folded is what the logs of all hosts say, in the router's terms.
+type folded struct {
+	Grants  []ipam.Grant
+	Names   []hostName  // sorted by host, then name
+	Claims  []hostClaim // likewise
+	Own     map[nameKey]bool
+	OwnIPs  map[netip.Prefix]bool
+	Bad     int // entries that were not taken
+	Founder peer.ID
+}
+
+// grantCache remembers verified grants by their entry's bytes, so that a change
+// of the logs costs no signature checks for what has not changed. Only the fold
+// uses it.
+type grantCache map[string]ipam.Grant
+
+// fold reads the effective entries of every log. It is a pure function of st
+// but for the cache, which only saves time. Entries that it does not
+// understand are left to newer hosts; entries that lie are counted in Bad.
+func fold(st *mesh.State, id mesh.MeshID, cache grantCache) folded {
+	f := folded{Own: map[nameKey]bool{}, OwnIPs: map[netip.Prefix]bool{}}
+	used := grantCache{}
+	for _, author := range slices.SortedFunc(maps.Keys(st.Logs), peer.ID.Compare) {
+		names := map[nameKey]bool{}
+		claims := map[netip.Prefix]bool{}
+		for _, e := range st.Logs[author] {
+			switch e.Kind {
+			case mesh.KindGrant:
+				raw := string(e.Raw())
+				g, ok := cache[raw]
+				if !ok {
+					var err error
+					if g, err = parseGrant(author, e.Payload, id); err != nil {
+						if err != errNewer {
+							f.Bad++
+						}
+						continue
+					}
+				}
+				used[raw] = g
+				if g.Version == 1 && (g.To != ipam.Owner(st.Founding.Founder) || g.Prefix != st.Founding.Range) {
+					f.Bad++ // a seed by somebody who did not found this mesh
+					continue
+				}
+				f.Grants = append(f.Grants, g)
+			case mesh.KindName:
+				o, k, err := parseName(e.Payload)
+				switch {
+				case err == errNewer:
+				case err != nil:
+					f.Bad++
+				case o == opSet:
+					names[k] = true
+				default:
+					delete(names, k)
+				}
+			case mesh.KindClaim:
+				o, p, err := parseClaim(e.Payload)
+				switch {
+				case err == errNewer:
+				case err != nil:
+					f.Bad++
+				case o == opSet:
+					claims[p] = true
+				default:
+					delete(claims, p)
+				}
+			}
+		}
+		for _, k := range slices.SortedFunc(maps.Keys(names), nameKey.compare) {
+			f.Names = append(f.Names, hostName{nameKey: k, Host: author})
+		}
+		for _, p := range slices.SortedFunc(maps.Keys(claims), comparePrefix) {
+			f.Claims = append(f.Claims, hostClaim{Addr: p, Host: author})
+		}
+		if author == st.Self {
+			f.Own, f.OwnIPs = names, claims
+		}
+	}
+	for k := range cache {
+		if _, ok := used[k]; !ok {
+			delete(cache, k)
+		}
+	}
+	for k, g := range used {
+		cache[k] = g
+	}
+	return f
+}
+
+func mapKeys[K comparable, V any](m map[K]V) func(func(K) bool) {
+	return func(yield func(K) bool) {
+		for k := range m {
+			if !yield(k) {
+				return
+			}
+		}
+	}
+}
+
+// base is what this host's log must hold when a new epoch is opened: every
+// grant that it gave or was given, and the names and addresses of what lives
+// here now.
+func base(old []mesh.Entry, names map[nameKey]bool, claims map[netip.Prefix]bool) ([]mesh.Draft, error) {
+	var ds []mesh.Draft
+	for _, e := range old {
+		if e.Kind == mesh.KindGrant {
+			ds = append(ds, mesh.Draft{Kind: e.Kind, Payload: e.Payload})
+		}
+	}
+	add, err := nameDrafts(nil, names)
+	if err != nil {
+		return nil, err
+	}
+	return append(append(ds, add...), claimDrafts(nil, claims)...), nil
+}
+
+// nameDrafts are the entries that turn the announced names into the wanted.
+// Withdrawals come first, so that a name moves rather than doubles.
+func nameDrafts(announced, wanted map[nameKey]bool) ([]mesh.Draft, error) {
+	var ds []mesh.Draft
+	add := func(o op, from, without map[nameKey]bool) error {
+		for _, k := range slices.SortedFunc(maps.Keys(from), nameKey.compare) {
+			if without[k] {
+				continue
+			}
+			b, err := encodeName(o, k)
+			if err != nil {
+				return err
+			}
+			ds = append(ds, mesh.Draft{Kind: mesh.KindName, Payload: b})
+		}
+		return nil
+	}
+	if err := add(opDel, announced, wanted); err != nil {
+		return nil, err
+	}
+	if err := add(opSet, wanted, announced); err != nil {
+		return nil, err
+	}
+	return ds, nil
+}
+
+func claimDrafts(announced, wanted map[netip.Prefix]bool) []mesh.Draft {
+	var ds []mesh.Draft
+	add := func(o op, from, without map[netip.Prefix]bool) {
+		for _, p := range slices.SortedFunc(maps.Keys(from), comparePrefix) {
+			if !without[p] {
+				ds = append(ds, mesh.Draft{Kind: mesh.KindClaim, Payload: encodeClaim(o, p)})
+			}
+		}
+	}
+	add(opDel, announced, wanted)
+	add(opSet, wanted, announced)
+	return ds
+}

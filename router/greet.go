@@ -1,0 +1,114 @@
+package router
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"weft/mesh"
+)
+
+// settleFor is how long a launch waits for the first contact with a target.
+const settleFor = 10 * time.Second
+
+// Settle waits, after Ready, until this host is a member of its mesh or knows
+// that it will have to wait. It returns an error when the launch was a mistake:
+// when every target that a newcomer named has refused it for a reason that does
+// not cure itself, or when another host uses this one's identity.
+func (r *Router) Settle(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, settleFor)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	tried := func(t mesh.Target) bool { return t.State != "connecting" && t.State != "" }
+	for {
+		ts := slices.DeleteFunc(r.mesh.Targets(), func(t mesh.Target) bool { return t.State == "self" })
+		for _, t := range ts {
+			if t.Reason == mesh.Clone {
+				return refusal([]mesh.Target{t})
+			}
+		}
+		st := r.mesh.State()
+		met := slices.ContainsFunc(ts, func(t mesh.Target) bool { return t.State == "established" })
+		switch {
+		case len(ts) == 0 || met && !st.Founding.IsZero():
+			return nil
+		case st.Founding.IsZero() && !met && !slices.ContainsFunc(ts, func(t mesh.Target) bool { return !incurable(t.Reason) }):
+			return refusal(ts)
+		case !slices.ContainsFunc(ts, func(t mesh.Target) bool { return !tried(t) }) && !met:
+			return nil // all were tried and none answers: the router goes on trying
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func incurable(why mesh.Reason) bool {
+	switch why {
+	case mesh.Clone, mesh.OtherMesh, mesh.OtherRange, mesh.WrongSecret, mesh.OtherProto:
+		return true
+	}
+	return false
+}
+
+func refusal(ts []mesh.Target) error {
+	var msgs []string
+	tip := ""
+	for _, t := range ts {
+		msgs = append(msgs, t.Addr+": "+t.Err)
+		switch t.Reason {
+		case mesh.Clone:
+			tip = "this host is a copy of another: `weft reset --force` here gives it an identity of its own, then launch it again"
+		case mesh.OtherMesh:
+			tip = "`weft reset` on the hosts of one mesh, then launch them with a host of the other"
+		case mesh.OtherRange:
+			tip = "launch without --ipalloc-range; a mesh keeps the range that it was founded with"
+		case mesh.WrongSecret:
+			tip = "`weft token` on a host of that mesh prints the right one"
+		case mesh.OtherProto:
+			tip = "bring both hosts to the same release of weft"
+		}
+	}
+	return &Error{Msg: "cannot join: " + strings.Join(msgs, "; "), Tip: tip, Code: 409}
+}
+
+// Greeting is what `weft launch` tells the operator when the router serves: who
+// this host is, whom it has met or waits for, and how others join. It holds no
+// secret.
+func (r *Router) Greeting() []string {
+	st := r.mesh.State()
+	who := label(r.id.ID().String(), r.o.Nickname)
+	var out []string
+	var unmet []string
+	for _, t := range r.mesh.Targets() {
+		if t.State != "established" && t.State != "self" {
+			why := t.Err
+			if why == "" {
+				why = "no answer yet"
+			}
+			unmet = append(unmet, fmt.Sprintf("%s (%s)", t.Addr, why))
+		}
+	}
+	switch {
+	case r.member.Founded:
+		out = append(out, fmt.Sprintf("weft is running: %s founded mesh %v with range %v", who, r.member.Secret.MeshID(), st.Founding.Range))
+	case st.Founding.IsZero():
+		out = append(out, fmt.Sprintf("weft is running: %s has not joined yet", who))
+	default:
+		out = append(out, fmt.Sprintf("weft is running: %s is in mesh %v", who, r.member.Secret.MeshID()))
+	}
+	if len(unmet) > 0 {
+		out = append(out, "waiting for "+strings.Join(unmet, ", ")+"; `weft status targets` follows it")
+	}
+	if r.member.Founded {
+		out = append(out,
+			"to add a host, run `weft token` here and, there:",
+			"    weft launch TOKEN")
+	}
+	return out
+}

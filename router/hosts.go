@@ -1,0 +1,53 @@
+package router
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+)
+
+const hostsMark = "# weft"
+
+// rewriteHosts makes a container's own name mean its address on the mesh, in
+// its /etc/hosts. The file is changed in place: it is bind-mounted into the
+// container, and a new file would not be seen there.
+func rewriteHosts(path, hostname, domain string, addrs []netip.Addr) error {
+	old, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("read hosts file: %w", err)
+	}
+	if err := os.WriteFile(path, []byte(hostsWith(string(old), hostname, domain, addrs)), 0o644); err != nil {
+		return fmt.Errorf("write hosts file: %w", err)
+	}
+	return nil
+}
+
+// hostsWith is the hosts file with the mesh's addresses for the hostname, and
+// without other addresses for it.
+func hostsWith(old, hostname, domain string, addrs []netip.Addr) string {
+	short, _, _ := strings.Cut(hostname, ".")
+	names := []string{hostname}
+	if domain != "" {
+		names = append(names, hostname+"."+domain)
+	}
+	if short != hostname {
+		names = append(names, short)
+	}
+	var b strings.Builder
+	for _, a := range addrs {
+		fmt.Fprintf(&b, "%s\t%s %s\n", a, strings.Join(names, " "), hostsMark)
+	}
+	for line := range strings.Lines(old) {
+		fields := strings.Fields(line)
+		own := false
+		for i, f := range fields {
+			own = own || i > 0 && f == hostname
+		}
+		if own || strings.HasSuffix(strings.TrimSpace(line), hostsMark) {
+			continue
+		}
+		b.WriteString(line)
+	}
+	return b.String()
+}

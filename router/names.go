@@ -1,0 +1,277 @@
+package router
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"weft/dns"
+)
+
+// defaultName is the name that a container gets when it is attached: its
+// hostname if that is in the domain (docker run -h web.weft.local), else its
+// Docker name. A bare namespace gets none.
+func (r *Router) defaultName(t target) string {
+	full := strings.ToLower(strings.TrimSuffix(t.Hostname, "."))
+	if t.Domainname != "" {
+		full += "." + strings.ToLower(strings.Trim(t.Domainname, "."))
+	}
+	if strings.HasSuffix(full, "."+r.o.Domain) {
+		if fqdn, err := dns.ValidName(full, r.o.Domain); err == nil {
+			return fqdn
+		}
+	}
+	if t.Name == "" {
+		return ""
+	}
+	fqdn, err := dns.ValidName(t.Name+"."+r.o.Domain, r.o.Domain)
+	if err != nil {
+		r.log.Info("container gets no name: its Docker name is not a host name", "container", shortKey(t.Key), "name", t.Name)
+		return ""
+	}
+	return fqdn
+}
+
+// nameRequest is the body of POST /dns/add and /dns/remove.
+type nameRequest struct {
+	Container string   `json:"container"` // empty: names without a container
+	IPs       []string `json:"ips"`       // empty: all addresses of the container
+	FQDN      string   `json:"fqdn"`      // empty: the container's own name; for a removal, all names
+}
+
+// nameResponse says what was added or removed.
+type nameResponse struct {
+	Name      string       `json:"name"`
+	Addresses []netip.Addr `json:"addresses"`
+}
+
+func (r *Router) nameAdd(ctx context.Context, q nameRequest) (nameResponse, error) {
+	var none nameResponse
+	ips, fqdn, err := r.parseNames(q)
+	if err != nil {
+		return none, err
+	}
+	if q.Container == "" {
+		if fqdn == "" || len(ips) == 0 {
+			return none, badRequest("weft dns-add 10.32.0.9 -h db.weft.local", "a name without a container needs addresses and -h")
+		}
+		if err := r.changeStatic(ips, fqdn, true); err != nil {
+			return none, err
+		}
+		r.pass(ctx)
+		return nameResponse{fqdn, ips}, nil
+	}
+	key, unlock, err := r.lockAttached(ctx, q.Container)
+	if err != nil {
+		return none, err
+	}
+	defer unlock()
+	if fqdn == "" {
+		t, err := r.resolve(ctx, q.Container)
+		if err != nil {
+			return none, err
+		}
+		if fqdn = r.defaultName(t); fqdn == "" {
+			return none, badRequest("give it one with -h", "container %s has no name of its own", q.Container)
+		}
+	}
+	err = r.change(key, func(a *attachment) {
+		if len(ips) == 0 {
+			for _, p := range a.Addrs {
+				ips = append(ips, p.Addr())
+			}
+		}
+		for _, ip := range ips {
+			a.addName(attachedName{FQDN: fqdn, Addr: ip})
+		}
+	})
+	if err != nil {
+		return none, err
+	}
+	r.pass(ctx)
+	return nameResponse{fqdn, ips}, nil
+}
+
+func (r *Router) nameRemove(ctx context.Context, q nameRequest) (nameResponse, error) {
+	var none nameResponse
+	ips, fqdn, err := r.parseNames(q)
+	if err != nil {
+		return none, err
+	}
+	if q.Container == "" {
+		if len(ips) == 0 {
+			return none, badRequest("weft dns-remove 10.32.0.9 -h db.weft.local", "name the addresses, or the container, whose names to remove")
+		}
+		if err := r.changeStatic(ips, fqdn, false); err != nil {
+			return none, err
+		}
+		r.pass(ctx)
+		return nameResponse{fqdn, ips}, nil
+	}
+	key, unlock, err := r.lockAttached(ctx, q.Container)
+	if err != nil {
+		return none, err
+	}
+	defer unlock()
+	var gone []netip.Addr
+	err = r.change(key, func(a *attachment) {
+		a.Names = slices.DeleteFunc(a.Names, func(n attachedName) bool {
+			hit := (fqdn == "" || n.FQDN == fqdn) && (len(ips) == 0 || slices.Contains(ips, n.Addr))
+			if hit {
+				gone = append(gone, n.Addr)
+			}
+			return hit
+		})
+	})
+	if err != nil {
+		return none, err
+	}
+	r.pass(ctx)
+	return nameResponse{fqdn, gone}, nil
+}
+
+func (r *Router) lockAttached(ctx context.Context, container string) (string, func(), error) {
+	key, err := r.keyOf(ctx, container)
+	if err != nil {
+		return "", nil, err
+	}
+	unlock, err := r.ops.lock(ctx, key)
+	if err != nil {
+		return "", nil, err
+	}
+	r.mu.Lock()
+	have := r.attached[key]
+	r.mu.Unlock()
+	if have == nil {
+		unlock()
+		return "", nil, &Error{Msg: fmt.Sprintf("%s is not attached", container), Tip: "weft attach " + container, Code: 404}
+	}
+	return key, unlock, nil
+}
+
+func (r *Router) change(key string, f func(*attachment)) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	a := r.attached[key].clone()
+	f(a)
+	return r.putAttachmentLocked(a)
+}
+
+func (r *Router) parseNames(q nameRequest) (ips []netip.Addr, fqdn string, err error) {
+	for _, s := range q.IPs {
+		ip, err := netip.ParseAddr(s)
+		if err != nil || ip.Zone() != "" {
+			return nil, "", badRequest("for example 10.32.0.9", "%q is not an IP address", s)
+		}
+		ips = append(ips, ip.Unmap())
+	}
+	if q.FQDN != "" {
+		if fqdn, err = dns.ValidName(q.FQDN, r.o.Domain); err != nil {
+			return nil, "", &Error{Err: err, Code: 400, Tip: "names are letters, digits and hyphens within " + r.o.Domain}
+		}
+	}
+	return ips, fqdn, nil
+}
+
+// changeStatic adds or removes names that belong to no container. Removing
+// without a name removes all names of the addresses.
+func (r *Router) changeStatic(ips []netip.Addr, fqdn string, add bool) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	put := map[string][]byte{}
+	var del []string
+	if add {
+		for _, ip := range ips {
+			k := nameKey{Name: fqdn, Addr: ip}
+			if _, err := encodeName(opSet, k); err != nil {
+				return err
+			}
+			b, err := json.Marshal(attachedName{FQDN: fqdn, Addr: ip})
+			if err != nil {
+				return err
+			}
+			put[fqdn+" "+ip.String()] = b
+		}
+	} else {
+		for k := range r.static {
+			if (fqdn == "" || k.Name == fqdn) && slices.Contains(ips, k.Addr) {
+				del = append(del, k.Name+" "+k.Addr.String())
+			}
+		}
+	}
+	if err := r.db.Apply(bucketStatic, put, del); err != nil {
+		return err
+	}
+	var err error
+	r.static, err = loadStatic(r.db.Load)
+	return err
+}
+
+func loadStatic(load func(string) (map[string][]byte, error)) (map[nameKey]bool, error) {
+	stored, err := load(bucketStatic)
+	if err != nil {
+		return nil, err
+	}
+	all := map[nameKey]bool{}
+	for k, b := range stored {
+		var n attachedName
+		if err := json.Unmarshal(b, &n); err != nil {
+			return nil, fmt.Errorf("read name %q from the state file: %w", k, err)
+		}
+		all[nameKey{Name: n.FQDN, Addr: n.Addr}] = true
+	}
+	return all, nil
+}
+
+// dnsAddrs is where containers find the name server: the bridge's address in
+// Docker's default network, which they reach before they are attached, else
+// the mesh's.
+func (r *Router) dnsAddr() (netip.Addr, bool) {
+	if r.dns == nil {
+		return netip.Addr{}, false
+	}
+	if len(r.o.DNSListen) > 0 {
+		return r.o.DNSListen[0].Addr(), true
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.bridgeDNS.IsValid() {
+		return r.bridgeDNS, true
+	}
+	return bridgeAddr, true
+}
+
+// listenLocked is where the name server should listen now.
+func (r *Router) listenLocked() []netip.AddrPort {
+	if r.dns == nil {
+		return nil
+	}
+	if len(r.o.DNSListen) > 0 {
+		return slices.Clone(r.o.DNSListen)
+	}
+	out := []netip.AddrPort{netip.AddrPortFrom(bridgeAddr, 53)}
+	if r.bridgeDNS.IsValid() {
+		out = append(out, netip.AddrPortFrom(r.bridgeDNS, 53))
+	}
+	return out
+}
+
+// lookup answers a name as this host's server does.
+func (r *Router) lookup(name string) ([]netip.Addr, error) {
+	if r.dns == nil {
+		return nil, &Error{Msg: "this router was launched without DNS", Code: 409}
+	}
+	fqdn := strings.ToLower(strings.TrimSuffix(name, ".")) + "."
+	table := r.dns.Table()
+	addrs := table.Lookup(fqdn)
+	if len(addrs) == 0 && !strings.HasSuffix(fqdn, "."+r.o.Domain+".") {
+		addrs = table.Lookup(fqdn + r.o.Domain + ".")
+	}
+	if len(addrs) == 0 {
+		return nil, &Error{Msg: fmt.Sprintf("no container is named %s", name), Tip: "`weft status dns` lists the names", Code: 404}
+	}
+	return addrs, nil
+}

@@ -1,0 +1,283 @@
+package router
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"weft/ipam"
+	"weft/mesh"
+	"weft/peer"
+)
+
+// Payloads of the log entries that the router writes. Each begins with a
+// version byte; a reader takes only the versions that it knows and leaves the
+// rest to newer hosts. Integers are big endian.
+//
+//	name   version 1 | op 1 | family 4 or 6 | address | container length 1 | container | name length 1 | name
+//	claim  version 1 | op 1 | family 4 or 6 | address | subnet length in bits 1
+//	grant  1 | ipam.Grant                            written by the giver, or by the founder for the seed
+//	       2 | giver's identity key 32 | giver's entry  the taker's proof, byte for byte as the giver signed it
+
+const payloadVersion = 1
+
+type op uint8
+
+const (
+	opSet op = 1
+	opDel op = 2
+)
+
+// nameKey is one name on one address for one container; a host has it or has
+// it not. The container may be empty.
+type nameKey struct {
+	Name      string // canonical: lower case, fully qualified with the final dot
+	Addr      netip.Addr
+	Container string
+}
+
+func (k nameKey) compare(o nameKey) int {
+	if c := compareStrings(k.Name, o.Name); c != 0 {
+		return c
+	}
+	if c := k.Addr.Compare(o.Addr); c != 0 {
+		return c
+	}
+	return compareStrings(k.Container, o.Container)
+}
+
+func compareStrings(a, b string) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+var errPayload = errors.New("malformed payload")
+
+// errNewer is returned for payloads of a version that this host does not know.
+var errNewer = errors.New("payload of a newer version")
+
+func appendAddr(b []byte, a netip.Addr) []byte {
+	if a.Is4() {
+		b = append(b, 4)
+	} else {
+		b = append(b, 6)
+	}
+	return append(b, a.AsSlice()...)
+}
+
+func cutAddr(b []byte) (netip.Addr, []byte, error) {
+	if len(b) == 0 {
+		return netip.Addr{}, nil, errPayload
+	}
+	n := 0
+	switch b[0] {
+	case 4:
+		n = 4
+	case 6:
+		n = 16
+	default:
+		return netip.Addr{}, nil, errPayload
+	}
+	if len(b) < 1+n {
+		return netip.Addr{}, nil, errPayload
+	}
+	a, _ := netip.AddrFromSlice(b[1 : 1+n])
+	if n == 16 && a.Is4In6() {
+		return netip.Addr{}, nil, errPayload
+	}
+	return a, b[1+n:], nil
+}
+
+func cutString(b []byte) (string, []byte, error) {
+	if len(b) == 0 || len(b) < 1+int(b[0]) {
+		return "", nil, errPayload
+	}
+	return string(b[1 : 1+b[0]]), b[1+b[0]:], nil
+}
+
+func cutOp(b []byte) (op, []byte, error) {
+	if len(b) < 2 {
+		return 0, nil, errPayload
+	}
+	if b[0] != payloadVersion {
+		return 0, nil, errNewer
+	}
+	o := op(b[1])
+	if o != opSet && o != opDel {
+		return 0, nil, errPayload
+	}
+	return o, b[2:], nil
+}
+
+func encodeName(o op, k nameKey) ([]byte, error) {
+	if len(k.Container) > 255 || len(k.Name) > 255 || !k.Addr.IsValid() {
+		return nil, fmt.Errorf("encode name %q of container %q: too long", k.Name, k.Container)
+	}
+	b := appendAddr([]byte{payloadVersion, byte(o)}, k.Addr.Unmap())
+	b = append(append(b, byte(len(k.Container))), k.Container...)
+	return append(append(b, byte(len(k.Name))), k.Name...), nil
+}
+
+func parseName(b []byte) (op, nameKey, error) {
+	var k nameKey
+	o, b, err := cutOp(b)
+	if err != nil {
+		return 0, k, err
+	}
+	if k.Addr, b, err = cutAddr(b); err != nil {
+		return 0, k, err
+	}
+	if k.Container, b, err = cutString(b); err != nil {
+		return 0, k, err
+	}
+	if k.Name, b, err = cutString(b); err != nil {
+		return 0, k, err
+	}
+	if len(b) != 0 || k.Name == "" {
+		return 0, k, errPayload
+	}
+	return o, k, nil
+}
+
+func encodeClaim(o op, p netip.Prefix) []byte {
+	return append(appendAddr([]byte{payloadVersion, byte(o)}, p.Addr()), byte(p.Bits()))
+}
+
+func parseClaim(b []byte) (op, netip.Prefix, error) {
+	o, b, err := cutOp(b)
+	if err != nil {
+		return 0, netip.Prefix{}, err
+	}
+	a, b, err := cutAddr(b)
+	if err != nil {
+		return 0, netip.Prefix{}, err
+	}
+	if len(b) != 1 {
+		return 0, netip.Prefix{}, errPayload
+	}
+	p := netip.PrefixFrom(a, int(b[0]))
+	if !p.IsValid() {
+		return 0, netip.Prefix{}, errPayload
+	}
+	return o, p, nil
+}
+
+const (
+	grantOwn     = 1
+	grantCarried = 2
+)
+
+func encodeGrant(g ipam.Grant) ([]byte, error) { return g.AppendBinary([]byte{grantOwn}) }
+
+func encodeCarried(giver []byte, e mesh.Entry) []byte {
+	b := append([]byte{grantCarried}, giver...)
+	return append(b, e.Raw()...)
+}
+
+// parseGrant reads the grant in an entry of author's log and checks that its
+// giver signed it. A host may write the seed to itself, grants of its own
+// space, and copies of grants that were made to it; nothing else.
+func parseGrant(author peer.ID, payload []byte, id mesh.MeshID) (ipam.Grant, error) {
+	var none ipam.Grant
+	if len(payload) < 1 {
+		return none, errPayload
+	}
+	switch payload[0] {
+	case grantOwn:
+		g, err := ipam.ParseGrant(payload[1:])
+		if err != nil {
+			return none, err
+		}
+		seed := g.From == (ipam.Owner{}) && g.Version == 1 && g.To == ipam.Owner(author)
+		if !seed && g.From != ipam.Owner(author) {
+			return none, fmt.Errorf("grant of %v: its author is not the giver", g.Prefix)
+		}
+		return g, nil
+	case grantCarried:
+		b := payload[1:]
+		if len(b) < 32 {
+			return none, errPayload
+		}
+		inner, err := mesh.ParseEntry(b[32:])
+		if err != nil {
+			return none, err
+		}
+		key := append([]byte(nil), b[:32]...)
+		if peer.IDOf(key) != inner.Author {
+			return none, fmt.Errorf("carried grant: the key is not that of %v", inner.Author)
+		}
+		if err := inner.Verify(key, id); err != nil {
+			return none, fmt.Errorf("carried grant of %v: %w", inner.Author, err)
+		}
+		if inner.Kind != mesh.KindGrant || len(inner.Payload) < 1 || inner.Payload[0] != grantOwn {
+			return none, errPayload
+		}
+		g, err := parseGrant(inner.Author, inner.Payload, id)
+		if err != nil {
+			return none, err
+		}
+		if g.To != ipam.Owner(author) {
+			return none, fmt.Errorf("carried grant of %v: it was not made to its carrier", g.Prefix)
+		}
+		return g, nil
+	default:
+		return none, errNewer
+	}
+}
+
+// Bodies of the call "space.ask": a subnet in, length-prefixed entries out.
+
+func encodePrefix(p netip.Prefix) []byte {
+	return append(appendAddr(nil, p.Addr()), byte(p.Bits()))
+}
+
+func parsePrefix(b []byte) (netip.Prefix, error) {
+	a, b, err := cutAddr(b)
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	if len(b) != 1 {
+		return netip.Prefix{}, errPayload
+	}
+	p := netip.PrefixFrom(a, int(b[0]))
+	if !p.IsValid() || p != p.Masked() {
+		return netip.Prefix{}, errPayload
+	}
+	return p, nil
+}
+
+func encodeEntries(es []mesh.Entry) []byte {
+	var b []byte
+	for _, e := range es {
+		raw := e.Raw()
+		b = binary.BigEndian.AppendUint16(b, uint16(len(raw)))
+		b = append(b, raw...)
+	}
+	return b
+}
+
+func parseEntries(b []byte) ([]mesh.Entry, error) {
+	var es []mesh.Entry
+	for len(b) > 0 {
+		if len(b) < 2 {
+			return nil, errPayload
+		}
+		n := int(binary.BigEndian.Uint16(b))
+		if len(b) < 2+n {
+			return nil, errPayload
+		}
+		e, err := mesh.ParseEntry(b[2 : 2+n])
+		if err != nil {
+			return nil, err
+		}
+		es = append(es, e)
+		b = b[2+n:]
+	}
+	return es, nil
+}

@@ -1,0 +1,196 @@
+package router
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"time"
+
+	"weft/dns"
+	"weft/host"
+	"weft/ipam"
+	"weft/mesh"
+	"weft/peer"
+)
+
+// keepalive holds the mappings of NATs and firewalls on the way (RFC 4787
+// wants two minutes for UDP, devices in the field keep 30 s).
+const keepalive = 25 * time.Second
+
+// inputs is everything that the host's wanted state depends on. It is a plain
+// value: makePlan is a pure function of it.
+type inputs struct {
+	Self    peer.ID
+	MeshID  mesh.MeshID
+	Hosts   []mesh.Host
+	Ring    *ipam.Ring // nil without IPAM or before the ring is known
+	Range   netip.Prefix
+	Domain  string // with the final dot
+	Port    int
+	Gossip  int
+	MTU     int
+	PSK     func(peer.Key) peer.Key
+	Names   []hostName
+	Claims  []hostClaim
+	Local   []*attachment
+	DNS     []netip.AddrPort
+	Hidden  func(peer.ID) bool // names of this host are not answered now
+	Rank    func(peer.ID) int
+	Observe func(peer.ID) []netip.AddrPort // endpoints learnt here, tried after the announced ones
+}
+
+// hostName is a name as a host announced it.
+type hostName struct {
+	nameKey
+	Host peer.ID
+}
+
+// hostClaim is an address outside the range that a host announced.
+type hostClaim struct {
+	Addr netip.Prefix
+	Host peer.ID
+}
+
+// plannedPeer is the wanted WireGuard peer and the endpoints to try for it.
+type plannedPeer struct {
+	ID     peer.ID
+	Config peer.Config // Endpoint is chosen when it is applied
+	Try    []netip.AddrPort
+}
+
+// plan is the whole wanted state of the host.
+type plan struct {
+	Peers []plannedPeer
+	Host  host.Config
+	Names []dns.Record
+	// Reverse are the ranges whose PTR questions are answered here.
+	Reverse []netip.Prefix
+	// ClaimConflicts are addresses that more than one host claims.
+	ClaimConflicts []string
+}
+
+// makePlan turns state into the wanted host. Its outputs are sorted, so that
+// equal states give equal plans.
+func makePlan(in inputs) plan {
+	var p plan
+	prefix := peer.ControlPrefix(in.MeshID.Control())
+	// The ring alone decides about addresses of the range: a claim inside it
+	// would let a member take another's address.
+	claims := slices.DeleteFunc(slices.Clone(in.Claims), func(c hostClaim) bool {
+		return in.Range.IsValid() && in.Range.Contains(c.Addr.Addr()) || prefix.Contains(c.Addr.Addr())
+	})
+	owner, conflicts := resolveClaims(claims)
+	p.ClaimConflicts = conflicts
+
+	for _, h := range in.Hosts {
+		if h.Self || h.Record.WireGuard.IsZero() {
+			continue
+		}
+		allowed := []netip.Prefix{host128(peer.ControlAddr(in.MeshID.Control(), h.ID))}
+		if in.Ring != nil {
+			allowed = append(allowed, in.Ring.Owned(ipam.Owner(h.ID))...)
+		}
+		for addr, id := range owner {
+			if id == h.ID {
+				allowed = append(allowed, netip.PrefixFrom(addr, addr.BitLen()))
+			}
+		}
+		slices.SortFunc(allowed, comparePrefix)
+		p.Peers = append(p.Peers, plannedPeer{
+			ID: h.ID,
+			Config: peer.Config{PublicKey: h.Record.WireGuard, PresharedKey: in.PSK(h.Record.WireGuard),
+				AllowedIPs: slices.Compact(allowed), Keepalive: keepalive},
+			Try: usableEndpoints(append(slices.Clone(h.Record.Endpoints), in.Observe(h.ID)...), prefix, in.Range),
+		})
+	}
+	slices.SortFunc(p.Peers, func(a, b plannedPeer) int { return a.ID.Compare(b.ID) })
+
+	p.Host = host.Config{
+		Control:       peer.ControlAddr(in.MeshID.Control(), in.Self),
+		ControlPrefix: prefix,
+		GossipPort:    in.Gossip, JoinPort: in.Port, ListenPort: in.Port,
+		MTU: in.MTU, DNS: in.DNS,
+	}
+	if in.Range.IsValid() {
+		p.Host.Covered = append(p.Host.Covered, in.Range)
+	}
+	// Only subnets that containers here use get a route: one that only others
+	// announce must not be able to draw this host's own traffic away.
+	for _, a := range in.Local {
+		for _, addr := range a.Addrs {
+			if !in.Range.IsValid() || !in.Range.Contains(addr.Addr()) {
+				p.Host.Covered = append(p.Host.Covered, addr.Masked())
+			}
+		}
+		if a.running {
+			addrs := slices.SortedFunc(slices.Values(a.Addrs), comparePrefix)
+			p.Host.Local = append(p.Host.Local, host.Local{Veth: host.VethName(a.Key), Addrs: addrs})
+		}
+	}
+	p.Host.Covered = dropCovered(p.Host.Covered)
+	p.Reverse = p.Host.Covered
+	slices.SortFunc(p.Host.Local, func(a, b host.Local) int { return cmp.Compare(a.Veth, b.Veth) })
+
+	for _, n := range in.Names {
+		if in.Hidden(n.Host) {
+			continue
+		}
+		p.Names = append(p.Names, dns.Record{Name: n.Name, Addr: n.Addr, Owner: n.Container, Host: n.Host.String(), Rank: in.Rank(n.Host)})
+	}
+	slices.SortFunc(p.Names, func(a, b dns.Record) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), a.Addr.Compare(b.Addr), cmp.Compare(a.Host, b.Host), cmp.Compare(a.Owner, b.Owner))
+	})
+	return p
+}
+
+// resolveClaims says whose each claimed address is: the lowest peer ID has it,
+// and everybody shows the conflict.
+func resolveClaims(claims []hostClaim) (map[netip.Addr]peer.ID, []string) {
+	owner := map[netip.Addr]peer.ID{}
+	var conflicts []string
+	for _, c := range claims {
+		have, taken := owner[c.Addr.Addr()]
+		if taken && have != c.Host {
+			conflicts = append(conflicts, c.Addr.Addr().String()+" is claimed by "+have.String()+" and by "+c.Host.String())
+		}
+		if !taken || c.Host.Compare(have) < 0 {
+			owner[c.Addr.Addr()] = c.Host
+		}
+	}
+	slices.Sort(conflicts)
+	return owner, slices.Compact(conflicts)
+}
+
+// usableEndpoints drops endpoints inside the mesh's own prefixes: a tunnel in
+// itself carries nothing and eats the CPU.
+func usableEndpoints(es []netip.AddrPort, control, whole netip.Prefix) []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, e := range es {
+		if !e.IsValid() || control.Contains(e.Addr()) || whole.IsValid() && whole.Contains(e.Addr().Unmap()) || slices.Contains(out, e) {
+			continue
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+// dropCovered sorts prefixes and drops those inside another.
+func dropCovered(ps []netip.Prefix) []netip.Prefix {
+	slices.SortFunc(ps, func(a, b netip.Prefix) int {
+		return cmp.Or(cmp.Compare(a.Bits(), b.Bits()), a.Addr().Compare(b.Addr()))
+	})
+	var out []netip.Prefix
+	for _, p := range ps {
+		if !slices.ContainsFunc(out, func(o netip.Prefix) bool { return o.Overlaps(p) }) {
+			out = append(out, p)
+		}
+	}
+	slices.SortFunc(out, comparePrefix)
+	return out
+}
+
+func comparePrefix(a, b netip.Prefix) int {
+	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+}
+
+func host128(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }

@@ -1,0 +1,295 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"weft/dns"
+	"weft/host"
+	"weft/ipam"
+	"weft/mesh"
+	"weft/peer"
+)
+
+// loop is the only caller of pass once the router runs, but for operations that
+// must not return before their change is in force.
+func (r *Router) loop(ctx context.Context) error {
+	tick := time.NewTicker(resyncEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			r.rewire.Store(true)
+		case <-r.poke:
+		}
+		r.pass(ctx)
+	}
+}
+
+// pass turns the state into the host once: it announces what changed here,
+// then plans, then applies. It goes on after an error, logs an error that is
+// new, and leaves the rest to the next pass.
+func (r *Router) pass(ctx context.Context) {
+	errs := r.announceChanges()
+	r.applyMu.Lock()
+	if r.stopped {
+		r.applyMu.Unlock()
+		return
+	}
+	v := r.look()
+	errs = append(errs, r.apply(v)...)
+	r.view.Store(v)
+	problem := ""
+	if err := errors.Join(errs...); err != nil && ctx.Err() == nil {
+		problem = err.Error()
+	}
+	if problem != r.problem {
+		if problem != "" {
+			r.log.Warn("the host does not match its wanted state; trying again", "err", problem)
+		} else {
+			r.log.Info("the host matches its wanted state again")
+		}
+		r.problem = problem
+	}
+	r.applyMu.Unlock()
+	r.passes.wake()
+}
+
+// announceChanges writes the names and addresses of what lives here into this
+// host's log, as far as they are not there yet.
+func (r *Router) announceChanges() []error {
+	want := r.announce()
+	r.wanted.Store(want)
+	st := r.mesh.State()
+	own := fold(&mesh.State{Self: st.Self, Founding: st.Founding, Logs: map[peer.ID][]mesh.Entry{st.Self: st.Logs[st.Self]}}, r.member.Secret.MeshID(), grantCache{})
+	ds, err := nameDrafts(own.Own, want.Names)
+	if err != nil {
+		return []error{err}
+	}
+	ds = append(ds, claimDrafts(own.OwnIPs, want.Claims)...)
+	if len(ds) == 0 {
+		return nil
+	}
+	if _, err := r.mesh.Append(ds...); err != nil {
+		return []error{fmt.Errorf("announce names: %w", err)}
+	}
+	return nil
+}
+
+// announce is what the own log should say: the names of living containers,
+// the names without a container, and addresses outside the range.
+func (r *Router) announce() *announced {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	a := &announced{Names: map[nameKey]bool{}, Claims: map[netip.Prefix]bool{}}
+	whole := r.wholeRange()
+	for _, at := range r.attached {
+		for _, p := range at.Addrs {
+			if !whole.IsValid() || !whole.Contains(p.Addr()) {
+				a.Claims[p] = true
+			}
+		}
+		if !at.running {
+			continue
+		}
+		for _, n := range at.Names {
+			a.Names[nameKey{Name: n.FQDN, Addr: n.Addr, Container: shortKey(at.Key)}] = true
+		}
+	}
+	for k := range r.static {
+		a.Names[k] = true
+	}
+	return a
+}
+
+// base is called by the mesh when it opens an epoch of this host's log. It
+// takes no lock: the mesh may hold its own.
+func (r *Router) base() []mesh.Draft {
+	want := r.wanted.Load()
+	ds, err := base(r.mesh.State().Logs[r.id.ID()], want.Names, want.Claims)
+	if err != nil {
+		r.log.Error("write the log's snapshot", "err", err)
+	}
+	f := r.mesh.State().Founding
+	if f.Founder != r.id.ID() || slices.ContainsFunc(ds, func(d mesh.Draft) bool { return isSeed(r.id.ID(), d, r.member.Secret.MeshID()) }) {
+		return ds
+	}
+	seed, err := encodeGrant(ipam.Seed(f.Range, ipam.Owner(r.id.ID())))
+	if err != nil {
+		r.log.Error("write the ring's seed", "err", err)
+		return ds
+	}
+	return append(ds, mesh.Draft{Kind: mesh.KindGrant, Payload: seed})
+}
+
+func isSeed(self peer.ID, d mesh.Draft, id mesh.MeshID) bool {
+	if d.Kind != mesh.KindGrant {
+		return false
+	}
+	g, err := parseGrant(self, d.Payload, id)
+	return err == nil && g.Version == 1
+}
+
+// wholeRange is the mesh's range; invalid without IPAM or while unknown.
+func (r *Router) wholeRange() netip.Prefix {
+	if r.o.NoIPAM {
+		return netip.Prefix{}
+	}
+	return r.mesh.State().Founding.Range
+}
+
+// look reads all of the state and plans. applyMu is held.
+func (r *Router) look() *view {
+	st := r.mesh.State()
+	v := &view{State: st, Folded: fold(st, r.member.Secret.MeshID(), r.grants)}
+	r.rejects.Store(int64(v.Folded.Bad))
+	whole := r.wholeRange()
+	if whole.IsValid() {
+		v.Ring, _ = ipam.NewRing(whole, v.Folded.Grants)
+	}
+	mtu, err := r.mtu()
+	if err != nil {
+		r.log.Debug("find the underlay's MTU", "err", err)
+		mtu = 1420
+	}
+	v.MTU = mtu
+
+	r.mu.Lock()
+	if r.alloc != nil && v.Ring != nil {
+		r.alloc.SetRing(v.Ring)
+	}
+	local := make([]*attachment, 0, len(r.attached))
+	for _, a := range r.attached {
+		local = append(local, a.clone())
+	}
+	listen := r.listenLocked()
+	r.mu.Unlock()
+
+	state := map[peer.ID]mesh.Host{}
+	for _, h := range st.Hosts {
+		state[h.ID] = h
+	}
+	self := r.id.WireGuardPublic()
+	v.Plan = makePlan(inputs{
+		Self: r.id.ID(), MeshID: r.member.Secret.MeshID(), Hosts: r.tunnels.withIntroduced(st.Hosts), Ring: v.Ring, Range: whole,
+		Domain: r.o.Domain + ".", Port: r.o.Port, Gossip: DefaultGossipPort, MTU: mtu,
+		PSK:   func(k peer.Key) peer.Key { return r.member.Secret.WireGuardPSK(self, k) },
+		Names: v.Folded.Names, Claims: v.Folded.Claims, Local: local, DNS: listen,
+		Hidden:  func(id peer.ID) bool { return r.hidden(state[id]) },
+		Rank:    func(id peer.ID) int { return boolInt(id != r.id.ID()) },
+		Observe: r.tunnels.observedOf,
+	})
+	return v
+}
+
+// hidden says whether a host's names are not answered now. A host that gossip
+// has not met yet, as all have after a restart, counts as there while its
+// tunnel is heard.
+func (r *Router) hidden(h mesh.Host) bool {
+	if h.Self || h.Liveness == mesh.Alive {
+		return false
+	}
+	if h.Liveness != mesh.Unseen {
+		return true
+	}
+	age, ok := r.tunnels.LastReceive(h.ID)
+	return !ok || age > 5*time.Second
+}
+
+func boolInt(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// apply makes the host match the plan. applyMu is held.
+func (r *Router) apply(v *view) []error {
+	var errs []error
+	if err := r.applyPeers(v.Plan.Peers); err != nil {
+		errs = append(errs, err)
+	}
+	if err := r.host.Set(v.Plan.Host); err != nil {
+		errs = append(errs, err)
+	}
+	if r.rewire.Swap(false) {
+		errs = append(errs, r.wireAll()...)
+	}
+	if r.dns != nil {
+		r.dns.SetTable(dns.NewTable(r.o.Domain+".", v.Plan.Reverse, v.Plan.Names))
+		if err := r.dns.SetListen(v.Plan.Host.DNS); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errs
+}
+
+// applyPeers sets the device's peers; where a peer has no session, it tries the
+// next endpoint.
+func (r *Router) applyPeers(want []plannedPeer) error {
+	now, err := r.dev.Status()
+	if err != nil {
+		return err
+	}
+	r.tunnels.observe(time.Now(), now)
+	byKey := map[peer.Key]peer.Status{}
+	for _, s := range now {
+		byKey[s.PublicKey] = s
+	}
+	cs := make([]peer.Config, len(want))
+	for i, p := range want {
+		p.Config.Endpoint = r.paths.Choose(time.Now(), p.Config.PublicKey, p.Try, byKey[p.Config.PublicKey])
+		cs[i] = p.Config
+	}
+	return r.dev.Set(cs)
+}
+
+// wireAll gives every living container its interface again, if it lost it.
+func (r *Router) wireAll() []error {
+	var errs []error
+	for _, a := range r.living() {
+		mac, err := r.host.Attach(r.port(a))
+		if err != nil {
+			errs = append(errs, fmt.Errorf("attach %s: %w", shortKey(a.Key), err))
+		}
+		r.mu.Lock()
+		if have := r.attached[a.Key]; have != nil {
+			have.mac, have.err = mac, ""
+			if err != nil {
+				have.err = err.Error()
+			}
+		}
+		r.mu.Unlock()
+	}
+	return errs
+}
+
+// living are copies of the attachments whose containers live.
+func (r *Router) living() []*attachment {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []*attachment
+	for _, a := range r.attached {
+		if a.running {
+			out = append(out, a.clone())
+		}
+	}
+	return out
+}
+
+func (r *Router) port(a *attachment) host.Port {
+	mtu := 1420
+	if v := r.view.Load(); v != nil {
+		mtu = v.MTU
+	} else if m, err := r.mtu(); err == nil {
+		mtu = m
+	}
+	return host.Port{NetNS: a.NetNS, Key: a.Key, Addrs: slices.SortedFunc(slices.Values(a.Addrs), comparePrefix), MTU: mtu,
+		Multicast: !a.NoMulticast && !r.o.NoMulticastRoute}
+}

@@ -1,0 +1,56 @@
+package router
+
+import (
+	"weft/api"
+)
+
+// Metrics turns a report into figures for Prometheus. Labels are bounded by the
+// number of peers.
+func Metrics(r Report) []api.Sample {
+	var out []api.Sample
+	gauge := func(name, help string, v float64, labels map[string]string) {
+		out = append(out, api.Sample{Name: name, Help: help, Labels: labels, Value: v})
+	}
+	gauge("weft_info", "Constant 1, labelled with version, peer and datapath.", 1,
+		map[string]string{"version": r.Version, "peer": r.Router.ID, "datapath": r.Router.Datapath})
+	states := map[string]int{"established": 0, "connecting": 0, "retrying": 0, "failed": 0}
+	for _, c := range r.Router.Connections {
+		states[c.State]++
+	}
+	for s, n := range states {
+		gauge("weft_connections", "Connections, by state.", float64(n), map[string]string{"state": s})
+	}
+	states = map[string]int{"alive": 0, "failed": 0, "left": 0, "unseen": 0}
+	for _, p := range r.Router.Peers {
+		states[p.State]++
+	}
+	for s, n := range states {
+		gauge("weft_peers", "Members of the mesh, this host included, by state.", float64(n), map[string]string{"state": s})
+	}
+	rx, tx := map[string]int64{}, map[string]int64{}
+	for _, c := range r.Router.Connections {
+		if c.Peer == "" {
+			continue
+		}
+		rx[c.Peer] = max(rx[c.Peer], c.RxBytes) // a peer may be listed twice, as a target and as a tunnel
+		tx[c.Peer] = max(tx[c.Peer], c.TxBytes)
+	}
+	for p := range rx {
+		l := map[string]string{"peer": p}
+		out = append(out, api.Sample{Name: "weft_received_bytes_total", Help: "Bytes received through the tunnel, by peer.", Counter: true, Labels: l, Value: float64(rx[p])},
+			api.Sample{Name: "weft_sent_bytes_total", Help: "Bytes sent through the tunnel, by peer.", Counter: true, Labels: l, Value: float64(tx[p])})
+	}
+	if i := r.IPAM; i != nil {
+		for _, o := range i.Owners {
+			gauge("weft_ipam_owned_ips", "Addresses owned, by host.", float64(o.IPs), map[string]string{"peer": o.ID})
+			if o.Active >= 0 {
+				gauge("weft_ipam_active_ips", "Addresses in use on this host.", float64(o.Active), nil)
+			}
+		}
+	}
+	if d := r.DNS; d != nil {
+		gauge("weft_dns_entries", "Names in the table.", float64(len(d.Entries)), nil)
+	}
+	gauge("weft_attached_containers", "Containers that have or are to get back an interface.", float64(len(r.Attachments)), nil)
+	return out
+}

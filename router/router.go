@@ -1,0 +1,402 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"weft/dns"
+	"weft/docker"
+	"weft/host"
+	"weft/internal/statedb"
+	"weft/ipam"
+	"weft/mesh"
+	"weft/peer"
+)
+
+const (
+	bridgeName    = "weft"
+	wireGuardName = "weftwg"
+	resyncEvery   = 30 * time.Second
+)
+
+// Router is one host's router. Make it with New, run it once with Run.
+type Router struct {
+	o      Options
+	log    *slog.Logger
+	id     *peer.Identity
+	member membership
+	lock   *os.File
+	db     *statedb.DB
+
+	mesh   *mesh.Mesh
+	dev    *peer.Device // set by Run; guarded by applyMu
+	host   *host.Host
+	dns    *dns.Server // nil with NoDNS
+	docker *docker.Client
+
+	poke    chan struct{} // look again
+	rewire  atomic.Bool   // the next pass also checks every container's interface
+	ready   chan struct{}
+	done    chan struct{}
+	ended   sync.Once
+	ops     keyed // one operation at a time for a container
+	tunnels tunnels
+	view    atomic.Pointer[view] // what the last pass saw and wanted
+	wanted  atomic.Pointer[announced]
+	passes  broadcast // told after every pass
+	rejects atomic.Int64
+
+	mu         sync.Mutex // guards the fields below
+	attached   map[string]*attachment
+	static     map[nameKey]bool
+	alloc      *ipam.Allocator // nil with NoIPAM
+	engine     bool            // the container engine answers
+	bridgeDNS  netip.Addr      // Docker's bridge address; invalid: none
+	allocating int             // calls that wait for address space
+
+	applyMu sync.Mutex // one pass at a time; guards the fields below
+	stopped bool       // the tunnel was taken down: nothing is applied any more
+	paths   *peer.Paths
+	grants  grantCache
+	problem string // the last pass's error, to log it once
+}
+
+// view is the state that one pass of the loop worked on. It is never changed.
+type view struct {
+	State  *mesh.State
+	Folded folded
+	Ring   *ipam.Ring
+	Plan   plan
+	MTU    int
+}
+
+// announced is what this host's own log should say.
+type announced struct {
+	Names  map[nameKey]bool
+	Claims map[netip.Prefix]bool
+}
+
+// New validates the options, takes the lock of the run directory and opens the
+// state. It makes nothing on the host and nothing on the network. Close
+// releases what it took, if Run is not called.
+func New(o Options) (_ *Router, err error) {
+	if o, err = o.withDefaults(); err != nil {
+		return nil, err
+	}
+	if os.Geteuid() != 0 {
+		return nil, &Error{Msg: "weft needs root to make network devices", Tip: "sudo weft launch …", Code: 403}
+	}
+	r := &Router{o: o, log: o.Log, poke: make(chan struct{}, 1), ready: make(chan struct{}), done: make(chan struct{}),
+		paths: peer.NewPaths(), grants: grantCache{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.Close())
+		}
+	}()
+	for _, dir := range []string{o.StateDir, o.RunDir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("make directory: %w", err)
+		}
+	}
+	crashed, err := r.takeLock()
+	if err != nil {
+		return nil, err
+	}
+	var fresh bool
+	if r.id, fresh, err = peer.LoadIdentity(o.StateDir); err != nil {
+		return nil, err
+	}
+	if r.db, err = statedb.Open(filepath.Join(o.StateDir, "state.db")); err != nil {
+		return nil, err
+	}
+	if r.member, err = resolveMembership(o, r.db, crashed); err != nil {
+		return nil, err
+	}
+	if r.host, err = host.New(host.Options{Bridge: bridgeName, WireGuard: wireGuardName, Log: r.log}); err != nil {
+		return nil, err
+	}
+	if err := r.checkRange(); err != nil {
+		return nil, err
+	}
+	if r.member, err = r.member.commit(o, r.db, r.id.ID()); err != nil {
+		return nil, err
+	}
+	if r.attached, err = loadAttachments(r.db.Load); err != nil {
+		return nil, err
+	}
+	if r.static, err = loadStatic(r.db.Load); err != nil {
+		return nil, err
+	}
+	if r.docker, err = docker.New(docker.Options{Host: o.DockerAPI, Log: r.log}); err != nil {
+		return nil, err
+	}
+	if !o.NoDNS {
+		if r.dns, err = dns.New(dns.Options{Domain: o.Domain, TTL: o.DNSTTL, Upstream: o.Upstream, FallbackTimeout: o.FallbackTimeout, Log: r.log}); err != nil {
+			return nil, err
+		}
+	}
+	bind := netip.IPv6Unspecified()
+	if o.Host != "" {
+		bind = netip.MustParseAddr(o.Host)
+	}
+	want := netip.Prefix{}
+	if o.RangeSet {
+		want = o.Range
+	}
+	r.mesh, err = mesh.New(mesh.Options{
+		Identity: r.id, Secret: r.member.Secret, Nickname: o.Nickname,
+		Founding: r.member.Founding, WantRange: want,
+		BindHost: bind, Port: o.Port, GossipPort: DefaultGossipPort,
+		Endpoints: r.endpoints, Targets: r.member.Targets, Discovery: !o.NoDiscovery,
+		Store: r.db, Tunnel: &r.tunnels, Handle: r.handle, OnChange: r.Poke,
+		ConnLimit: o.ConnLimit, Log: r.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.tunnels.connect = r.connect
+	r.log.Info("router made", "peer", r.id.ID().String(), "name", o.Nickname, "new_identity", fresh)
+	return r, nil
+}
+
+// Poke makes the loop look again. It never blocks.
+func (r *Router) Poke() {
+	select {
+	case r.poke <- struct{}{}:
+	default:
+	}
+}
+
+// Ready is closed when the router serves.
+func (r *Router) Ready() <-chan struct{} { return r.ready }
+
+// Done is closed when a stop or reset was carried out and the process should end.
+func (r *Router) Done() <-chan struct{} { return r.done }
+
+func (r *Router) end() { r.ended.Do(func() { close(r.done) }) }
+
+// takeLock makes sure that this is the only router of the run directory. The
+// lock file stays, with the router's process ID in it, until the router ends by
+// itself: finding one unlocked means that the last router crashed.
+func (r *Router) takeLock() (crashed bool, err error) {
+	path := filepath.Join(r.o.RunDir, "weft.lock")
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return false, fmt.Errorf("open lock: %w", err)
+	}
+	if err := waitLock(f); err != nil {
+		pid, _ := os.ReadFile(path)
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return false, &Error{Msg: fmt.Sprintf("a router is already running here (pid %s)", strings.TrimSpace(string(pid))), Code: 409,
+				Tip: "`weft connect PEER` adds peers to it, `weft stop` stops it"}
+		}
+		return false, fmt.Errorf("lock %s: %w", path, err)
+	}
+	r.lock = f
+	before := make([]byte, 16)
+	n, _ := f.ReadAt(before, 0)
+	if err := f.Truncate(0); err != nil {
+		return false, fmt.Errorf("write lock: %w", err)
+	}
+	if _, err := f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0); err != nil {
+		return false, fmt.Errorf("write lock: %w", err)
+	}
+	return n > 0, nil
+}
+
+// waitLock locks the file. A router that was killed holds its lock for a moment
+// longer, until the kernel has let go of all its threads, so a held lock is
+// tried again for a second.
+func waitLock(f *os.File) error {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for give := time.Now().Add(time.Second); ; <-tick.C {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(give) {
+			return err
+		}
+	}
+}
+
+// Close releases the lock and the state file. Run calls it.
+func (r *Router) Close() error {
+	var errs []error
+	if r.db != nil {
+		errs = append(errs, r.db.Close())
+		r.db = nil
+	}
+	if r.lock != nil {
+		if err := os.Remove(r.lock.Name()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+		errs = append(errs, r.lock.Close())
+		r.lock = nil
+	}
+	return errors.Join(errs...)
+}
+
+// checkRange refuses a range that the host already routes elsewhere: its
+// traffic would vanish, or leave in clear. A range that the operator named is
+// only warned of, he may know better.
+func (r *Router) checkRange() error {
+	whole := r.member.Founding.Range
+	if r.o.NoIPAM || !whole.IsValid() {
+		return nil
+	}
+	p, dev, overlaps, err := r.host.Overlaps(whole)
+	if err != nil {
+		return err
+	}
+	if !overlaps {
+		return nil
+	}
+	if !r.o.RangeSet && r.member.Founded {
+		return &Error{Msg: fmt.Sprintf("the default range %v overlaps the route to %v on %s", whole, p, dev), Code: 409,
+			Tip: "choose another: weft launch --ipalloc-range 10.96.0.0/12"}
+	}
+	r.log.Warn("the range overlaps a route of this host; the other network may be out of reach", "prefix", p.String(), "device", dev, "range", whole.String())
+	return nil
+}
+
+// Run makes the host match the state until ctx ends or a part fails. Ending it
+// leaves tunnels, addresses and routes as they are, as a crash would: a later
+// router adopts them. `weft stop` is the operation that takes the tunnels down.
+func (r *Router) Run(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, r.Close()) }()
+	if err := r.start(ctx); err != nil {
+		return err
+	}
+	defer func() { r.dev.Close() }()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return r.mesh.Run(ctx) })
+	if r.dns != nil {
+		g.Go(func() error { return r.dns.Run(ctx) })
+	}
+	g.Go(func() error { return r.host.Watch(ctx, func() { r.rewire.Store(true); r.Poke() }) })
+	g.Go(func() error { return r.docker.Watch(ctx, r.onEvent(ctx)) })
+	g.Go(func() error { return r.loop(ctx) })
+	g.Go(func() error { return r.watchTunnels(ctx) })
+	g.Go(func() error { return r.watchNamespaces(ctx) })
+	if !r.o.NoIPAM {
+		g.Go(func() error { return r.gatherSpace(ctx) })
+	}
+	g.Go(func() error { return r.adoptFounding(ctx) })
+	r.Poke()
+	close(r.ready)
+	err = g.Wait()
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// start opens or adopts the device and does the first pass, before anything
+// listens.
+func (r *Router) start(ctx context.Context) error {
+	if err := r.openDevice(ctx); err != nil {
+		return err
+	}
+	if err := r.restoreAllocations(); err != nil {
+		return err
+	}
+	r.findLiving(ctx)
+	r.wanted.Store(r.announce())
+	r.mesh.SetBase(r.base)
+	r.rewire.Store(true)
+	// Errors of the first pass are of single containers or routes: they are
+	// logged and tried again by the loop.
+	r.pass(ctx)
+	return nil
+}
+
+// openDevice adopts the living tunnel device, or makes one.
+func (r *Router) openDevice(ctx context.Context) error {
+	path, err := peer.ParseDatapath(r.o.Datapath)
+	if err != nil {
+		return badRequest("one of auto, kernel, userspace", "%v", err)
+	}
+	mtu, err := r.mtu()
+	if err != nil {
+		return err
+	}
+	r.applyMu.Lock()
+	defer r.applyMu.Unlock()
+	if r.stopped {
+		return nil
+	}
+	dev, err := peer.Open(ctx, peer.Options{Interface: wireGuardName, ListenPort: r.o.Port, PrivateKey: r.id.WireGuardPrivate(),
+		MTU: mtu, Datapath: path, RunDir: r.o.RunDir, Executable: r.o.DeviceCommand, Links: r.host, Log: r.log})
+	if err != nil {
+		return err
+	}
+	if r.dev != nil {
+		r.dev.Close()
+	}
+	r.dev = dev
+	return nil
+}
+
+// mtu is the tunnel's: what the underlay leaves after WireGuard's overhead on
+// IPv6 (40 + 8 + 32), so that it holds for either family.
+func (r *Router) mtu() (int, error) {
+	if r.o.MTU != 0 {
+		return r.o.MTU, nil
+	}
+	var to []netip.Addr
+	for _, h := range r.mesh.State().Hosts {
+		if !h.Self {
+			for _, e := range h.Record.Endpoints {
+				to = append(to, e.Addr())
+			}
+		}
+	}
+	under, err := r.host.UnderlayMTU(to)
+	if err != nil {
+		return 0, fmt.Errorf("find the underlay's MTU: %w", err)
+	}
+	return max(under-80, 1280), nil
+}
+
+// endpoints are this host's own, as announced to the others.
+func (r *Router) endpoints() []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, a := range r.o.Advertise {
+		if ap, err := netip.ParseAddrPort(a); err == nil {
+			out = append(out, ap)
+		} else if ip, err := netip.ParseAddr(a); err == nil {
+			out = append(out, netip.AddrPortFrom(ip, uint16(r.o.Port)))
+		}
+	}
+	if len(out) > 0 {
+		return out
+	}
+	if r.o.Host != "" {
+		if ip := netip.MustParseAddr(r.o.Host); !ip.IsUnspecified() {
+			return []netip.AddrPort{netip.AddrPortFrom(ip, uint16(r.o.Port))}
+		}
+	}
+	addrs, err := r.host.Endpoints()
+	if err != nil {
+		r.log.Warn("list own addresses", "err", err)
+		return nil
+	}
+	for _, a := range addrs {
+		out = append(out, netip.AddrPortFrom(a, uint16(r.o.Port)))
+	}
+	return out[:min(len(out), 6)]
+}

@@ -1,0 +1,351 @@
+package router
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"weft/api"
+	"weft/ipam"
+)
+
+// Routes are the operations of the router over its API.
+func (r *Router) Routes() []api.Route {
+	read := func(path string, h api.Handler) api.Route {
+		return api.Route{Method: "GET", Path: path, Read: true, Handle: h}
+	}
+	write := func(method, path string, h api.Handler) api.Route {
+		return api.Route{Method: method, Path: path, Handle: h}
+	}
+	return []api.Route{
+		read("/status", r.shown(RenderStatus, func(p Report) any { return p })),
+		read("/status/targets", r.shown(RenderTargets, func(p Report) any { return p.Router.Targets })),
+		read("/status/connections", r.shown(RenderConnections, func(p Report) any { return p.Router.Connections })),
+		read("/status/peers", r.shown(RenderPeers, func(p Report) any { return p.Router.Peers })),
+		read("/status/dns", r.shown(RenderDNS, func(p Report) any { return p.DNS })),
+		read("/status/ipam", r.shown(RenderIPAM, func(p Report) any { return p.IPAM })),
+		read("/report", func(context.Context, *api.Request) (any, error) { return r.Report(), nil }),
+		read("/ps", r.getPS),
+		read("/domain", func(context.Context, *api.Request) (any, error) { return r.o.Domain + ".\n", nil }),
+		read("/dns-address", func(context.Context, *api.Request) (any, error) {
+			if a, ok := r.dnsAddr(); ok {
+				return a.String() + "\n", nil
+			}
+			return "", nil
+		}),
+		read("/dns-args", func(context.Context, *api.Request) (any, error) {
+			if a, ok := r.dnsAddr(); ok {
+				return fmt.Sprintf("--dns=%v --dns-search=%s\n", a, r.o.Domain), nil
+			}
+			return "", nil
+		}),
+		read("/lookup", r.getLookup),
+		read("/name/{container}/{ip}", r.getName),
+		read("/ip/{id}", r.getIP),
+
+		write("POST", "/connect", r.postConnect),
+		write("POST", "/forget", r.postForget),
+		write("POST", "/attach", r.postAttach),
+		write("POST", "/detach", r.postDetach),
+		write("POST", "/dns/add", r.postName(r.nameAdd)),
+		write("POST", "/dns/remove", r.postName(r.nameRemove)),
+		write("PUT", "/name/{container}/{ip}", r.pathName(r.nameAdd)),
+		write("DELETE", "/name/{container}/{ip}", r.pathName(r.nameRemove)),
+		write("POST", "/ip/{id}", r.allocateIP),
+		write("POST", "/ip/{id}/{ip}/{plen}", r.allocateIP),
+		write("PUT", "/ip/{id}/{ip}/{plen}", r.claimIP),
+		write("DELETE", "/ip/{id}", r.freeIP),
+		write("DELETE", "/ip/{id}/{ip}", r.freeIP),
+		write("GET", "/ring", func(ctx context.Context, _ *api.Request) (any, error) { return nil, r.prime(ctx) }),
+		write("GET", "/token", func(context.Context, *api.Request) (any, error) {
+			return map[string]string{"token": tokenFor(r.member.Secret, r.endpoints())}, nil
+		}),
+		write("POST", "/stop", func(ctx context.Context, _ *api.Request) (any, error) { return nil, r.stop(ctx) }),
+		write("POST", "/reset", r.postReset),
+		write("DELETE", "/peer", func(ctx context.Context, _ *api.Request) (any, error) { return nil, r.reset(ctx, false) }),
+	}
+}
+
+// shown answers with a table, or with its part of the report as JSON.
+func (r *Router) shown(text func(Report) string, part func(Report) any) api.Handler {
+	return func(_ context.Context, q *api.Request) (any, error) {
+		rep := r.Report()
+		if q.WantsJSON() {
+			return part(rep), nil
+		}
+		return text(rep), nil
+	}
+}
+
+func (r *Router) getPS(_ context.Context, q *api.Request) (any, error) {
+	rows := r.attachmentReports(q.QueryAll("container"))
+	if q.WantsJSON() {
+		if rows == nil {
+			rows = []AttachmentReport{}
+		}
+		return rows, nil
+	}
+	return RenderPS(Report{Attachments: rows}), nil
+}
+
+func (r *Router) getLookup(_ context.Context, q *api.Request) (any, error) {
+	addrs, err := r.lookup(q.Query("name"))
+	if err != nil {
+		return nil, err
+	}
+	return map[string][]netip.Addr{"addresses": addrs}, nil
+}
+
+// getName says whether a name is registered here for a container's address.
+func (r *Router) getName(ctx context.Context, q *api.Request) (any, error) {
+	ips, fqdn, err := r.parseNames(nameRequest{IPs: []string{q.Path("ip")}, FQDN: q.Query("fqdn")})
+	if err != nil {
+		return nil, err
+	}
+	key, err := r.keyOf(ctx, q.Path("container"))
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var found []string
+	if a := r.attached[key]; a != nil {
+		for _, n := range a.Names {
+			if n.Addr == ips[0] && (fqdn == "" || n.FQDN == fqdn) {
+				found = append(found, n.FQDN)
+			}
+		}
+	}
+	if len(found) == 0 {
+		return nil, &Error{Msg: "no such name", Code: 404}
+	}
+	return strings.Join(found, "\n") + "\n", nil
+}
+
+type targetsRequest struct {
+	Targets []string `json:"targets"`
+	Replace bool     `json:"replace"`
+}
+
+func (r *Router) postConnect(_ context.Context, q *api.Request) (any, error) {
+	var req targetsRequest
+	if err := q.JSON(&req); err != nil {
+		return nil, err
+	}
+	if err := r.mesh.Connect(req.Targets, req.Replace); err != nil {
+		return nil, &Error{Err: err, Code: 400}
+	}
+	return nil, r.keepTargets()
+}
+
+func (r *Router) postForget(_ context.Context, q *api.Request) (any, error) {
+	var req targetsRequest
+	if err := q.JSON(&req); err != nil {
+		return nil, err
+	}
+	if err := r.mesh.Forget(req.Targets); err != nil {
+		return nil, &Error{Err: err, Code: 400}
+	}
+	return nil, r.keepTargets()
+}
+
+func (r *Router) postAttach(ctx context.Context, q *api.Request) (any, error) {
+	var req attachRequest
+	if err := q.JSON(&req); err != nil {
+		return nil, err
+	}
+	return addresses(r.attach(ctx, req))
+}
+
+func (r *Router) postDetach(ctx context.Context, q *api.Request) (any, error) {
+	var req struct {
+		Container string   `json:"container"`
+		Addrs     []string `json:"addrs"`
+	}
+	if err := q.JSON(&req); err != nil {
+		return nil, err
+	}
+	return addresses(r.detach(ctx, req.Container, req.Addrs))
+}
+
+func addresses(as []netip.Addr, err error) (any, error) {
+	if err != nil {
+		return nil, err
+	}
+	if as == nil {
+		as = []netip.Addr{}
+	}
+	return map[string][]netip.Addr{"addresses": as}, nil
+}
+
+type nameOp func(context.Context, nameRequest) (nameResponse, error)
+
+func (r *Router) postName(do nameOp) api.Handler {
+	return func(ctx context.Context, q *api.Request) (any, error) {
+		var req nameRequest
+		if err := q.JSON(&req); err != nil {
+			return nil, err
+		}
+		res, err := do(ctx, req)
+		if err != nil {
+			return nil, err
+		}
+		return res, nil
+	}
+}
+
+func (r *Router) pathName(do nameOp) api.Handler {
+	return func(ctx context.Context, q *api.Request) (any, error) {
+		req := nameRequest{Container: q.Path("container"), IPs: []string{q.Path("ip")}, FQDN: q.Query("fqdn")}
+		if req.Container == "-" { // Weave's way to say "no container"
+			req.Container = ""
+		}
+		res, err := do(ctx, req)
+		if err != nil {
+			return nil, err
+		}
+		return res, nil
+	}
+}
+
+func (r *Router) postReset(ctx context.Context, q *api.Request) (any, error) {
+	var req struct {
+		Force bool `json:"force"`
+	}
+	if err := q.JSON(&req); err != nil {
+		return nil, err
+	}
+	return nil, r.reset(ctx, req.Force)
+}
+
+// The /ip operations are for programs that wire containers themselves: they
+// hold addresses under an ID of the program's choice, and touch no interface.
+
+func (r *Router) pathPrefix(q *api.Request) (netip.Prefix, error) {
+	s := q.Path("ip") + "/" + q.Path("plen")
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return p, badRequest("for example /ip/ID/10.32.0.9/12", "%q is not an address with a prefix length", s)
+	}
+	return p, nil
+}
+
+func (r *Router) allocateIP(ctx context.Context, q *api.Request) (any, error) {
+	arg := ipam.AddrArg{Kind: ipam.ArgDefault}
+	if q.Path("ip") != "" {
+		p, err := r.pathPrefix(q)
+		if err != nil {
+			return nil, err
+		}
+		arg = ipam.AddrArg{Kind: ipam.ArgNet, Prefix: p.Masked()}
+	}
+	return r.hold(ctx, q.Path("id"), arg)
+}
+
+func (r *Router) claimIP(ctx context.Context, q *api.Request) (any, error) {
+	p, err := r.pathPrefix(q)
+	if err != nil {
+		return nil, err
+	}
+	return r.hold(ctx, q.Path("id"), ipam.AddrArg{Kind: ipam.ArgIP, Prefix: p})
+}
+
+// hold gives an ID an address without wiring anything: a persisted attachment
+// without a namespace.
+func (r *Router) hold(ctx context.Context, id string, arg ipam.AddrArg) (any, error) {
+	key := heldPrefix + id
+	unlock, err := r.ops.lock(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	al, isNew, err := r.obtain(ctx, key, arg)
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	a := &attachment{Key: key}
+	if have := r.attached[key]; have != nil {
+		a = have.clone()
+	}
+	a.addAddr(al.Addr, al.Claimed)
+	err = r.putAttachmentLocked(a)
+	r.mu.Unlock()
+	if err != nil {
+		if isNew {
+			r.free(key, al.Addr.Addr())
+		}
+		return nil, err
+	}
+	r.Poke()
+	return al.Addr.String() + "\n", nil
+}
+
+func (r *Router) getIP(_ context.Context, q *api.Request) (any, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, key := range []string{heldPrefix + q.Path("id"), q.Path("id")} {
+		if a := r.attached[key]; a != nil {
+			var b strings.Builder
+			for _, p := range a.Addrs {
+				b.WriteString(p.String() + "\n")
+			}
+			return b.String(), nil
+		}
+	}
+	return nil, &Error{Msg: "no address is held for " + q.Path("id"), Code: 404}
+}
+
+func (r *Router) freeIP(ctx context.Context, q *api.Request) (any, error) {
+	key := heldPrefix + q.Path("id")
+	unlock, err := r.ops.lock(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	r.mu.Lock()
+	have := r.attached[key]
+	r.mu.Unlock()
+	if have == nil {
+		return nil, &Error{Msg: "no address is held for " + q.Path("id"), Code: 404}
+	}
+	a := have.clone()
+	var gone []netip.Addr
+	for _, p := range have.Addrs {
+		if ip := q.Path("ip"); ip == "" || ip == p.Addr().String() {
+			gone = append(gone, p.Addr())
+			a.dropAddr(p.Addr())
+		}
+	}
+	r.mu.Lock()
+	if len(a.Addrs) == 0 {
+		err = r.dropAttachmentLocked(key)
+	} else {
+		err = r.putAttachmentLocked(a)
+	}
+	r.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	for _, ip := range gone {
+		r.free(key, ip)
+	}
+	r.Poke()
+	return strconv.Itoa(len(gone)) + "\n", nil
+}
+
+// keepTargets remembers the targets for a router that starts after a crash.
+func (r *Router) keepTargets() error {
+	var ts []string
+	for _, t := range r.mesh.Targets() {
+		ts = append(ts, t.Addr)
+	}
+	b, err := json.Marshal(ts)
+	if err != nil {
+		return err
+	}
+	return r.db.Apply(bucketRouter, map[string][]byte{keyTargets: b}, nil)
+}

@@ -1,0 +1,269 @@
+package router
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"weft/ipam"
+	"weft/mesh"
+	"weft/peer"
+)
+
+// Report is the router's state now.
+func (r *Router) Report() Report {
+	v := r.view.Load()
+	if v == nil {
+		return Report{Version: r.o.Version}
+	}
+	// What the mesh says is taken anew, so that what is printed is true when it
+	// is printed; the plan is that of the last pass.
+	st := r.mesh.State()
+	names := nicknames(st)
+	rep := Report{Version: r.o.Version, Router: r.routerReport(v, st, names)}
+	if !r.o.NoIPAM {
+		rep.IPAM = r.ipamReport(st, names)
+	}
+	if r.dns != nil {
+		rep.DNS = r.dnsReport(v, st)
+	}
+	rep.Attachments = r.attachmentReports(nil)
+	return rep
+}
+
+func nicknames(st *mesh.State) map[peer.ID]string {
+	m := map[peer.ID]string{}
+	for _, h := range st.Hosts {
+		m[h.ID] = h.Record.Nickname
+	}
+	return m
+}
+
+// label is how a host is shown: peer ID and nickname, as in
+// "k3v7q2m5x4n6p8r9(host1)".
+func label(id, nickname string) string {
+	if nickname == "" {
+		return id
+	}
+	return id + "(" + nickname + ")"
+}
+
+func (r *Router) routerReport(v *view, st *mesh.State, names map[peer.ID]string) RouterReport {
+	id := r.id.ID()
+	mid := r.member.Secret.MeshID()
+	rr := RouterReport{
+		ID: id.String(), Nickname: r.o.Nickname, Mesh: mid.String(), Control: peer.ControlAddr(mid.Control(), id),
+		Port: r.o.Port, Datapath: string(r.device().Kind()), MTU: v.MTU, Discovery: !r.o.NoDiscovery,
+		Waiting: st.Waiting, Notices: append(slices.Clone(st.Notices), v.Plan.ClaimConflicts...),
+	}
+	if !st.Founding.IsZero() {
+		rr.Founded = label(st.Founding.Founder.String(), names[st.Founding.Founder])
+	}
+	if p := r.lastProblem(); p != "" {
+		rr.Notices = append(rr.Notices, "the host does not match its wanted state: "+p)
+	}
+	byPeer := map[peer.ID]bool{}
+	for _, t := range r.mesh.Targets() {
+		tr := TargetReport{Address: t.Addr, State: t.State, Error: t.Err, Retry: t.NextTry}
+		if !t.Peer.IsZero() {
+			tr.Peer = t.Peer.String()
+			byPeer[t.Peer] = true
+		}
+		rr.Targets = append(rr.Targets, tr)
+		if t.Peer.IsZero() {
+			rr.Connections = append(rr.Connections, ConnectionReport{Outbound: true, Endpoint: t.Addr, State: targetState(t), Error: t.Err, Retry: t.NextTry})
+		}
+	}
+	for _, p := range v.Plan.Peers {
+		h, session := r.tunnels.session(p.Config.PublicKey)
+		c := ConnectionReport{Outbound: byPeer[p.ID], Peer: p.ID.String(), Nickname: names[p.ID], Path: "direct", MTU: v.MTU, RxBytes: h.rx, State: "connecting"}
+		if i := slices.IndexFunc(st.Hosts, func(x mesh.Host) bool { return x.ID == p.ID }); i >= 0 {
+			c.RTT = st.Hosts[i].RTT
+			switch live := st.Hosts[i].Liveness; {
+			case live == mesh.Left:
+				c.State, c.Error = "failed", "stopped"
+			case live == mesh.Failed:
+				c.State, c.Error = "failed", "no sign of life"
+			}
+		}
+		switch {
+		case session && c.State == "connecting":
+			c.State = "established"
+		case !session && c.State == "connecting":
+			c.Error = "no handshake yet"
+		}
+		switch {
+		case h.end.IsValid():
+			c.Endpoint = h.end.String()
+		case len(p.Try) > 0:
+			c.Endpoint = p.Try[0].String()
+		}
+		rr.Connections = append(rr.Connections, c)
+	}
+	slices.SortFunc(rr.Connections, func(a, b ConnectionReport) int {
+		return cmp.Or(cmp.Compare(a.Nickname, b.Nickname), cmp.Compare(a.Peer, b.Peer), cmp.Compare(a.Endpoint, b.Endpoint))
+	})
+	for _, h := range st.Hosts {
+		pr := PeerReport{ID: h.ID.String(), Nickname: h.Record.Nickname, Self: h.Self, State: liveness(h)}
+		for _, e := range h.Record.Endpoints {
+			pr.Endpoints = append(pr.Endpoints, e.String())
+		}
+		for _, p := range v.Plan.Peers {
+			if p.ID == h.ID {
+				for _, a := range p.Config.AllowedIPs {
+					pr.AllowedIPs = append(pr.AllowedIPs, a.String())
+				}
+				_, pr.Established = r.tunnels.session(p.Config.PublicKey)
+				pr.Established = pr.Established && h.Liveness == mesh.Alive
+			}
+		}
+		rr.Peers = append(rr.Peers, pr)
+	}
+	return rr
+}
+
+func targetState(t mesh.Target) string {
+	if t.State == "" {
+		return "connecting"
+	}
+	return t.State
+}
+
+func liveness(h mesh.Host) string {
+	if h.Self {
+		return "alive"
+	}
+	switch h.Liveness {
+	case mesh.Alive:
+		return "alive"
+	case mesh.Failed:
+		return "failed"
+	case mesh.Left:
+		return "left"
+	}
+	return "unseen"
+}
+
+func (r *Router) device() *peer.Device {
+	r.applyMu.Lock()
+	defer r.applyMu.Unlock()
+	return r.dev
+}
+
+func (r *Router) lastProblem() string {
+	r.applyMu.Lock()
+	defer r.applyMu.Unlock()
+	return r.problem
+}
+
+func (r *Router) ipamReport(st *mesh.State, names map[peer.ID]string) *IPAMReport {
+	rep := &IPAMReport{Status: "idle", DefaultSubnet: r.defaultSubnet().String()}
+	if !r.defaultSubnet().IsValid() {
+		rep.DefaultSubnet = ""
+	}
+	ring, err := r.ringNow()
+	if errors.Is(err, ipam.ErrNotReady) {
+		rep.Status = "awaiting the founder of the mesh"
+		return rep
+	}
+	rep.Range = ring.Whole().String()
+	reachable := map[ipam.Owner]bool{}
+	for _, h := range st.Hosts {
+		reachable[ipam.Owner(h.ID)] = h.Self || h.Liveness == mesh.Alive
+	}
+	r.mu.Lock()
+	waiting := r.allocating > 0
+	active := 0
+	if r.alloc != nil {
+		active = len(r.alloc.All())
+	}
+	r.mu.Unlock()
+	mine, anyOther := false, false
+	for _, s := range ring.Shares() {
+		if s.Owner == (ipam.Owner{}) {
+			continue
+		}
+		o := OwnerReport{ID: peer.ID(s.Owner).String(), Nickname: names[peer.ID(s.Owner)], IPs: s.Addresses, Percent: 100 * s.Fraction, Active: -1, Reachable: reachable[s.Owner]}
+		if peer.ID(s.Owner) == r.id.ID() {
+			o.Active, mine = active, true
+		} else {
+			anyOther = anyOther || o.Reachable
+		}
+		rep.Owners = append(rep.Owners, o)
+	}
+	slices.SortFunc(rep.Owners, func(a, b OwnerReport) int {
+		return cmp.Or(-cmp.Compare(boolInt(a.ID == r.id.ID().String()), boolInt(b.ID == r.id.ID().String())), cmp.Compare(a.Nickname, b.Nickname), cmp.Compare(a.ID, b.ID))
+	})
+	switch {
+	case !ring.Seeded():
+		rep.Status = "awaiting the founder of the mesh"
+	case waiting && !mine && !anyOther:
+		rep.Status = "all IP ranges owned by unreachable peers - use 'rmpeer' if they are dead"
+	case waiting:
+		rep.Status = "waiting for IP(s) to become available"
+	case !mine:
+		rep.Status = "priming"
+	default:
+		rep.Status = "ready"
+	}
+	f := fold(st, r.member.Secret.MeshID(), grantCache{})
+	_, conflicts := ipam.NewRing(ring.Whole(), f.Grants)
+	for _, c := range conflicts {
+		rep.Conflicts = append(rep.Conflicts, fmt.Sprintf("%v was granted both to %v and to %v", c.Prefix, peer.ID(c.A), peer.ID(c.B)))
+	}
+	return rep
+}
+
+func (r *Router) dnsReport(v *view, st *mesh.State) *DNSReport {
+	rep := &DNSReport{Domain: r.o.Domain + ".", Upstream: r.dns.Upstream(), TTL: r.o.DNSTTL}
+	for _, a := range r.dns.Listening() {
+		rep.Addresses = append(rep.Addresses, a.String())
+	}
+	hosts := map[peer.ID]mesh.Host{}
+	for _, h := range st.Hosts {
+		hosts[h.ID] = h
+	}
+	for _, n := range v.Folded.Names {
+		rep.Entries = append(rep.Entries, DNSEntry{Name: shortName(n.Name, r.o.Domain), Address: n.Addr, Container: n.Container,
+			Peer: n.Host.String(), Hidden: r.hidden(hosts[n.Host])})
+	}
+	slices.SortFunc(rep.Entries, func(a, b DNSEntry) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), a.Address.Compare(b.Address), cmp.Compare(a.Peer, b.Peer))
+	})
+	return rep
+}
+
+// shortName leaves the domain out of a name within it.
+func shortName(fqdn, domain string) string {
+	if s, ok := strings.CutSuffix(fqdn, "."+domain+"."); ok {
+		return s
+	}
+	return fqdn
+}
+
+// attachmentReports lists what is attached; only, if not empty, names the
+// containers wanted by name, ID or beginning of an ID.
+func (r *Router) attachmentReports(only []string) []AttachmentReport {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []AttachmentReport
+	for _, a := range r.attached {
+		if len(only) > 0 && !slices.ContainsFunc(only, func(s string) bool {
+			return s == a.Key || s == a.Name || len(s) >= 4 && len(s) < len(a.Key) && a.Key[:len(s)] == s
+		}) {
+			continue
+		}
+		rep := AttachmentReport{Container: a.Key, Name: a.Name, MAC: a.mac, Running: a.running,
+			Addresses: slices.SortedFunc(slices.Values(a.Addrs), comparePrefix)}
+		for _, n := range a.Names {
+			rep.Names = append(rep.Names, n.FQDN)
+		}
+		slices.Sort(rep.Names)
+		rep.Names = slices.Compact(rep.Names)
+		out = append(out, rep)
+	}
+	slices.SortFunc(out, func(a, b AttachmentReport) int { return cmp.Compare(a.Container, b.Container) })
+	return out
+}

@@ -1,0 +1,211 @@
+package router
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"weft/mesh"
+	"weft/peer"
+)
+
+// tunnels is what this host knows of its peers beside gossip: hosts that have
+// just been met at the join port, endpoints that were seen to work, and when
+// each tunnel was last heard. It is the mesh's Tunnel.
+type tunnels struct {
+	connect func(ctx context.Context, rec mesh.Record) error // set before use
+
+	mu         sync.Mutex // guards the fields below
+	introduced map[peer.ID]mesh.Record
+	observed   map[peer.ID]netip.AddrPort
+	ids        map[peer.Key]peer.ID
+	heard      map[peer.Key]heard
+}
+
+// heard is the last sign of life of one tunnel.
+type heard struct {
+	rx    int64
+	at    time.Time // monotonic; zero: not since this router runs
+	shake time.Time // wall clock, from the device
+	end   netip.AddrPort
+}
+
+const maxIntroduced = 4096 // hosts met at the join port but not in any log yet
+
+// Connect makes sure that there is a tunnel to a host that has proven, at the
+// join port, that it is of this mesh.
+func (t *tunnels) Connect(ctx context.Context, rec mesh.Record, observed netip.AddrPort) error {
+	id := rec.ID()
+	t.mu.Lock()
+	if t.introduced == nil {
+		t.introduced = map[peer.ID]mesh.Record{}
+		t.observed = map[peer.ID]netip.AddrPort{}
+	}
+	if len(t.introduced) >= maxIntroduced {
+		clear(t.introduced)
+		clear(t.observed)
+	}
+	t.introduced[id] = rec
+	if observed.IsValid() {
+		t.observed[id] = observed
+	}
+	t.mu.Unlock()
+	return t.connect(ctx, rec)
+}
+
+// LastReceive says how long ago the tunnel of a host last had something from
+// it, to about a second.
+func (t *tunnels) LastReceive(id peer.ID) (time.Duration, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for k, i := range t.ids {
+		if i == id {
+			h, ok := t.heard[k]
+			if !ok || h.at.IsZero() {
+				return 0, false
+			}
+			return time.Since(h.at), true
+		}
+	}
+	return 0, false
+}
+
+// observe takes in the device's counters.
+func (t *tunnels) observe(now time.Time, ss []peer.Status) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	fresh := make(map[peer.Key]heard, len(ss))
+	for _, s := range ss {
+		h, known := t.heard[s.PublicKey]
+		if known && s.RxBytes != h.rx {
+			h.at = now
+		}
+		h.rx, h.shake, h.end = s.RxBytes, s.LastHandshake, s.Endpoint
+		fresh[s.PublicKey] = h
+	}
+	t.heard = fresh
+}
+
+// withIntroduced adds to the known hosts those that were only met at the join
+// port, and remembers whose key is whose.
+func (t *tunnels) withIntroduced(hosts []mesh.Host) []mesh.Host {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	all := slices.Clone(hosts)
+	t.ids = map[peer.Key]peer.ID{}
+	known := map[peer.ID]int{}
+	for i, h := range all {
+		known[h.ID] = i
+	}
+	for id, rec := range t.introduced {
+		i, ok := known[id]
+		if !ok {
+			all = append(all, mesh.Host{ID: id, Record: rec, Liveness: mesh.Unseen})
+		} else if len(all[i].Record.Identity) > 0 && !newer(rec, all[i].Record) {
+			delete(t.introduced, id) // gossip has caught up
+		} else if !all[i].Self {
+			all[i].Record = rec
+		}
+	}
+	for _, h := range all {
+		t.ids[h.Record.WireGuard] = h.ID
+	}
+	return all
+}
+
+func newer(a, b mesh.Record) bool {
+	return a.Epoch > b.Epoch || a.Epoch == b.Epoch && a.Serial > b.Serial
+}
+
+func (t *tunnels) observedOf(id peer.ID) []netip.AddrPort {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if ap, ok := t.observed[id]; ok {
+		return []netip.AddrPort{ap}
+	}
+	return nil
+}
+
+// session says whether the tunnel with this key has a session: WireGuard drops
+// one 180 s after its handshake (REJECT_AFTER_TIME, whitepaper section 6.1).
+func (t *tunnels) session(k peer.Key) (heard, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h, ok := t.heard[k]
+	return h, ok && !h.shake.IsZero() && time.Since(h.shake) < 180*time.Second
+}
+
+// connect applies the peers at once, outside the loop, and gives a peer
+// without a session a fresh start: a clock that ran ahead and was set back
+// keeps its handshakes from being taken until the entry is made anew.
+func (r *Router) connect(ctx context.Context, rec mesh.Record) error {
+	r.applyMu.Lock()
+	defer r.applyMu.Unlock()
+	if r.stopped {
+		return nil
+	}
+	_, before := r.tunnels.session(rec.WireGuard)
+	v := r.look()
+	if err := r.applyPeers(v.Plan.Peers); err != nil {
+		return err
+	}
+	if before {
+		return nil
+	}
+	if _, now := r.tunnels.session(rec.WireGuard); now {
+		return nil
+	}
+	return r.dev.Renew(rec.WireGuard)
+}
+
+// watchTunnels reads the device's counters every second, and lets peers without
+// a session try their next endpoint.
+func (r *Router) watchTunnels(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		r.applyMu.Lock()
+		stopped := r.stopped
+		ss, err := r.dev.Status()
+		r.applyMu.Unlock()
+		if stopped {
+			return nil
+		}
+		if err != nil {
+			r.log.Warn("the tunnel device is gone; making it again", "err", err)
+			if err := r.openDevice(ctx); err != nil && ctx.Err() == nil {
+				r.log.Error("make the tunnel device", "err", err)
+			}
+			r.Poke()
+			continue
+		}
+		r.tunnels.observe(time.Now(), ss)
+		v := r.view.Load()
+		if v == nil || !r.anyWithoutSession(v.Plan.Peers) {
+			continue
+		}
+		r.applyMu.Lock()
+		if r.stopped {
+			r.applyMu.Unlock()
+			return nil
+		}
+		if err := r.applyPeers(r.view.Load().Plan.Peers); err != nil {
+			r.log.Debug("try endpoints", "err", err)
+		}
+		r.applyMu.Unlock()
+	}
+}
+
+func (r *Router) anyWithoutSession(ps []plannedPeer) bool {
+	return slices.ContainsFunc(ps, func(p plannedPeer) bool {
+		_, ok := r.tunnels.session(p.Config.PublicKey)
+		return !ok && len(p.Try) > 0
+	})
+}

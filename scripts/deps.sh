@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Installs, by apt, what is missing for `make demo` or `make test`. Does nothing
+# where everything is there, and says what to install where apt or root is not.
+set -euo pipefail
+
+case "${1:-}" in
+demo) wanted=() ;; # the demo needs the kernel and the binary only
+test) wanted=(dockerd:docker.io iptables:iptables wg:wireguard-tools tcpdump:tcpdump nft:nftables ip:iproute2
+	ping:iputils-ping busybox:busybox-static nsenter:util-linux dig:dnsutils) ;;
+*) echo "usage: $0 demo|test" >&2; exit 2 ;;
+esac
+
+PATH=$PATH:/usr/sbin:/sbin
+missing=()
+for w in ${wanted[@]+"${wanted[@]}"}; do
+	command -v "${w%%:*}" >/dev/null || missing+=("${w##*:}")
+done
+if [ ${#missing[@]} -eq 0 ]; then exit 0; fi
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+	echo "missing: ${missing[*]} (Debian package names); install them and try again" >&2
+	exit 1
+fi
+echo "installing: ${missing[*]}" >&2
+export DEBIAN_FRONTEND=noninteractive
+# The engine must not start on the machine itself: the tests start their own.
+policy=/usr/sbin/policy-rc.d
+made=
+if [ ! -e $policy ]; then printf '#!/bin/sh\nexit 101\n' >$policy; chmod +x $policy; made=1; fi
+trap '[ -z "$made" ] || rm -f $policy' EXIT
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
