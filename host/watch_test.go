@@ -130,9 +130,14 @@ func TestBridgeMadeAnew(t *testing.T) {
 	b := h.container("b", "10.32.0.2/12")
 	b.echo(9)
 	a.reaches("10.32.0.2:9")
+	mac := func() string { return h.sh("ip -o link show weft | sed 's/.*ether //;s/ .*//'") }
+	before := mac()
 	h.run("ip", "link", "del", "weft")
 	h.set()
-	a.reaches("10.32.0.2:9") // at once: the neighbour entries still hold
+	a.reaches("10.32.0.2:9")
+	if now := mac(); now != before { // the containers' neighbour entries still hold
+		t.Errorf("MAC of the bridge was %s, is %s", before, now)
+	}
 }
 
 func TestEventsThatMatter(t *testing.T) {

@@ -25,7 +25,7 @@ func (c *container) fqdn() string { return c.name + ".weft.local" }
 // serves /www over HTTP.
 func runContainer(t *testing.T, h *netlab.Host, name string) *container {
 	t.Helper()
-	args := append([]string{"run", "-d", "--name", name}, strings.Fields(do(t, h, "dns-args"))...)
+	args := append([]string{"run", "-d", "--stop-timeout", "1", "--name", name}, strings.Fields(do(t, h, "dns-args"))...)
 	args = append(args, "-h", name+".weft.local", "busybox", "sh", "-c",
 		"mkdir -p /www && echo "+marker+" "+name+" >/www/index.html && exec httpd -f -h /www")
 	if out, err := h.Docker(args...); err != nil {
@@ -42,10 +42,10 @@ func (c *container) exec(args ...string) (string, error) {
 func (c *container) reaches(t *testing.T, to *container) {
 	t.Helper()
 	for _, at := range []string{to.fqdn(), to.name, to.addr} {
-		if out, err := c.exec("ping", "-c", "2", "-W", "2", at); err != nil || lossOf(out) != "0" {
+		if out, err := c.exec("ping", "-c", "1", "-W", "2", at); err != nil || lossOf(out) != "0" {
 			t.Errorf("%s pings %s as %s: %v\n%s", c.name, to.name, at, err, out)
 		}
-		out, err := c.exec("wget", "-q", "-T", "5", "-O", "-", "http://"+at+"/index.html")
+		out, err := c.exec("wget", "-q", "-O", "-", "http://"+at+"/index.html")
 		if err != nil || strings.TrimSpace(out) != marker+" "+to.name {
 			t.Errorf("%s fetches from %s as %s: %v\n%q", c.name, to.name, at, err, out)
 		}
@@ -78,8 +78,8 @@ func TestThreeHosts(t *testing.T) {
 	}
 	launchMesh(t, hs)
 	var cs []*container
-	for i, h := range hs {
-		cs = append(cs, runContainer(t, h, string(rune('a'+i))))
+	for i, name := range []string{"ant", "bee", "cat"} {
+		cs = append(cs, runContainer(t, hs[i], name))
 	}
 	for _, h := range hs {
 		for _, c := range cs {
@@ -123,7 +123,7 @@ func TestThreeHosts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := cs[1].exec("sh", "-c", "wget -q -O - http://a.weft.local/big | sha256sum")
+		got, err := cs[1].exec("sh", "-c", "wget -q -O - http://ant.weft.local/big | sha256sum")
 		if err != nil || got != want {
 			t.Errorf("checksum %q, want %q (%v)", got, want, err)
 		}
@@ -157,20 +157,20 @@ func TestThreeHosts(t *testing.T) {
 	})
 
 	t.Run("a stopped container's name goes, and comes back with it", func(t *testing.T) {
-		if out, err := hs[1].Docker("stop", "-t", "0", "b"); err != nil {
+		if out, err := hs[1].Docker("stop", "-t", "0", "bee"); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
 		for _, h := range hs {
 			resolves(t, h, 5*time.Second, cs[1].fqdn())
 		}
-		if out, err := hs[1].Docker("start", "b"); err != nil {
+		if out, err := hs[1].Docker("start", "bee"); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
 		for _, h := range hs {
 			resolves(t, h, 5*time.Second, cs[1].fqdn(), cs[1].addr)
 		}
 		cs[0].reaches(t, cs[1])
-		if again := do(t, hs[1], "attach", "b"); again != cs[1].addr {
+		if again := do(t, hs[1], "attach", "bee"); again != cs[1].addr {
 			t.Errorf("attach again gave %s, was %s", again, cs[1].addr)
 		}
 	})
@@ -182,7 +182,7 @@ func TestThreeHosts(t *testing.T) {
 		for _, h := range hs {
 			resolves(t, h, 10*time.Second, cs[2].fqdn())
 		}
-		if out, err := hs[2].Docker("start", "c"); err != nil {
+		if out, err := hs[2].Docker("start", "cat"); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
 		for _, h := range hs {
@@ -204,7 +204,7 @@ func TestThreeHosts(t *testing.T) {
 			t.Fatal(err)
 		}
 		do(t, hs[1], "launch")
-		if out, err := hs[1].Docker("start", "b"); err != nil {
+		if out, err := hs[1].Docker("start", "bee"); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
 		for _, h := range hs {
@@ -215,7 +215,7 @@ func TestThreeHosts(t *testing.T) {
 	})
 
 	t.Run("removing a container releases it", func(t *testing.T) {
-		if out, err := hs[0].Docker("rm", "-f", "a"); err != nil {
+		if out, err := hs[0].Docker("rm", "-f", "ant"); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
 		eventually(t, 5*time.Second, "weft ps forgets it", func() error {

@@ -126,8 +126,7 @@ func do(t *testing.T, h *netlab.Host, args ...string) string {
 func refused(t *testing.T, h *netlab.Host, args []string, texts ...string) string {
 	t.Helper()
 	_, stderr, err := h.Run(append([]string{weft}, args...)...)
-	exit, ok := errors.AsType[*exec.ExitError](err)
-	if !ok || exit.ExitCode() != 1 {
+	if exitCode(err) != 1 {
 		t.Fatalf("%s: weft %s: %v, want exit code 1\n%s", h.Name(), strings.Join(args, " "), err, stderr)
 	}
 	for _, text := range texts {
@@ -139,6 +138,14 @@ func refused(t *testing.T, h *netlab.Host, args []string, texts ...string) strin
 		t.Errorf("%s: weft %s: no error line or no hint line in:\n%s", h.Name(), strings.Join(args, " "), stderr)
 	}
 	return stderr
+}
+
+// exitCode is that of a command that ran and failed; -1 for anything else.
+func exitCode(err error) int {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return exit.ExitCode()
+	}
+	return -1
 }
 
 // launchMesh founds a mesh on the first host and joins the others by token.

@@ -16,12 +16,12 @@ import (
 
 const (
 	dialers     = 8               // joins under way at a time
-	dialTick    = time.Second     // one random host that is not alive is dialled through the tunnel
-	redialEvery = 5 * time.Second // each host that is not alive is dialled at its join port
+	dialTick    = time.Second     // one random host that is not in gossip is dialled through the tunnel
+	redialEvery = 5 * time.Second // each host that is not in gossip is dialled at its join port
 	insideTry   = 4 * time.Second // how long a dial through a tunnel, likely dead, may take
 )
 
-// dialAll dials targets, and hosts that are known and not alive, until ctx ends.
+// dialAll dials targets, and hosts that are known and not in gossip, until ctx ends.
 // memberlist never does: after a partition it does not merge again.
 func (m *Mesh) dialAll(ctx context.Context) {
 	var wg sync.WaitGroup
@@ -149,7 +149,7 @@ func (m *Mesh) resolve(ctx context.Context, addr string) ([]netip.AddrPort, erro
 	return out, nil
 }
 
-// dialHosts starts the join ports of hosts that are not alive and due.
+// dialHosts starts the join ports of hosts that are not in gossip and due.
 func (m *Mesh) dialHosts(ctx context.Context, start func(func()) bool) {
 	now := time.Now()
 	m.mu.Lock()
@@ -176,11 +176,13 @@ func (m *Mesh) dialHosts(ctx context.Context, start func(func()) bool) {
 	}
 }
 
-// wantedLocked tells that a host should be met again: it is not alive and has
-// not announced a stop. A host that stopped comes back by itself.
+// wantedLocked tells that a host should be met again: it is not in gossip and
+// has not announced a stop. A host that stopped comes back by itself. One whose
+// tunnel still works, so that it counts as alive, is dialled too: the answers are
+// what shows that the tunnel works.
 func (m *Mesh) wantedLocked(id peer.ID) bool {
 	h := m.hosts[id]
-	if m.leaving || h == nil || h.live == Alive || h.live == Left {
+	if m.leaving || h == nil || h.gossip || h.rec.left() {
 		return false
 	}
 	if m.o.Discovery || h.met {

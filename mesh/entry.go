@@ -20,6 +20,11 @@ const (
 	KindGrant Kind = 3 // a grant of address space
 	KindName  Kind = 4 // a name
 	KindClaim Kind = 5 // an address outside the range
+
+	// KindDepart has no payload: the author was reset and will not come back
+	// under this identity. What it gave away stays given; its names and claims
+	// are gone.
+	KindDepart Kind = 6
 )
 
 // Entry is one line of one host's log, signed by that host.

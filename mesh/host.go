@@ -14,11 +14,12 @@ type host struct {
 	raw []byte // of rec
 
 	met    bool   // a member of gossip since this router started
+	gossip bool   // gossip holds a start of it alive
 	vetted uint64 // a boot nonce, not rec's, that was challenged and is a restart
 	live   Liveness
 	rtt    time.Duration
 
-	nextDial time.Time // of its join port, when it is not alive
+	nextDial time.Time // of its join port, when it is not in gossip
 	dialling bool
 }
 

@@ -3,6 +3,7 @@ package mesh
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/netip"
@@ -191,18 +192,15 @@ func TestAppendIsDurableOrNothing(t *testing.T) {
 
 func TestLogIsBounded(t *testing.T) {
 	m := quietMesh(t, NewSecret())
-	var err error
-	for range 40 {
-		ds := make([]Draft, 256)
-		for i := range ds {
-			ds[i] = Draft{KindName, []byte("again and again")}
-		}
-		if _, err = m.Append(ds...); err != nil {
-			break
-		}
+	repeat := Draft{KindName, []byte("again and again")}
+	if _, err := m.Append(slices.Repeat([]Draft{repeat}, 100)...); err != nil {
+		t.Fatal(err)
 	}
-	if !errors.Is(err, ErrLogFull) || len(m.State().Logs[m.id]) > maxLogEntries {
-		t.Fatalf("%d entries: %v", len(m.State().Logs[m.id]), err)
+	m.logs.authors[m.id].current.bytes = maxLogBytes - 200 // as if it were long
+	for _, n := range []int{2, maxLogEntries} {
+		if _, err := m.Append(slices.Repeat([]Draft{repeat}, n)...); !errors.Is(err, ErrLogFull) {
+			t.Fatalf("append of %d to a full log: %v", n, err)
+		}
 	}
 	select {
 	case <-m.reroll:
@@ -215,8 +213,18 @@ func TestLogIsBounded(t *testing.T) {
 	if n := len(m.State().Logs[m.id]); n != 3 {
 		t.Errorf("the snapshot has %d entries", n)
 	}
-	if _, err := m.Append(Draft{KindName, []byte("one more")}); err != nil {
+	if _, err := m.Append(repeat); err != nil {
 		t.Error(err)
+	}
+	m.SetBase(func() []Draft {
+		var ds []Draft
+		for i := range maxSnapshot {
+			ds = append(ds, Draft{KindName, fmt.Appendf(nil, "name %d", i)})
+		}
+		return ds
+	})
+	if err := m.openEpoch(); !errors.Is(err, ErrLogFull) || len(m.State().Logs[m.id]) != 4 {
+		t.Errorf("a snapshot that others would refuse: %v", err)
 	}
 }
 

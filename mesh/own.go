@@ -51,6 +51,15 @@ func (m *Mesh) Append(ds ...Draft) ([]Entry, error) {
 
 // append writes drafts and, if edit is not nil, the own record as edit changes it.
 func (m *Mesh) append(ds []Draft, edit func(*Record)) ([]Entry, error) {
+	es, err := m.appendLocking(ds, edit)
+	if err == nil {
+		m.broadcast(es, nil)
+		m.o.OnChange()
+	}
+	return es, err
+}
+
+func (m *Mesh) appendLocking(ds []Draft, edit func(*Record)) ([]Entry, error) {
 	m.writing.Lock()
 	defer m.writing.Unlock()
 	m.mu.Lock()
@@ -109,14 +118,13 @@ func (m *Mesh) append(ds []Draft, edit func(*Record)) ([]Entry, error) {
 	if int(seq) > min(2*snapshot+rollAfter, maxLogEntries*3/4) {
 		poke(m.reroll)
 	}
-	m.broadcast(es, nil)
-	m.o.OnChange()
 	return es, nil
 }
 
 // openEpoch opens a new epoch with a snapshot of the base. The base is asked
 // without a lock; what is appended meanwhile is written again behind the snapshot.
 func (m *Mesh) openEpoch() error {
+	defer m.o.OnChange()
 	m.mu.Lock()
 	base, from := m.base, len(m.logs.log(m.id))
 	if !m.own.open {
@@ -223,7 +231,6 @@ func (m *Mesh) openEpochWriting(ds []Draft, from int, based bool) error {
 	if len(ch.put) <= relayMax {
 		m.broadcast(ch.put, nil)
 	}
-	m.o.OnChange()
 	return nil
 }
 

@@ -15,8 +15,8 @@ import (
 // Bucket "mesh": "founding" -> Founding, "boots" -> number of epochs opened as
 // u64, "peer/" and the ID's text -> the freshest host record.
 //
-// This host's own entries and the founding are on disk before anybody else
-// hears of them. What comes from others is written by persist, soon.
+// This host's own entries, and a founding of its own, are on disk before anybody
+// else hears of them. What comes from others is written by persist, soon.
 const (
 	bucketLog   = "log"
 	bucketMesh  = "mesh"
@@ -48,9 +48,21 @@ func (m *Mesh) load() error {
 	if err != nil {
 		return err
 	}
-	if m.founding.IsZero() {
-		if m.founding, err = ParseFounding(meta[keyFounding]); err != nil {
-			return fmt.Errorf("read founding from the state: %w", err)
+	stored, err := ParseFounding(meta[keyFounding])
+	switch {
+	case err != nil:
+		return fmt.Errorf("read founding from the state: %w", err)
+	case m.founding.IsZero():
+		m.founding = stored
+	case !stored.IsZero() && !stored.Equal(m.founding):
+		return fmt.Errorf("found %v: the state says that this host belongs to %v", m.founding, stored)
+	case stored.IsZero():
+		b, err := m.founding.MarshalBinary()
+		if err == nil {
+			err = m.o.Store.Apply(bucketMesh, map[string][]byte{keyFounding: b}, nil)
+		}
+		if err != nil {
+			return fmt.Errorf("found: %w", err)
 		}
 	}
 	if b := meta[keyBoots]; len(b) == 8 {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -130,19 +131,17 @@ func (m *Mesh) refused(from netip.AddrPort, err error) {
 		if r.Code == RefusedSelf || r.Code == RefusedBusy {
 			return
 		}
-		m.count.add("join_refused_" + string(reasonOf(err)))
 		text = r.Text
 	case errors.Is(err, ErrWrongSecret):
-		m.count.add("join_refused_wrong_secret")
 		text = "wrong secret: its password or token is of another mesh"
 	case errors.Is(err, ErrVersion):
-		m.count.add("join_refused_version")
 		text = err.Error()
 	default:
 		m.count.add("join_failed")
 		m.log.Debug("session failed", "endpoint", from, "err", err)
 		return
 	}
+	m.count.add("join_refused_" + strings.ReplaceAll(string(reasonOf(err)), "-", "_"))
 	m.log.Warn("host refused", "endpoint", from, "err", text)
 	m.notice("in "+from.Addr().String(), fmt.Sprintf("a host at %v was refused: %s", from.Addr(), text))
 }
@@ -223,7 +222,7 @@ func (s *sourceLimits) forgetLocked(now time.Time) {
 		}
 	}
 	for src := range s.sources {
-		if len(s.sources) < maxSources {
+		if len(s.sources) < maxSources*3/4 { // room for a while: this loop is not free
 			return
 		}
 		delete(s.sources, src)

@@ -46,7 +46,11 @@ type target struct {
 // parseTarget reads host[:port]; an IPv6 address with a port stands in brackets.
 func parseTarget(s string, port int) (string, error) {
 	host, p := strings.TrimSpace(s), strconv.Itoa(port)
-	if a, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
+	bare := host
+	if strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]") {
+		bare = host[1 : len(host)-1]
+	}
+	if a, err := netip.ParseAddr(bare); err == nil {
 		return net.JoinHostPort(a.String(), p), nil
 	}
 	if strings.Contains(host, ":") {

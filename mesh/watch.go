@@ -47,13 +47,15 @@ func (m *Mesh) lookAtHosts() {
 		s.silent, s.heard = signs[id].silent, signs[id].heard
 		h := m.hosts[id]
 		live := s.liveness()
+		if h.gossip && s.nodes == 0 {
+			h.nextDial, lost = now, true
+		}
+		h.gossip = s.nodes > 0
 		if live == h.live {
 			continue
 		}
 		m.log.Info("host is "+live.String(), "peer", id, "nickname", h.rec.Nickname, "was", h.live.String())
-		if h.live == Alive {
-			h.nextDial, lost = now, true
-		}
+		lost = lost || h.live == Alive // a target may be
 		if live == Alive {
 			changed = m.notices.clear("host "+id.String()) || changed
 		}

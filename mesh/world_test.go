@@ -57,7 +57,6 @@ type box struct {
 	mesh   *Mesh
 	cancel context.CancelFunc
 	done   chan error
-	poked  chan struct{}
 	base   func() []Draft
 }
 
@@ -157,8 +156,8 @@ func (b *box) launch(edit ...func(*Options)) {
 			return fmt.Appendf(nil, "%s to %s from %v", body, b.name, from), nil
 		},
 	}
-	b.poked = make(chan struct{}, 1)
-	o.OnChange = func() { poke(b.poked) }
+	poked := make(chan struct{}, 1)
+	o.OnChange = func() { poke(poked) }
 	for _, f := range edit {
 		f(&o)
 	}
@@ -180,7 +179,7 @@ func (b *box) launch(edit ...func(*Options)) {
 			select {
 			case <-ctx.Done():
 				return
-			case <-b.poked:
+			case <-poked:
 				for _, h := range m.State().Hosts {
 					b.tunnelTo(h.ID)
 				}

@@ -143,6 +143,28 @@ func (d *Device) Close() error {
 	return err
 }
 
+// Remove ends whatever device lives under the name, without opening it: for a
+// router that is to stop while none runs. It reads Interface, RunDir and Links.
+// No device is no error, and an interface that is not WireGuard's is left alone.
+func Remove(ctx context.Context, o Options) error {
+	c, err := newControl(o.Interface, o.inline)
+	if err != nil {
+		return fmt.Errorf("remove WireGuard device %s: %w", o.Interface, err)
+	}
+	defer c.client.Close()
+	kind, _, err := c.find()
+	if proc, procErr := readProcess(o.RunDir); procErr == nil && proc.alive() {
+		kind = Userspace // even one that does not answer
+	} else if err != nil {
+		return fmt.Errorf("remove WireGuard device %s: %w", o.Interface, err)
+	}
+	d := &Device{o: o, kind: kind}
+	if kind == "" {
+		return d.clear()
+	}
+	return d.Remove(ctx)
+}
+
 // Remove ends the device and forgets it: the kernel's link is deleted; the
 // device process is ended and waited for. A device that is gone is no error.
 func (d *Device) Remove(ctx context.Context) error {
@@ -180,8 +202,7 @@ func (d *Device) end(ctx context.Context) error {
 	return d.waitGone(ctx)
 }
 
-// waitGone waits until link, socket and process are gone, and clears away what
-// a process that was killed leaves behind.
+// waitGone waits until link, socket and process are gone.
 func (d *Device) waitGone(ctx context.Context) error {
 	for {
 		err := probe(d.o.Interface)
@@ -193,6 +214,11 @@ func (d *Device) waitGone(ctx context.Context) error {
 			return fmt.Errorf("wait for the end of its process: %w", ctx.Err())
 		}
 	}
+	return d.clear()
+}
+
+// clear removes the files that a process that was killed leaves behind.
+func (d *Device) clear() error {
 	for _, path := range []string{socketPath(d.o.Interface), pidPath(d.o.RunDir)} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err

@@ -37,8 +37,10 @@
 //
 // # Goroutines and locks
 //
-// Nothing here starts a goroutine but Serve, which ends its own before it
-// returns (one that waits inside wireguard-go's socket listener ends with the
-// process). Device and Paths have a mutex each and may be used by several
-// goroutines; a call to a device that does not answer fails within seconds.
+// Serve ends its goroutines before it returns (one that waits inside
+// wireguard-go's socket listener ends with the process). Each call of wgctrl has
+// a goroutine and a time limit, so that a device process that hangs gives an
+// error; at most one such call is left behind per Device, until that process
+// goes on or dies. Device and Paths have a mutex each and may be used by several
+// goroutines.
 package peer

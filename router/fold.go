@@ -17,8 +17,8 @@ type folded struct {
 	Claims  []hostClaim // likewise
 	Own     map[nameKey]bool
 	OwnIPs  map[netip.Prefix]bool
-	Bad     int // entries that were not taken
-	Founder peer.ID
+	Gone    map[peer.ID]bool // hosts that were reset
+	Bad     int              // entries that were not taken
 }
 
 // grantCache remembers verified grants by their entry's bytes, so that a change
@@ -30,7 +30,7 @@ type grantCache map[string]ipam.Grant
 // but for the cache, which only saves time. Entries that it does not
 // understand are left to newer hosts; entries that lie are counted in Bad.
 func fold(st *mesh.State, id mesh.MeshID, cache grantCache) folded {
-	f := folded{Own: map[nameKey]bool{}, OwnIPs: map[netip.Prefix]bool{}}
+	f := folded{Own: map[nameKey]bool{}, OwnIPs: map[netip.Prefix]bool{}, Gone: map[peer.ID]bool{}}
 	used := grantCache{}
 	for _, author := range slices.SortedFunc(maps.Keys(st.Logs), peer.ID.Compare) {
 		names := map[nameKey]bool{}
@@ -77,7 +77,12 @@ func fold(st *mesh.State, id mesh.MeshID, cache grantCache) folded {
 				default:
 					delete(claims, p)
 				}
+			case mesh.KindDepart:
+				f.Gone[author] = true
 			}
+		}
+		if f.Gone[author] {
+			continue
 		}
 		for _, k := range slices.SortedFunc(maps.Keys(names), nameKey.compare) {
 			f.Names = append(f.Names, hostName{nameKey: k, Host: author})

@@ -95,10 +95,14 @@ func cutAddr(b []byte) (netip.Addr, []byte, error) {
 }
 
 func cutString(b []byte) (string, []byte, error) {
-	if len(b) == 0 || len(b) < 1+int(b[0]) {
+	if len(b) == 0 {
 		return "", nil, errPayload
 	}
-	return string(b[1 : 1+b[0]]), b[1+b[0]:], nil
+	n := int(b[0])
+	if len(b) < 1+n {
+		return "", nil, errPayload
+	}
+	return string(b[1 : 1+n]), b[1+n:], nil
 }
 
 func cutOp(b []byte) (op, []byte, error) {

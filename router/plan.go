@@ -23,6 +23,7 @@ type inputs struct {
 	Self    peer.ID
 	MeshID  mesh.MeshID
 	Hosts   []mesh.Host
+	Gone    map[peer.ID]bool // of Hosts: reset, no tunnel is kept for them
 	Ring    *ipam.Ring // nil without IPAM or before the ring is known
 	Range   netip.Prefix
 	Domain  string // with the final dot
@@ -83,7 +84,7 @@ func makePlan(in inputs) plan {
 	p.ClaimConflicts = conflicts
 
 	for _, h := range in.Hosts {
-		if h.Self || h.Record.WireGuard.IsZero() {
+		if h.Self || in.Gone[h.ID] || h.Record.WireGuard.IsZero() {
 			continue
 		}
 		allowed := []netip.Prefix{host128(peer.ControlAddr(in.MeshID.Control(), h.ID))}

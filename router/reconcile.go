@@ -177,7 +177,7 @@ func (r *Router) look() *view {
 	}
 	self := r.id.WireGuardPublic()
 	v.Plan = makePlan(inputs{
-		Self: r.id.ID(), MeshID: r.member.Secret.MeshID(), Hosts: r.tunnels.withIntroduced(st.Hosts), Ring: v.Ring, Range: whole,
+		Self: r.id.ID(), MeshID: r.member.Secret.MeshID(), Hosts: r.tunnels.withIntroduced(st.Hosts), Gone: v.Folded.Gone, Ring: v.Ring, Range: whole,
 		Domain: r.o.Domain + ".", Port: r.o.Port, Gossip: DefaultGossipPort, MTU: mtu,
 		PSK:   func(k peer.Key) peer.Key { return r.member.Secret.WireGuardPSK(self, k) },
 		Names: v.Folded.Names, Claims: v.Folded.Claims, Local: local, DNS: listen,

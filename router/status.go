@@ -106,6 +106,9 @@ func (r *Router) routerReport(v *view, st *mesh.State, names map[peer.ID]string)
 		return cmp.Or(cmp.Compare(a.Nickname, b.Nickname), cmp.Compare(a.Peer, b.Peer), cmp.Compare(a.Endpoint, b.Endpoint))
 	})
 	for _, h := range st.Hosts {
+		if v.Folded.Gone[h.ID] {
+			continue
+		}
 		pr := PeerReport{ID: h.ID.String(), Nickname: h.Record.Nickname, Self: h.Self, State: liveness(h)}
 		for _, e := range h.Record.Endpoints {
 			pr.Endpoints = append(pr.Endpoints, e.String())

@@ -21,6 +21,7 @@ const methodHand = "space.hand"
 // stop announces that this host goes, so that its names hide at once, and takes
 // the tunnels down. Bridge, addresses and local traffic stay.
 func (r *Router) stop(ctx context.Context) error {
+	ctx = context.WithoutCancel(ctx) // a caller that hangs up must not leave half a stop
 	leave, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	if err := r.mesh.Leave(leave); err != nil {
@@ -42,6 +43,9 @@ func (r *Router) reset(ctx context.Context, force bool) error {
 				Tip: "bring another host of the mesh back, or give the space up: weft reset --force"}
 		}
 		r.log.Warn("address space is given up", "err", err)
+	}
+	if _, err := r.mesh.Append(mesh.Draft{Kind: mesh.KindDepart}); err != nil {
+		r.log.Warn("announce the departure", "err", err)
 	}
 	var ports []host.Port
 	for _, a := range r.living() {
@@ -118,8 +122,10 @@ func (r *Router) handOver(ctx context.Context) error {
 func (r *Router) bySpace(ring *ipam.Ring) []mesh.Host {
 	byID := map[peer.ID]mesh.Host{}
 	var out []mesh.Host
-	for _, h := range r.mesh.State().Hosts {
-		if !h.Self {
+	st := r.mesh.State()
+	gone := fold(st, r.member.Secret.MeshID(), grantCache{}).Gone
+	for _, h := range st.Hosts {
+		if !h.Self && !gone[h.ID] {
 			byID[h.ID] = h
 		}
 	}
@@ -129,7 +135,7 @@ func (r *Router) bySpace(ring *ipam.Ring) []mesh.Host {
 			delete(byID, h.ID)
 		}
 	}
-	for _, h := range r.mesh.State().Hosts {
+	for _, h := range st.Hosts {
 		if _, left := byID[h.ID]; left {
 			out = append(out, h)
 		}

@@ -107,7 +107,7 @@ func parseAttach(cmd *cobra.Command, args []string) (addrs []string, container s
 func parseContainer(s string) (string, error) {
 	if path, ok := strings.CutPrefix(s, "netns:"); ok {
 		if path == "" {
-			return "", fmt.Errorf("container %q: a path is wanted after netns:", s)
+			return "", fmt.Errorf("container %q: a path is wanted after netns:, as in netns:/run/netns/blue", s)
 		}
 		abs, err := filepath.Abs(path)
 		if err != nil {
@@ -117,7 +117,7 @@ func parseContainer(s string) (string, error) {
 	}
 	if pid, ok := strings.CutPrefix(s, "pid:"); ok {
 		if n, err := strconv.ParseUint(pid, 10, 31); err != nil || n == 0 {
-			return "", fmt.Errorf("container %q: a process ID is wanted after pid:", s)
+			return "", fmt.Errorf("container %q: a process ID is wanted after pid:, as in pid:4711", s)
 		}
 		return s, nil
 	}

@@ -85,19 +85,23 @@ func (a *app) background(ctx context.Context, c launchConfig) (greeting []string
 	// A config that a dying router does not read is explained by its result.
 	configErr := json.NewEncoder(configW).Encode(c)
 
+	note := time.AfterFunc(noteAfter, func() {
+		fmt.Fprintf(a.stderr, "weft: waiting for the router, which logs to %s\n", log.Name())
+	})
+	defer note.Stop()
 	select {
 	case <-ctx.Done():
 		configW.Close()
 		return nil, errors.Join(ctx.Err(), end(child))
 	case r, ok := <-results:
 		switch {
-		case ok && r.Ready && ctx.Err() == nil:
-			if err := json.NewEncoder(configW).Encode(launchWord{Stay: true}); err == nil {
-				return r.Greeting, child.Process.Release()
-			}
-		case ok && r.Ready:
+		case ok && r.Ready && ctx.Err() != nil:
 			configW.Close()
 			return nil, errors.Join(ctx.Err(), end(child))
+		case ok && r.Ready:
+			if json.NewEncoder(configW).Encode(launchWord{Stay: true}) == nil {
+				return r.Greeting, child.Process.Release()
+			}
 		case ok:
 			_ = child.Wait() // it has said why
 			return nil, &failure{err: errors.New(r.Error), hints: r.Hints}

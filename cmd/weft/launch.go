@@ -136,7 +136,8 @@ func (a *app) greet(greeting []string, asJSON bool) error {
 	if len(greeting) == 0 {
 		return nil
 	}
-	return a.printWords([]string{strings.Join(greeting, "\n")})
+	_, err := fmt.Fprintln(a.stderr, strings.Join(greeting, "\n")) // talk: stdout is for data
+	return err
 }
 
 // config parses what the flags hold as text, and reports all that is wrong with

@@ -32,6 +32,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("WEFT_STATE_DIR", filepath.Join(e.WorkDir, "state"))
 			e.Setenv("WEFT_HTTP_ADDR", "")
 			e.Setenv("WEFT_METRICS_ADDR", "")
+			e.Setenv("GORACE", "atexit_sleep_ms=0") // else every program takes a second to end under -race
 			s := mesh.NewSecret()
 			e.Setenv("MESH", s.MeshID().String()) // that of the fake router, and of TOKEN
 			e.Setenv("TOKEN", mesh.Token{Secret: s, Endpoints: []string{"host1:6783", "192.0.2.1:7000"}}.Encode())

@@ -49,7 +49,6 @@ var doors = map[string][]string{
 	"github.com/moby/moby":                {"docker"},
 	"github.com/vishvananda":              {"host", "internal/netlab"}, // see docs/decisions.md: test hosts are not the host
 	"github.com/google/nftables":          {"host", "internal/netlab"},
-	"github.com/mdlayher/packet":          {"internal/netlab"},
 	"github.com/prometheus/client_golang": {"api"},
 	"go.etcd.io/bbolt":                    {"internal/statedb"},
 	"github.com/spf13/cobra":              {"cmd/weft"},

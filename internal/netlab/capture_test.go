@@ -25,7 +25,7 @@ func TestCaptureClassifies(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !pings(a, b) {
+	if !pings(a, b, 5) {
 		t.Fatal("no way")
 	}
 	send := func(port int, payload string) {

@@ -9,6 +9,7 @@ import (
 
 // TestDocker runs two engines at once: each is alone with its containers.
 func TestDocker(t *testing.T) {
+	t.Parallel()
 	Require(t, "root", "docker")
 	l := newLab(t)
 	start := time.Now()

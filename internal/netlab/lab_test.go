@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -31,7 +32,7 @@ func TestMain(m *testing.M) {
 // newLab makes a lab that is closed, and explains itself, with the test.
 func newLab(t *testing.T) *Lab {
 	t.Helper()
-	Require(t, "root")
+	Require(t, "root", "busybox", "ip", "nsenter")
 	l, err := New(Options{Name: t.Name(), Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if err != nil {
 		t.Fatal(err)
@@ -69,8 +70,9 @@ func run(t *testing.T, p interface {
 	return strings.TrimSpace(out)
 }
 
-func pings(from *Host, to *Host) bool {
-	_, _, err := from.Run("busybox", "ping", "-c", "1", "-W", "1", to.Addr().String())
+// pings reports whether an answer comes within so many seconds.
+func pings(from *Host, to *Host, seconds int) bool {
+	_, _, err := from.Run("busybox", "ping", "-c", "1", "-W", strconv.Itoa(seconds), to.Addr().String())
 	return err == nil
 }
 
@@ -79,8 +81,8 @@ func TestTwoHostsPing(t *testing.T) {
 	l := newLab(t)
 	a, b := newHost(t, l, "host1"), newHost(t, l, "host2")
 	t.Logf("two hosts made in %v", time.Since(start))
-	run(t, a, "busybox", "ping", "-c", "1", "-W", "2", "host2")
-	run(t, b, "busybox", "ping", "-c", "1", "-W", "2", a.Addr().String())
+	run(t, a, "busybox", "ping", "-c", "1", "-W", "5", "host2")
+	run(t, b, "busybox", "ping", "-c", "1", "-W", "5", a.Addr().String())
 	if got := run(t, a, "hostname"); got != "host1" {
 		t.Errorf("hostname is %q", got)
 	}
@@ -110,9 +112,10 @@ func TestTwoHostsPing(t *testing.T) {
 }
 
 func TestCutAndHeal(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	a, b, c := newHost(t, l, "a"), newHost(t, l, "b"), newHost(t, l, "c")
-	if !pings(a, b) || !pings(a, c) {
+	if !pings(a, b, 5) || !pings(a, c, 5) {
 		t.Fatal("no way at the start")
 	}
 	check := func(what string, err error, ab bool) {
@@ -120,10 +123,14 @@ func TestCutAndHeal(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if pings(a, b) != ab {
+		patience := 5
+		if !ab {
+			patience = 1
+		}
+		if pings(a, b, patience) != ab {
 			t.Errorf("%s: a pings b: %v, want %v", what, !ab, ab)
 		}
-		if !pings(a, c) {
+		if !pings(a, c, 5) {
 			t.Errorf("%s: a no longer pings c", what)
 		}
 	}
@@ -136,7 +143,7 @@ func TestCutAndHeal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pings(a, b)
+	pings(a, b, 1)
 	if n := heard.Stop().Frames[ICMP]; n != 2 { // request and answer
 		t.Errorf("b's cable carried %d ICMP frames, want 2", n)
 	}
@@ -147,6 +154,7 @@ func TestCutAndHeal(t *testing.T) {
 }
 
 func TestWorkload(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	h := newHost(t, l, "host1")
 	w, err := h.Workload("web")
@@ -271,10 +279,10 @@ func TestManyHosts(t *testing.T) {
 	if len(hosts) != n {
 		t.Fatalf("%d hosts", len(hosts))
 	}
-	if !pings(hosts[0], hosts[n-1]) {
+	if !pings(hosts[0], hosts[n-1], 5) {
 		t.Error("no way from the first to the last")
 	}
-	run(t, hosts[0], "busybox", "ping", "-c", "1", "-W", "2", "fd48::1")
+	run(t, hosts[0], "busybox", "ping", "-c", "1", "-W", "5", "fd48::1")
 	if _, err := l.Host("h3", HostOptions{}); err == nil {
 		t.Error("two hosts have one name")
 	}
