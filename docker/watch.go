@@ -70,7 +70,11 @@ func (c *Client) Watch(ctx context.Context, f func(Event)) error {
 			return nil
 		}
 		if connected || first {
-			c.log.Warn("docker engine lost, retrying", "host", c.host, "err", err)
+			if connected {
+				c.log.Warn("docker engine lost, retrying", "host", c.host, "err", err)
+			} else {
+				c.log.Info("no docker engine answers; looking for one", "host", c.host, "err", err)
+			}
 			f(Event{Kind: Lost})
 		}
 		if connected && time.Since(begin) > maxRetry {

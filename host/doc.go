@@ -26,7 +26,7 @@
 //     connection tracking.
 //   - table inet, input: containers reach DNS and can ping 169.254.53.1; members
 //     of the mesh reach the gossip and join ports of the control address.
-//   - table inet, output: the host talks to containers as 169.254.53.1, and into
+//   - table inet, output: the host answers containers as 169.254.53.1, and talks into
 //     the tunnel as its control address.
 //
 // Drops live in tables of our own, since a drop in any table is final. An accept

@@ -166,7 +166,7 @@ write chain inet weft input (8 rules)
 write chain inet weft container-to-host (7 rules)
 write chain inet weft tunnel-to-host (6 rules)
 write chain inet weft output (9 rules)
-write chain inet weft host-to-container (3 rules)
+write chain inet weft host-to-container (5 rules)
 `
 	for name, test := range map[string]struct {
 		want table
@@ -179,7 +179,7 @@ write chain inet weft host-to-container (3 rules)
 delete element inet weft local (2 values)
 `},
 		"DNS leaves docker0": {dns.inetTable("weft", "weftwg"), asKernel(now), `write chain inet weft container-to-host (5 rules)
-write chain inet weft host-to-container (2 rules)
+write chain inet weft host-to-container (4 rules)
 `},
 		"a chain that is not ours":  {now, foreign, whole},
 		"a chain at another hook":   {now, reshaped, whole},

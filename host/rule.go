@@ -156,6 +156,14 @@ func icmpEcho() match {
 		[]expr.Any{payload(expr.PayloadBaseTransportHeader, 0, 1, reg1), equal(8)}}
 }
 
+// icmpError is a destination unreachable (3), which path MTU discovery needs, or
+// a time exceeded (11).
+func icmpError(typ byte) match {
+	name := map[byte]string{3: "destination-unreachable", 11: "time-exceeded"}[typ]
+	return match{"icmp type " + name, []string{"ip", "icmp"},
+		[]expr.Any{payload(expr.PayloadBaseTransportHeader, 0, 1, reg1), equal(typ)}}
+}
+
 func icmp6Echo() match {
 	return match{"icmpv6 type echo-request", []string{"ip6", "icmpv6"},
 		[]expr.Any{payload(expr.PayloadBaseTransportHeader, 0, 1, reg1), equal(128)}}

@@ -127,16 +127,21 @@ func (c *Config) inetTable(bridge, tunnel string) table {
 	return t
 }
 
-// hostToContainer lets the host speak as the next hop, and DNS answer as who was
-// asked.
+// hostToContainer lets DNS and ping answer as who was asked, and the next hop
+// say why it does not forward. What the host's own programs begin is dropped:
+// any user of the host could reach every container otherwise.
 func (c *Config) hostToContainer() []rule {
-	rs := []rule{newRule("", addrIs(saddr, Gateway), accept)}
+	rs := []rule{
+		newRule("", addrIs(saddr, Gateway), established(), accept),
+		newRule("", addrIs(saddr, Gateway), icmpError(3), accept),
+		newRule("", addrIs(saddr, Gateway), icmpError(11), accept),
+	}
 	for _, d := range sortedDNS(c.DNS) {
 		if a := d.Addr(); a.Is4() && a != Gateway {
 			rs = append(rs, newRule("", addrIs(saddr, a), established(), accept))
 		}
 	}
-	return append(rs, newRule("the host speaks as "+Gateway.String(), drop))
+	return append(rs, newRule("the host is not in the mesh", drop))
 }
 
 func (c *Config) containerToHost() []rule {

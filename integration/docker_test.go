@@ -149,7 +149,7 @@ func TestThreeHosts(t *testing.T) {
 			if len(s.Other) > 0 {
 				t.Errorf("unexpected frames on the cable of %s: %v", hs[i].Name(), s.Other)
 			}
-			if s.Frames[netlab.WireGuard] < 1000 || s.Frames[netlab.Join] == 0 {
+			if s.Frames[netlab.WireGuard] < 200 || s.Frames[netlab.Join] == 0 {
 				t.Errorf("the capture on %s saw too little to prove anything: %v", hs[i].Name(), s.Frames)
 			}
 			t.Logf("%s: %d bytes, frames %v, lost %d", hs[i].Name(), s.Bytes, s.Frames, s.Lost)

@@ -32,7 +32,7 @@ func TestComeAndGo(t *testing.T) {
 			for _, to := range all {
 				if from != to {
 					resolves(t, from.host, 20*time.Second, to.Name()+".weft.local", to.addr)
-					from.pings(t, to.Name()+".weft.local", 2)
+					from.pings(t, to.Name()+".weft.local", 1)
 					from.pings(t, to.addr, 1)
 				}
 			}

@@ -63,10 +63,11 @@ func TestVerbs(t *testing.T) {
 	}
 	// Claims: in the own part, in the other's, in use, and outside the range.
 	refused(t, hs[0], []string{"attach", "ip:" + b.addr + "/12", a.container}, b.addr)
-	if _, stderr, err := hs[0].Run(weft, "attach", "ip:10.32.0.999/12", a.container); exitCode(err) != 2 || !strings.Contains(stderr, "10.32.0.999") {
-		t.Errorf("an address that is none: %v\n%s", err, stderr)
+	for _, bad := range []string{"10.32.0.999", "127.0.0.1", "224.0.0.1"} {
+		if _, stderr, err := hs[0].Run(weft, "attach", "ip:"+bad+"/12", a.container); exitCode(err) != 2 || !strings.Contains(stderr, bad) {
+			t.Errorf("an address that cannot be one: %v\n%s", err, stderr)
+		}
 	}
-	refused(t, hs[0], []string{"attach", "ip:127.0.0.1/8", a.container}, "127.0.0.1")
 	refused(t, hs[0], []string{"attach", "ip:192.168.48.77/24", a.container}, "192.168.48.0/24")
 	do(t, hs[0], "attach", "ip:172.30.5.1/24", a.container)
 	do(t, hs[1], "attach", "172.30.5.2/24", b.container)
@@ -93,6 +94,7 @@ func TestVerbs(t *testing.T) {
 	resolves(t, hs[1], 5*time.Second, "printer.weft.local")
 	refused(t, hs[0], []string{"dns-add", "192.0.2.7", "-h", "printer.example.com"}, "printer.example.com")
 
+	resolves(t, hs[0], 10*time.Second, "b.weft.local", b.addr)
 	t.Run("the name server's protocol", func(t *testing.T) { protocol(t, hs[0], b) })
 	t.Run("secrets stay secret", func(t *testing.T) { secrets(t, hs[0]) })
 }
@@ -146,7 +148,7 @@ func secrets(t *testing.T, h *netlab.Host) {
 	if strings.Contains(out, secret) {
 		t.Error("the secret is in a log or in an argument list")
 	}
-	out, _, err = h.Run("sh", "-c", "stat -c '%a %n' /var/lib/weft /var/lib/weft/* /run/weft")
+	out, _, err = h.Run("sh", "-c", "stat -c '%a %n' /var/lib/weft /var/lib/weft/* /run/weft/*.log")
 	if err != nil {
 		t.Fatal(err)
 	}

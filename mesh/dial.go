@@ -185,7 +185,7 @@ func (m *Mesh) wantedLocked(id peer.ID) bool {
 	if m.leaving || h == nil || h.gossip || h.rec.left() {
 		return false
 	}
-	if m.o.Discovery || h.met {
+	if m.o.Discovery {
 		return true
 	}
 	for _, t := range m.targets {

@@ -14,7 +14,7 @@ type host struct {
 	raw []byte // of rec
 
 	met    bool   // a member of gossip since this router started
-	gossip bool   // gossip holds a start of it alive
+	gossip bool   // gossip holds the start of rec alive
 	vetted uint64 // a boot nonce, not rec's, that was challenged and is a restart
 	live   Liveness
 	rtt    time.Duration

@@ -73,11 +73,12 @@ const grace = 5 * time.Second
 
 // sign is all that the liveness of another host follows from.
 type sign struct {
-	left   bool // its freshest record announces a stop
-	nodes  int  // names of it that gossip holds alive
-	met    bool // it was a member of gossip since this router started
-	heard  bool // our tunnel has had something from it …
-	silent time.Duration
+	left    bool // its freshest record announces a stop
+	nodes   int  // names of it that gossip holds alive
+	current bool // … one of them is the start of its freshest record
+	met     bool // it was a member of gossip since this router started
+	heard   bool // our tunnel has had something from it …
+	silent  time.Duration
 }
 
 // liveness decides. A stop wins over gossip, since it is signed by the host and

@@ -160,6 +160,13 @@ func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Durati
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), min(timeout, gossipDial))
 	defer cancel()
+	go func() { // ends with this function: a dial must not outlive Shutdown
+		select {
+		case <-t.done:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	return t.network.Dial(ctx, to)
 }
 

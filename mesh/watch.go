@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"math/rand/v2"
 	"time"
 
 	"weft/peer"
@@ -47,10 +48,13 @@ func (m *Mesh) lookAtHosts() {
 		s.silent, s.heard = signs[id].silent, signs[id].heard
 		h := m.hosts[id]
 		live := s.liveness()
-		if h.gossip && s.nodes == 0 {
+		if h.gossip && !s.current {
 			h.nextDial, lost = now, true
+			if s.nodes > 0 { // a new start: most likely it is on its way into gossip
+				h.nextDial = now.Add(time.Second + rand.N(time.Second))
+			}
 		}
-		h.gossip = s.nodes > 0
+		h.gossip = s.current
 		if live == h.live {
 			continue
 		}
@@ -82,6 +86,7 @@ func (m *Mesh) signsLocked() map[peer.ID]sign {
 	for _, n := range m.nodes {
 		if s, ok := signs[n.id]; ok {
 			s.nodes++
+			s.current = s.current || n.nonce == m.hosts[n.id].rec.BootNonce
 			signs[n.id] = s
 		}
 	}

@@ -236,7 +236,7 @@ func TestDeviceHangs(t *testing.T) {
 	}
 	eventually(t, "the process stops", func() bool { st, err := statOf(p.pid); return err == nil && st.state == 'T' })
 	_, err = h.status(d)
-	mustHint(t, err, "has not answered for 5s", "fuser -k")
+	mustHint(t, err, "has not answered for 3s", "fuser -k")
 	h.must("remove", func() error { return d.Remove(t.Context()) })
 	if p.alive() {
 		t.Error("it survived Remove")
@@ -249,9 +249,9 @@ func TestCallHangs(t *testing.T) {
 	c := &control{name: "weftwg"}
 	free, ended := make(chan struct{}), make(chan struct{})
 	err := c.call(func() error { defer close(ended); <-free; return nil })
-	mustHint(t, err, "has not answered for 5s", "fuser -k")
+	mustHint(t, err, "has not answered for 3s", "fuser -k")
 	err = c.call(func() error { t.Error("a second call while the first hangs"); return nil })
-	mustHint(t, err, "has not answered for 5s", "fuser -k")
+	mustHint(t, err, "has not answered for 3s", "fuser -k")
 	close(free)
 	<-ended
 	eventually(t, "calls are made again", func() bool { return c.call(func() error { return nil }) == nil })

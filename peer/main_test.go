@@ -44,6 +44,7 @@ func deviceMain(args []string) int {
 		unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0)
 	}
 	go dieWith(*leash)
+	signal.Ignore(unix.SIGHUP) // as the verb does
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer stop()
 	if err := Serve(ctx, o); err != nil {

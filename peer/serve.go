@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"os/signal"
 	"strconv"
 	"sync"
 
@@ -30,11 +29,10 @@ type ServeOptions struct {
 // Serve is the device process: a TUN link, wireguard-go behind it, and its
 // control socket in /var/run/wireguard. It returns nil when ctx ends, when the
 // link is deleted, or when the control socket is removed (which is how
-// wireguard-go is told to stop). It ignores SIGHUP, process-wide: the device must outlive
-// whatever terminal its starter had. It reads WEFT_DEVICE_READY_FD, by which
+// wireguard-go is told to stop). Its caller ignores SIGHUP, since the device
+// must outlive whatever terminal its starter had. It reads WEFT_DEVICE_READY_FD, by which
 // [Open] waits for it.
 func Serve(ctx context.Context, o ServeOptions) (err error) {
-	signal.Ignore(unix.SIGHUP)
 	ready := readiness()
 	defer func() { ready(err) }() // does nothing after the first call
 	if o.MTU == 0 {
@@ -80,6 +78,7 @@ func Serve(ctx context.Context, o ServeOptions) (err error) {
 			go dev.IpcHandle(c) // ends with its connection
 		}
 	})
+	defer os.Remove(socketDir) // stays unless it is empty
 	defer accepting.Wait()
 	defer dev.Close()
 	defer control.Close()

@@ -262,4 +262,3 @@ func TestKernel(t *testing.T) {
 		return nil
 	})
 }
-

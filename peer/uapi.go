@@ -21,7 +21,7 @@ func socketPath(name string) string { return filepath.Join(socketDir, name+".soc
 
 // answerTimeout is for a local process that has nothing else to do. It is long
 // since a host may be starved for seconds while its packets still flow.
-const answerTimeout = 5 * time.Second
+const answerTimeout = 3 * time.Second
 
 // probe asks the userspace device for a sign of life: an empty "set" operation,
 // which needs the device's configuration lock and changes nothing. ErrGone: no

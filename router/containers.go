@@ -157,9 +157,8 @@ func (r *Router) onEvent(ctx context.Context) func(docker.Event) {
 			r.engineConnected(ctx)
 		case docker.Lost:
 			r.mu.Lock()
-			r.engine = false
+			r.engine = false // watchNamespaces looks after its containers
 			r.mu.Unlock()
-			r.log.Warn("the container engine does not answer; its containers are watched by their namespaces")
 		case docker.Started, docker.Died:
 			// An event may come late: what counts is what is so now.
 			if c, err := r.docker.Inspect(ctx, e.Container); err == nil && c.Running {

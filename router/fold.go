@@ -12,13 +12,13 @@ import (
 
 // folded is what the logs of all hosts say, in the router's terms.
 type folded struct {
-	Grants  []ipam.Grant
-	Names   []hostName  // sorted by host, then name
-	Claims  []hostClaim // likewise
-	Own     map[nameKey]bool
-	OwnIPs  map[netip.Prefix]bool
-	Gone    map[peer.ID]bool // hosts that were reset
-	Bad     int              // entries that were not taken
+	Grants []ipam.Grant
+	Names  []hostName  // sorted by host, then name
+	Claims []hostClaim // likewise
+	Own    map[nameKey]bool
+	OwnIPs map[netip.Prefix]bool
+	Gone   map[peer.ID]bool // hosts that were reset
+	Bad    int              // entries that were not taken
 }
 
 // grantCache remembers verified grants by their entry's bytes, so that a change

@@ -24,7 +24,7 @@ type inputs struct {
 	MeshID  mesh.MeshID
 	Hosts   []mesh.Host
 	Gone    map[peer.ID]bool // of Hosts: reset, no tunnel is kept for them
-	Ring    *ipam.Ring // nil without IPAM or before the ring is known
+	Ring    *ipam.Ring       // nil without IPAM or before the ring is known
 	Range   netip.Prefix
 	Domain  string // with the final dot
 	Port    int

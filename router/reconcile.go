@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -164,6 +165,10 @@ func (r *Router) look() *view {
 	if r.alloc != nil && v.Ring != nil {
 		r.alloc.SetRing(v.Ring)
 	}
+	known := st.Hosts
+	if !r.tunnels.admitted.Load() {
+		known = nil
+	}
 	local := make([]*attachment, 0, len(r.attached))
 	for _, a := range r.attached {
 		local = append(local, a.clone())
@@ -177,7 +182,7 @@ func (r *Router) look() *view {
 	}
 	self := r.id.WireGuardPublic()
 	v.Plan = makePlan(inputs{
-		Self: r.id.ID(), MeshID: r.member.Secret.MeshID(), Hosts: r.tunnels.withIntroduced(st.Hosts), Gone: v.Folded.Gone, Ring: v.Ring, Range: whole,
+		Self: r.id.ID(), MeshID: r.member.Secret.MeshID(), Hosts: r.tunnels.withIntroduced(known), Gone: v.Folded.Gone, Ring: v.Ring, Range: whole,
 		Domain: r.o.Domain + ".", Port: r.o.Port, Gossip: DefaultGossipPort, MTU: mtu,
 		PSK:   func(k peer.Key) peer.Key { return r.member.Secret.WireGuardPSK(self, k) },
 		Names: v.Folded.Names, Claims: v.Folded.Claims, Local: local, DNS: listen,
@@ -242,9 +247,16 @@ func (r *Router) applyPeers(want []plannedPeer) error {
 	for _, s := range now {
 		byKey[s.PublicKey] = s
 	}
+	maps.DeleteFunc(r.met, func(k peer.Key, _ meeting) bool {
+		return !slices.ContainsFunc(want, func(p plannedPeer) bool { return p.Config.PublicKey == k })
+	})
 	cs := make([]peer.Config, len(want))
 	for i, p := range want {
-		p.Config.Endpoint = r.paths.Choose(time.Now(), p.Config.PublicKey, p.Try, byKey[p.Config.PublicKey])
+		if r.waitsForPeer(p.Config.PublicKey) {
+			p.Config.Keepalive = 0 // which would begin a handshake
+		} else {
+			p.Config.Endpoint = r.paths.Choose(time.Now(), p.Config.PublicKey, p.Try, byKey[p.Config.PublicKey])
+		}
 		cs[i] = p.Config
 	}
 	return r.dev.Set(cs)

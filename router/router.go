@@ -71,6 +71,7 @@ type Router struct {
 	applyMu sync.Mutex // one pass at a time; guards the fields below
 	stopped bool       // the tunnel was taken down: nothing is applied any more
 	paths   *peer.Paths
+	met     map[peer.Key]meeting // the peers without a session
 	grants  grantCache
 	problem string // the last pass's error, to log it once
 }
@@ -101,7 +102,7 @@ func New(o Options) (_ *Router, err error) {
 		return nil, &Error{Msg: "weft needs root to make network devices", Tip: "sudo weft launch …", Code: 403}
 	}
 	r := &Router{o: o, log: o.Log, poke: make(chan struct{}, 1), ready: make(chan struct{}), done: make(chan struct{}),
-		paths: peer.NewPaths(), grants: grantCache{}}
+		paths: peer.NewPaths(), met: map[peer.Key]meeting{}, grants: grantCache{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, r.Close())
@@ -314,6 +315,13 @@ func (r *Router) start(ctx context.Context) error {
 	if err := r.restoreAllocations(); err != nil {
 		return err
 	}
+	had, err := r.dev.Status()
+	if err != nil {
+		return err
+	}
+	// A device that lives is proof that this host is not a copy of another; one
+	// that was made now must not take over another's sessions: see connect.
+	r.tunnels.admitted.Store(len(had) > 0)
 	r.findLiving(ctx)
 	r.wanted.Store(r.announce())
 	r.mesh.SetBase(r.base)

@@ -174,12 +174,11 @@ func removeFiles(o Options) error {
 // StopOffline takes the tunnels down when no router runs to do it. Others
 // notice that the host is gone by its silence.
 func StopOffline(o Options) error {
-	_, h, err := offline(o)
+	o, h, err := offline(o)
 	if err != nil {
 		return err
 	}
-	// A device process ends with its link.
-	return h.RemoveTunnel()
+	return removeDevice(o, h)
 }
 
 // ResetOffline removes all that weft made on the host when no router runs. The
@@ -193,7 +192,13 @@ func ResetOffline(o Options, force bool) error {
 		return &Error{Msg: "no router is running, so this host's address space cannot be handed to another host", Code: 409,
 			Tip: "`weft launch --resume` and `weft reset` hand it over; `weft reset --force` gives it up"}
 	}
-	return errors.Join(h.Remove(), removeFiles(o))
+	return errors.Join(removeDevice(o, h), h.Remove(), removeFiles(o))
+}
+
+func removeDevice(o Options, h *host.Host) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	return peer.Remove(ctx, peer.Options{Interface: wireGuardName, RunDir: o.RunDir, Links: h, Log: o.Log})
 }
 
 func offline(o Options) (Options, *host.Host, error) {

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"weft/mesh"
@@ -16,6 +17,12 @@ import (
 // each tunnel was last heard. It is the mesh's Tunnel.
 type tunnels struct {
 	connect func(ctx context.Context, rec mesh.Record) error // set before use
+
+	// admitted says that a host of the mesh has taken this one for what it says
+	// it is. Until then no tunnel is made: a copied machine has the original's
+	// WireGuard key, and its first handshake would draw the original's traffic
+	// to it.
+	admitted atomic.Bool
 
 	mu         sync.Mutex // guards the fields below
 	introduced map[peer.ID]mesh.Record
@@ -38,6 +45,7 @@ const maxIntroduced = 4096 // hosts met at the join port but not in any log yet
 // join port, that it is of this mesh.
 func (t *tunnels) Connect(ctx context.Context, rec mesh.Record, observed netip.AddrPort) error {
 	id := rec.ID()
+	t.admitted.Store(true)
 	t.mu.Lock()
 	if t.introduced == nil {
 		t.introduced = map[peer.ID]mesh.Record{}
@@ -137,27 +145,12 @@ func (t *tunnels) session(k peer.Key) (heard, bool) {
 	return h, ok && !h.shake.IsZero() && time.Since(h.shake) < 180*time.Second
 }
 
-// connect applies the peers at once, outside the loop, and gives a peer
-// without a session a fresh start: a clock that ran ahead and was set back
-// keeps its handshakes from being taken until the entry is made anew.
-func (r *Router) connect(ctx context.Context, rec mesh.Record) error {
-	r.applyMu.Lock()
-	defer r.applyMu.Unlock()
-	if r.stopped {
-		return nil
-	}
-	_, before := r.tunnels.session(rec.WireGuard)
-	v := r.look()
-	if err := r.applyPeers(v.Plan.Peers); err != nil {
-		return err
-	}
-	if before {
-		return nil
-	}
-	if _, now := r.tunnels.session(rec.WireGuard); now {
-		return nil
-	}
-	return r.dev.Renew(rec.WireGuard)
+// has says whether the device has had this peer.
+func (t *tunnels) has(k peer.Key) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, ok := t.heard[k]
+	return ok
 }
 
 // watchTunnels reads the device's counters every second, and lets peers without

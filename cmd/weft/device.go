@@ -2,6 +2,8 @@ package main
 
 import (
 	"log/slog"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -23,6 +25,7 @@ func newDeviceCmd(a *app) *cobra.Command {
 				return usageHint(cmd, "the router starts it when the kernel has no WireGuard", "--interface is needed")
 			}
 			o.Log = slog.New(slog.NewTextHandler(a.stderr, nil)) // device.log
+			signal.Ignore(syscall.SIGHUP)                        // it outlives whatever terminal its starter had
 			return peer.Serve(cmd.Context(), o)
 		},
 	}

@@ -1,0 +1,72 @@
+package router
+
+import (
+	"bytes"
+	"context"
+	"time"
+
+	"weft/mesh"
+	"weft/peer"
+)
+
+// meeting is a peer without a session: the first handshake with it is under way,
+// or fails.
+type meeting struct {
+	since time.Time
+	fresh bool // the device did not have the peer before
+}
+
+const (
+	// courtesy is how long the one of two new peers leaves the first handshake
+	// to the other.
+	courtesy = 400 * time.Millisecond
+	// stale is the age of a meeting beyond which more than a lost packet is the
+	// matter. WireGuard repeats its handshake after 5 s (REKEY_TIMEOUT).
+	stale = 12 * time.Second
+)
+
+// waitsForPeer says whether the other side should begin. Two hosts that learn
+// of each other at the same moment would both begin a handshake, each would
+// answer the other's and forget its own, both would drop both answers, and the
+// next try comes after 5 s. So the one with the lower key begins, and the other
+// only if it has waited in vain. applyMu is held.
+func (r *Router) waitsForPeer(k peer.Key) bool {
+	if _, session := r.tunnels.session(k); session {
+		delete(r.met, k)
+		return false
+	}
+	m, met := r.met[k]
+	if !met {
+		m = meeting{since: time.Now(), fresh: !r.tunnels.has(k)}
+		r.met[k] = m
+	}
+	self := r.id.WireGuardPublic()
+	if !m.fresh || bytes.Compare(self[:], k[:]) < 0 || time.Since(m.since) >= courtesy {
+		return false
+	}
+	if !met {
+		time.AfterFunc(courtesy, r.Poke)
+	}
+	return true
+}
+
+// connect applies the peers at once, outside the loop, and gives a peer whose
+// handshakes have failed for a while a fresh start: a clock that ran ahead and
+// was set back keeps them from being taken until the entry is made anew.
+func (r *Router) connect(_ context.Context, rec mesh.Record) error {
+	r.applyMu.Lock()
+	defer r.applyMu.Unlock()
+	if r.stopped {
+		return nil
+	}
+	v := r.look()
+	if err := r.applyPeers(v.Plan.Peers); err != nil {
+		return err
+	}
+	m, met := r.met[rec.WireGuard]
+	if !met || time.Since(m.since) < stale {
+		return nil
+	}
+	r.met[rec.WireGuard] = meeting{since: time.Now()}
+	return r.dev.Renew(rec.WireGuard)
+}
