@@ -158,7 +158,7 @@ func (m *Mesh) dialHosts(ctx context.Context, start func(func()) bool) {
 		if h.dialling || now.Before(h.nextDial) || !m.wantedLocked(id) {
 			continue
 		}
-		addrs := joinAddrs(h.rec)
+		addrs := h.rec.Endpoints // the TCP port has the number of the WireGuard port
 		if len(addrs) == 0 {
 			continue
 		}

@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"encoding/binary"
-	"net/netip"
 	"time"
 
 	"weft/peer"
@@ -27,6 +26,7 @@ type host struct {
 const (
 	extLeft     uint8 = 1 // no value: the host announces its stop
 	extJoinPort uint8 = 2 // u16: the TCP port of its join listener
+	extDevice   uint8 = 3 // u64: see Options.Device
 )
 
 func (r Record) ext(t uint8) ([]byte, bool) {
@@ -42,6 +42,23 @@ func (r Record) ext(t uint8) ([]byte, bool) {
 func (r Record) left() bool {
 	_, ok := r.ext(extLeft)
 	return ok
+}
+
+// Device is what the host's Options.Device said; 0: nothing.
+func (r Record) Device() uint64 {
+	if b, ok := r.ext(extDevice); ok && len(b) == 8 {
+		return binary.BigEndian.Uint64(b)
+	}
+	return 0
+}
+
+// extensions are those of the own record.
+func (o *Options) extensions() []TLV {
+	ts := []TLV{{extJoinPort, binary.BigEndian.AppendUint16(nil, uint16(o.Port))}}
+	if d := o.Device(); d != 0 {
+		ts = append(ts, TLV{extDevice, binary.BigEndian.AppendUint64(nil, d)})
+	}
+	return ts
 }
 
 // joinPort is where the host serves sessions; otherwise is used if it does not say.
@@ -100,10 +117,6 @@ func (m *Mesh) verifyRecord(raw []byte) (Record, error) {
 	}
 	return VerifyRecord(raw, m.o.Secret)
 }
-
-// joinAddrs are the join ports of a record's endpoints: the TCP port has the
-// number of the WireGuard port, whatever NAT is between.
-func joinAddrs(rec Record) []netip.AddrPort { return rec.Endpoints }
 
 // display is "nickname" with the ID, as far as it is known.
 func display(id peer.ID, nickname string) string {

@@ -109,7 +109,7 @@ func (m *Mesh) cloneRefusal(id peer.ID, nickname, at string) *Refusal {
 func (m *Mesh) answers(ctx context.Context, old Record, newNonce uint64, alive bool) (at netip.AddrPort, still bool) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	addrs := append([]netip.AddrPort(nil), joinAddrs(old)...)
+	addrs := append([]netip.AddrPort(nil), old.Endpoints...) // the TCP port has the number of the WireGuard port
 	if alive {
 		addrs = append(addrs, netip.AddrPortFrom(m.controlAddr(old.ID()), old.joinPort(m.o.Port)))
 	}

@@ -31,6 +31,12 @@ type Options struct {
 	// goroutine of Run, with no lock held.
 	Endpoints func() []netip.AddrPort
 
+	// Device tells this host's tunnel device from an earlier one: it changes when
+	// the device was made anew, and the others then know that the sessions they
+	// have with it are dead. It is called like Endpoints, and when the log is
+	// opened. nil, or zero: not told.
+	Device func() uint64
+
 	Targets   []string // host[:port]; resolved anew at each try
 	Discovery bool     // false: dial the given targets only, not every host that is remembered
 
@@ -122,6 +128,9 @@ func (o *Options) check() error {
 	}
 	if o.Log == nil {
 		o.Log = slog.Default()
+	}
+	if o.Device == nil {
+		o.Device = func() uint64 { return 0 }
 	}
 	if o.OnChange == nil {
 		o.OnChange = func() {}

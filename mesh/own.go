@@ -27,7 +27,6 @@ var ErrLogFull = errors.New("this host's log is full")
 // write an (epoch, sequence) again that it has written before with other content.
 type ownLog struct {
 	open  bool // an epoch of this start is open
-	based bool // … and its snapshot is of Mesh.base
 	boots uint64
 	epoch uint64
 	rec   Record
@@ -177,7 +176,7 @@ func (m *Mesh) openEpochWriting(ds []Draft, from int, based bool) error {
 	number := boots<<32 | uint64(binary.BigEndian.Uint32(low[:]))
 	rec.BootNonce, rec.Epoch, rec.Serial = m.nonce, number, 1
 	rec.ProtoMin, rec.ProtoMax, rec.Nickname = protoMin, protoMax, m.o.Nickname
-	rec.Ext = []TLV{{extJoinPort, binary.BigEndian.AppendUint16(nil, uint16(m.o.Port))}}
+	rec.Ext = m.o.extensions()
 	raw, err := SignRecord(m.o.Identity, m.o.Secret, rec)
 	if err != nil {
 		return fmt.Errorf("open epoch: %w", err)
@@ -223,7 +222,7 @@ func (m *Mesh) openEpochWriting(ds []Draft, from int, based bool) error {
 	m.mu.Lock()
 	m.logs.authors[m.id] = fresh.authors[m.id]
 	m.past = newReplica()
-	m.own = ownLog{open: true, based: based, boots: boots, epoch: number, raw: raw}
+	m.own = ownLog{open: true, boots: boots, epoch: number, raw: raw}
 	m.own.rec, _ = ParseRecord(raw)
 	m.publishLocked()
 	m.mu.Unlock()
@@ -303,6 +302,12 @@ func (m *Mesh) keepRecord(ctx context.Context) {
 				continue
 			}
 			m.log.Info("own endpoints changed", "endpoints", now)
+		}
+		if now := m.o.Device(); now != rec.Device() {
+			if _, err := m.append(nil, func(r *Record) { r.Ext = m.o.extensions() }); err != nil {
+				m.log.Error("write the new device", "err", err)
+				continue
+			}
 		}
 		m.tellGossip()
 	}

@@ -43,9 +43,7 @@ func TestCloneRefused(t *testing.T) {
 					t.Logf("refused after %v", took)
 					texts = append(texts, clone.mesh.Targets()[0].Err)
 				}
-				for _, text := range []string{strings.Join(clone.mesh.State().Notices, "\n"), strings.Join(target.mesh.State().Notices, "\n")} {
-					texts = append(texts, text)
-				}
+				texts = append(texts, strings.Join(clone.mesh.State().Notices, "\n"), strings.Join(target.mesh.State().Notices, "\n"))
 				for _, text := range texts {
 					if !strings.Contains(text, b.id.ID().String()) || !strings.Contains(text, "weft reset --force") {
 						t.Errorf("unclear: %q", text)

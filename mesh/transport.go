@@ -64,7 +64,7 @@ func (t *transport) readPackets() {
 	for {
 		n, from, err := t.pc.ReadFrom(buf)
 		if err != nil {
-			if t.pause(err) {
+			if t.pause() {
 				return
 			}
 			continue
@@ -92,7 +92,7 @@ func (t *transport) accept() {
 		c, err := t.ln.Accept()
 		if err != nil {
 			<-t.slots
-			if t.pause(err) {
+			if t.pause() {
 				return
 			}
 			continue
@@ -109,7 +109,7 @@ func (t *transport) accept() {
 
 // pause keeps a socket that only returns errors from using up a core. It
 // reports whether the transport has ended.
-func (t *transport) pause(error) bool {
+func (t *transport) pause() bool {
 	wait := time.NewTimer(100 * time.Millisecond)
 	defer wait.Stop()
 	select {

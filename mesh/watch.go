@@ -61,7 +61,7 @@ func (m *Mesh) lookAtHosts() {
 		m.log.Info("host is "+live.String(), "peer", id, "nickname", h.rec.Nickname, "was", h.live.String())
 		lost = lost || h.live == Alive // a target may be
 		if live == Alive {
-			changed = m.notices.clear("host "+id.String()) || changed
+			m.notices.clear("host " + id.String())
 		}
 		h.live, changed = live, true
 	}

@@ -50,6 +50,37 @@ func (r *Router) waitsForPeer(k peer.Key) bool {
 	return true
 }
 
+// dropDead takes the peers off the device whose own device was made anew since
+// their session began. What is sent to such a peer with the old session's keys
+// is lost; to a peer without a session, it waits for the handshake.
+// applyMu is held.
+func (r *Router) dropDead(want []plannedPeer) error {
+	var stay []peer.Config
+	var dead []peer.Key
+	for _, p := range want {
+		k := p.Config.PublicKey
+		old, known := r.devices[k]
+		r.devices[k] = p.Device
+		if known && old != p.Device && p.Device != 0 && r.tunnels.has(k) {
+			dead = append(dead, k)
+			continue
+		}
+		stay = append(stay, p.Config)
+	}
+	if len(dead) == 0 {
+		return nil
+	}
+	if err := r.dev.Set(stay); err != nil {
+		return err
+	}
+	for _, k := range dead {
+		r.tunnels.forget(k)
+		r.paths.Forget(k)
+		delete(r.met, k)
+	}
+	return nil
+}
+
 // connect applies the peers at once, outside the loop, and gives a peer whose
 // handshakes have failed for a while a fresh start: a clock that ran ahead and
 // was set back keeps them from being taken until the entry is made anew.

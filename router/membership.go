@@ -28,7 +28,9 @@ type membership struct {
 const (
 	keyFounding = "founding"
 	keyTargets  = "targets"
-	tokenFile   = "token"
+
+	keyGeneration = "generation"
+	tokenFile     = "token"
 )
 
 // store is the part of the state file that membership needs.

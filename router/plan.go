@@ -57,6 +57,7 @@ type plannedPeer struct {
 	ID     peer.ID
 	Config peer.Config // Endpoint is chosen when it is applied
 	Try    []netip.AddrPort
+	Device uint64 // the peer's device generation, 0: not told
 }
 
 // plan is the whole wanted state of the host.
@@ -98,7 +99,7 @@ func makePlan(in inputs) plan {
 		}
 		slices.SortFunc(allowed, comparePrefix)
 		p.Peers = append(p.Peers, plannedPeer{
-			ID: h.ID,
+			ID: h.ID, Device: h.Record.Device(),
 			Config: peer.Config{PublicKey: h.Record.WireGuard, PresharedKey: in.PSK(h.Record.WireGuard),
 				AllowedIPs: slices.Compact(allowed), Keepalive: keepalive},
 			Try: usableEndpoints(append(slices.Clone(h.Record.Endpoints), in.Observe(h.ID)...), prefix, in.Range),

@@ -238,6 +238,9 @@ func (r *Router) apply(v *view) []error {
 // applyPeers sets the device's peers; where a peer has no session, it tries the
 // next endpoint.
 func (r *Router) applyPeers(want []plannedPeer) error {
+	if err := r.dropDead(want); err != nil {
+		return err
+	}
 	now, err := r.dev.Status()
 	if err != nil {
 		return err
@@ -247,9 +250,12 @@ func (r *Router) applyPeers(want []plannedPeer) error {
 	for _, s := range now {
 		byKey[s.PublicKey] = s
 	}
-	maps.DeleteFunc(r.met, func(k peer.Key, _ meeting) bool {
-		return !slices.ContainsFunc(want, func(p plannedPeer) bool { return p.Config.PublicKey == k })
-	})
+	keys := make(map[peer.Key]bool, len(want))
+	for _, p := range want {
+		keys[p.Config.PublicKey] = true
+	}
+	maps.DeleteFunc(r.met, func(k peer.Key, _ meeting) bool { return !keys[k] })
+	maps.DeleteFunc(r.devices, func(k peer.Key, _ uint64) bool { return !keys[k] })
 	cs := make([]peer.Config, len(want))
 	for i, p := range want {
 		if r.waitsForPeer(p.Config.PublicKey) {

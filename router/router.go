@@ -2,6 +2,8 @@ package router
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -59,6 +61,8 @@ type Router struct {
 	wanted  atomic.Pointer[announced]
 	passes  broadcast // told after every pass
 	rejects atomic.Int64
+	// generation is the tunnel device's, drawn when one is made: see mesh.Options.
+	generation atomic.Uint64
 
 	mu         sync.Mutex // guards the fields below
 	attached   map[string]*attachment
@@ -72,6 +76,7 @@ type Router struct {
 	stopped bool       // the tunnel was taken down: nothing is applied any more
 	paths   *peer.Paths
 	met     map[peer.Key]meeting // the peers without a session
+	devices map[peer.Key]uint64  // the peers' device generations, as last applied
 	grants  grantCache
 	problem string // the last pass's error, to log it once
 }
@@ -102,7 +107,7 @@ func New(o Options) (_ *Router, err error) {
 		return nil, &Error{Msg: "weft needs root to make network devices", Tip: "sudo weft launch …", Code: 403}
 	}
 	r := &Router{o: o, log: o.Log, poke: make(chan struct{}, 1), ready: make(chan struct{}), done: make(chan struct{}),
-		paths: peer.NewPaths(), met: map[peer.Key]meeting{}, grants: grantCache{}}
+		paths: peer.NewPaths(), met: map[peer.Key]meeting{}, devices: map[peer.Key]uint64{}, grants: grantCache{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, r.Close())
@@ -162,7 +167,7 @@ func New(o Options) (_ *Router, err error) {
 		Identity: r.id, Secret: r.member.Secret, Nickname: o.Nickname,
 		Founding: r.member.Founding, WantRange: want,
 		BindHost: bind, Port: o.Port, GossipPort: DefaultGossipPort,
-		Endpoints: r.endpoints, Targets: r.member.Targets, Discovery: !o.NoDiscovery,
+		Endpoints: r.endpoints, Device: r.generation.Load, Targets: r.member.Targets, Discovery: !o.NoDiscovery,
 		Store: r.db, Tunnel: &r.tunnels, Handle: r.handle, OnChange: r.Poke,
 		ConnLimit: o.ConnLimit, Log: r.log,
 	})
@@ -320,8 +325,11 @@ func (r *Router) start(ctx context.Context) error {
 		return err
 	}
 	// A device that lives is proof that this host is not a copy of another; one
-	// that was made now must not take over another's sessions: see connect.
+	// that was made now must not take over another's sessions.
 	r.tunnels.admitted.Store(len(had) > 0)
+	if err := r.keepGeneration(len(had) > 0); err != nil {
+		return err
+	}
 	r.findLiving(ctx)
 	r.wanted.Store(r.announce())
 	r.mesh.SetBase(r.base)
@@ -356,6 +364,30 @@ func (r *Router) openDevice(ctx context.Context) error {
 		r.dev.Close()
 	}
 	r.dev = dev
+	return nil
+}
+
+// keepGeneration draws a number for a device that was just made, and takes that
+// of a device that was adopted from the state file.
+func (r *Router) keepGeneration(adopted bool) error {
+	if adopted {
+		kept, err := r.db.Load(bucketRouter)
+		if err != nil {
+			return err
+		}
+		if b := kept[keyGeneration]; len(b) == 8 {
+			r.generation.Store(binary.BigEndian.Uint64(b))
+			return nil
+		}
+	}
+	b := make([]byte, 8)
+	if _, err := rand.Read(b); err != nil {
+		return fmt.Errorf("draw device generation: %w", err)
+	}
+	if err := r.db.Apply(bucketRouter, map[string][]byte{keyGeneration: b}, nil); err != nil {
+		return err
+	}
+	r.generation.Store(binary.BigEndian.Uint64(b))
 	return nil
 }
 

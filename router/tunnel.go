@@ -145,6 +145,13 @@ func (t *tunnels) session(k peer.Key) (heard, bool) {
 	return h, ok && !h.shake.IsZero() && time.Since(h.shake) < 180*time.Second
 }
 
+// forget drops what is known of a peer that was taken off the device.
+func (t *tunnels) forget(k peer.Key) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.heard, k)
+}
+
 // has says whether the device has had this peer.
 func (t *tunnels) has(k peer.Key) bool {
 	t.mu.Lock()
@@ -173,7 +180,7 @@ func (r *Router) watchTunnels(ctx context.Context) error {
 		}
 		if err != nil {
 			r.log.Warn("the tunnel device is gone; making it again", "err", err)
-			if err := r.openDevice(ctx); err != nil && ctx.Err() == nil {
+			if err := r.remakeDevice(ctx); err != nil && ctx.Err() == nil {
 				r.log.Error("make the tunnel device", "err", err)
 			}
 			r.Poke()
@@ -194,6 +201,19 @@ func (r *Router) watchTunnels(ctx context.Context) error {
 		}
 		r.applyMu.Unlock()
 	}
+}
+
+// remakeDevice makes the tunnel device anew after it died, and tells the others
+// that their sessions with it are dead.
+func (r *Router) remakeDevice(ctx context.Context) error {
+	if err := r.openDevice(ctx); err != nil {
+		return err
+	}
+	if err := r.keepGeneration(false); err != nil {
+		return err
+	}
+	r.mesh.Refresh()
+	return nil
 }
 
 func (r *Router) anyWithoutSession(ps []plannedPeer) bool {

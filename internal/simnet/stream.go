@@ -183,11 +183,10 @@ func (c *conn) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// segment is what travels: bytes, the end of them, or a reset.
+// segment is what travels: bytes, or the end of them.
 type segment struct {
 	data []byte
 	fin  bool
-	rst  bool
 }
 
 // send puts a segment behind those on the way and starts the first one's
