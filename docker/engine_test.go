@@ -30,10 +30,9 @@ type fakeEngine struct {
 	memory      []fakeEvent    // newest last
 	subscribers map[chan fakeEvent]bool
 	srv         *httptest.Server
-	gap         func()              // runs between the answer to a subscription and its effect
-	intercept   http.HandlerFunc    // answers instead, for engines in trouble
-	asked       map[string]int      // requests by path
-	seenFilters map[string][]string // of the last subscription
+	gap         func()           // runs between the answer to a subscription and its effect
+	intercept   http.HandlerFunc // answers instead, for engines in trouble
+	asked       map[string]int   // requests by path
 }
 
 type fakeContainer struct {

@@ -25,7 +25,6 @@ type world struct {
 	whole  netip.Prefix
 	hosts  []*owner
 	sent   []Grant // all that was ever written
-	freed  map[netip.Addr]Owner
 	now    time.Time
 	failed func(string, ...any)
 }

@@ -173,7 +173,7 @@ func TestSecretZero(t *testing.T) {
 	if !s.IsZero() || s.Bytes() != nil || !s.Equal(Secret{}) || s.Equal(wireSecret(t)) || wireSecret(t).Equal(s) {
 		t.Error("the zero secret is not zero")
 	}
-	if s.joinKey(0) == s.joinKey(0) {
+	if one, other := s.joinKey(0), s.joinKey(0); one == other {
 		t.Error("no secret gives a key that everybody can know")
 	}
 	if got := fmt.Sprintf("%v %#v", s, s); got != hidden+" "+hidden {

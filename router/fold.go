@@ -105,16 +105,6 @@ func fold(st *mesh.State, id mesh.MeshID, cache grantCache) folded {
 	return f
 }
 
-func mapKeys[K comparable, V any](m map[K]V) func(func(K) bool) {
-	return func(yield func(K) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
-			}
-		}
-	}
-}
-
 // base is what this host's log must hold when a new epoch is opened: every
 // grant that it gave or was given, and the names and addresses of what lives
 // here now.
