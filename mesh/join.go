@@ -31,9 +31,8 @@ func (m *Mesh) joinAt(ctx context.Context, addrs ...netip.AddrPort) (peer.ID, er
 	}
 	ctx, cancel = context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
-	if err := m.connect(ctx, l, l.s.RemoteAddr()); err != nil {
-		return l.id, err
-	}
+	// The server's device knows this host first, so that the tunnel's first
+	// handshake is not lost on it, and leaves that handshake to this side.
 	_ = l.s.SetDeadline(time.Now().Add(joinTimeout))
 	_, b, err := readMsg(l.s, 1+maxRefusal, msgReady)
 	if err != nil {
@@ -41,6 +40,9 @@ func (m *Mesh) joinAt(ctx context.Context, addrs ...netip.AddrPort) (peer.ID, er
 	}
 	if v, err := parseRefusal(b); err != nil || v.Code != Accepted {
 		return l.id, fmt.Errorf("join %v: %w", l.id, errors.Join(err, &v))
+	}
+	if err := m.connect(ctx, l, l.s.RemoteAddr(), true); err != nil {
+		return l.id, err
 	}
 	if err := m.joinGossip(ctx, l.id); err != nil {
 		return l.id, fmt.Errorf("join %v: %w", l.id, err)
@@ -62,7 +64,7 @@ func (m *Mesh) serveJoin(ctx context.Context, l *link) error {
 	// The connection's source port is not the WireGuard port; that has the number
 	// of the join port, unless a NAT has changed it.
 	seen := netip.AddrPortFrom(l.s.RemoteAddr().Addr(), l.rec.joinPort(m.o.Port))
-	if err := m.connect(ctx, l, seen); err != nil {
+	if err := m.connect(ctx, l, seen, false); err != nil {
 		_ = l.write(msgReady, Refusal{RefusedBusy, err.Error()}.encode())
 		return err
 	}
@@ -74,7 +76,7 @@ func (m *Mesh) serveJoin(ctx context.Context, l *link) error {
 }
 
 // connect has the router make the tunnel.
-func (m *Mesh) connect(ctx context.Context, l *link, observed netip.AddrPort) error {
+func (m *Mesh) connect(ctx context.Context, l *link, observed netip.AddrPort, begin bool) error {
 	if l.inside {
 		observed = netip.AddrPort{}
 	}
@@ -84,7 +86,7 @@ func (m *Mesh) connect(ctx context.Context, l *link, observed netip.AddrPort) er
 		rec = h.rec // the exchange brought a newer one
 	}
 	m.mu.Unlock()
-	if err := m.o.Tunnel.Connect(ctx, rec, observed); err != nil {
+	if err := m.o.Tunnel.Connect(ctx, rec, observed, begin); err != nil {
 		return fmt.Errorf("make tunnel to %v: %w", l.id, err)
 	}
 	return nil

@@ -75,8 +75,9 @@ type Store interface {
 type Tunnel interface {
 	// Connect makes sure that a tunnel to h exists when it returns; it may be
 	// called again for the same host. observed is where the host's WireGuard port
-	// was seen, zero if that is not known. It may block until ctx ends.
-	Connect(ctx context.Context, h Record, observed netip.AddrPort) error
+	// was seen, zero if that is not known. begin says which side should begin the
+	// first handshake: if both do at once, both may fail. It may block until ctx ends.
+	Connect(ctx context.Context, h Record, observed netip.AddrPort, begin bool) error
 	// LastReceive tells how long ago the tunnel last had something from a host; ok
 	// is false if it never had. It must be quick.
 	LastReceive(id peer.ID) (age time.Duration, ok bool)

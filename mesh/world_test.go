@@ -195,7 +195,7 @@ func (b *box) tunnelTo(id peer.ID) {
 }
 
 // Connect and LastReceive make a box the Tunnel of its router.
-func (b *box) Connect(_ context.Context, h Record, _ netip.AddrPort) error {
+func (b *box) Connect(_ context.Context, h Record, _ netip.AddrPort, _ bool) error {
 	b.tunnelTo(h.ID())
 	return nil
 }

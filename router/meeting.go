@@ -14,6 +14,7 @@ import (
 type meeting struct {
 	since time.Time
 	fresh bool // the device did not have the peer before
+	begin bool // this side begins
 }
 
 const (
@@ -25,29 +26,33 @@ const (
 	stale = 12 * time.Second
 )
 
-// waitsForPeer says whether the other side should begin. Two hosts that learn
-// of each other at the same moment would both begin a handshake, each would
-// answer the other's and forget its own, both would drop both answers, and the
-// next try comes after 5 s. So the one with the lower key begins, and the other
-// only if it has waited in vain. applyMu is held.
+// waitsForPeer says whether the other side should begin the first handshake.
+// Two hosts that learn of each other at the same moment would both begin, each
+// would answer the other's and forget its own, both would drop both answers, and
+// the next try comes after 5 s. So the one with the lower key begins, unless
+// the join has agreed otherwise, and the other only if it has waited in vain, or
+// has something to send. applyMu is held.
 func (r *Router) waitsForPeer(k peer.Key) bool {
 	if _, session := r.tunnels.session(k); session {
 		delete(r.met, k)
 		return false
 	}
+	self := r.id.WireGuardPublic()
 	m, met := r.met[k]
 	if !met {
-		m = meeting{since: time.Now(), fresh: !r.tunnels.has(k)}
-		r.met[k] = m
+		m = r.meet(k, bytes.Compare(self[:], k[:]) < 0)
 	}
-	self := r.id.WireGuardPublic()
-	if !m.fresh || bytes.Compare(self[:], k[:]) < 0 || time.Since(m.since) >= courtesy {
-		return false
-	}
-	if !met {
+	return m.fresh && !m.begin && time.Since(m.since) < courtesy
+}
+
+// meet notes that a peer has no session from now on.
+func (r *Router) meet(k peer.Key, begin bool) meeting {
+	m := meeting{since: time.Now(), fresh: !r.tunnels.has(k), begin: begin}
+	r.met[k] = m
+	if m.fresh && !begin {
 		time.AfterFunc(courtesy, r.Poke)
 	}
-	return true
+	return m
 }
 
 // dropDead takes the peers off the device whose own device was made anew since
@@ -84,13 +89,16 @@ func (r *Router) dropDead(want []plannedPeer) error {
 // connect applies the peers at once, outside the loop, and gives a peer whose
 // handshakes have failed for a while a fresh start: a clock that ran ahead and
 // was set back keeps them from being taken until the entry is made anew.
-func (r *Router) connect(_ context.Context, rec mesh.Record) error {
+func (r *Router) connect(_ context.Context, rec mesh.Record, begin bool) error {
 	r.applyMu.Lock()
 	defer r.applyMu.Unlock()
 	if r.stopped {
 		return nil
 	}
 	v := r.look()
+	if _, met := r.met[rec.WireGuard]; !met && !r.tunnels.has(rec.WireGuard) {
+		r.meet(rec.WireGuard, begin)
+	}
 	if err := r.applyPeers(v.Plan.Peers); err != nil {
 		return err
 	}

@@ -260,9 +260,8 @@ func (r *Router) applyPeers(want []plannedPeer) error {
 	for i, p := range want {
 		if r.waitsForPeer(p.Config.PublicKey) {
 			p.Config.Keepalive = 0 // which would begin a handshake
-		} else {
-			p.Config.Endpoint = r.paths.Choose(time.Now(), p.Config.PublicKey, p.Try, byKey[p.Config.PublicKey])
 		}
+		p.Config.Endpoint = r.paths.Choose(time.Now(), p.Config.PublicKey, p.Try, byKey[p.Config.PublicKey])
 		cs[i] = p.Config
 	}
 	return r.dev.Set(cs)

@@ -16,7 +16,7 @@ import (
 // just been met at the join port, endpoints that were seen to work, and when
 // each tunnel was last heard. It is the mesh's Tunnel.
 type tunnels struct {
-	connect func(ctx context.Context, rec mesh.Record) error // set before use
+	connect func(ctx context.Context, rec mesh.Record, begin bool) error // set before use
 
 	// admitted says that a host of the mesh has taken this one for what it says
 	// it is. Until then no tunnel is made: a copied machine has the original's
@@ -43,7 +43,7 @@ const maxIntroduced = 4096 // hosts met at the join port but not in any log yet
 
 // Connect makes sure that there is a tunnel to a host that has proven, at the
 // join port, that it is of this mesh.
-func (t *tunnels) Connect(ctx context.Context, rec mesh.Record, observed netip.AddrPort) error {
+func (t *tunnels) Connect(ctx context.Context, rec mesh.Record, observed netip.AddrPort, begin bool) error {
 	id := rec.ID()
 	t.admitted.Store(true)
 	t.mu.Lock()
@@ -60,7 +60,7 @@ func (t *tunnels) Connect(ctx context.Context, rec mesh.Record, observed netip.A
 		t.observed[id] = observed
 	}
 	t.mu.Unlock()
-	return t.connect(ctx, rec)
+	return t.connect(ctx, rec, begin)
 }
 
 // LastReceive says how long ago the tunnel of a host last had something from
