@@ -4,7 +4,7 @@ GO ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
-FUZZTIME ?= 3s
+FUZZTIME ?= 4000x
 
 .PHONY: help build demo test check unit bubbles integration fuzz lint image bench deps-demo deps-test clean
 
@@ -32,7 +32,7 @@ bubbles: ## simulations in virtual time, without the race detector (see docs/dec
 integration: build ## black box: the built binary on hosts with real Docker engines (root)
 	WEFT_BINARY=$(CURDIR)/bin/weft $(GO) test -timeout 15m ./integration/...
 
-fuzz: ## every fuzz target for FUZZTIME each (default 3s; `make fuzz FUZZTIME=10m` at length)
+fuzz: ## every fuzz target, 4000 inputs each (`make fuzz FUZZTIME=10m` at length)
 	@./scripts/fuzz.sh $(FUZZTIME)
 
 lint: ## formatting, vet, staticcheck, tidy modules

@@ -55,6 +55,7 @@ func run(m *testing.M) (int, error) {
 func newLab(t *testing.T) *netlab.Lab {
 	t.Helper()
 	netlab.Require(t, "root")
+	t.Parallel() // labs know nothing of each other
 	lab, err := netlab.New(netlab.Options{Name: t.Name()})
 	if err != nil {
 		t.Fatal(err)
