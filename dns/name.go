@@ -42,9 +42,9 @@ func ValidName(name, domain string) (fqdn string, err error) {
 	return full, nil
 }
 
-// validDomain checks a domain for the mesh and gives it in lower case with the
+// ValidDomain checks a domain for the mesh and gives it in lower case with the
 // last dot.
-func validDomain(domain string) (fqdn string, err error) {
+func ValidDomain(domain string) (fqdn string, err error) {
 	full := canonical(domain)
 	if full == "." {
 		return "", fmt.Errorf("domain %q: empty", domain)

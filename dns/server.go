@@ -72,7 +72,7 @@ func New(o Options) (*Server, error) {
 	domain := DefaultDomain
 	if o.Domain != "" {
 		var err error
-		if domain, err = validDomain(o.Domain); err != nil {
+		if domain, err = ValidDomain(o.Domain); err != nil {
 			errs = append(errs, err)
 		}
 	}

@@ -102,6 +102,7 @@ func (m *Mesh) tryTarget(ctx context.Context, t *target) {
 	if ctx.Err() != nil {
 		return
 	}
+	m.noteCopy(err)
 	m.mu.Lock()
 	old := t.err
 	t.ended(id, err, time.Now())
@@ -212,16 +213,40 @@ func (m *Mesh) pickLost() (peer.ID, bool) {
 	return ids[rand.IntN(len(ids))], true
 }
 
+// noteCopy remembers that this host was refused as a copy, until a join succeeds.
+func (m *Mesh) noteCopy(err error) {
+	text := ""
+	switch {
+	case err == nil:
+	case reasonOf(err) == Clone:
+		text = err.Error()
+	default:
+		return
+	}
+	m.mu.Lock()
+	changed := m.copied != text
+	m.copied = text
+	if changed {
+		m.publishLocked()
+	}
+	m.mu.Unlock()
+	if changed {
+		m.o.OnChange()
+	}
+}
+
 // rejoin is joinAt for a host that is known; what goes wrong is usual.
 func (m *Mesh) rejoin(ctx context.Context, id peer.ID, addrs ...netip.AddrPort) error {
 	_, err := m.joinAt(ctx, addrs...)
 	if err == nil || ctx.Err() != nil {
+		m.noteCopy(err)
 		return err
 	}
 	m.count.add("redial_failed")
 	m.log.Debug("redial", "peer", id, "err", err)
 	switch reasonOf(err) {
 	case Clone, OtherMesh:
+		m.noteCopy(err)
 		r := (*Refusal)(nil)
 		if errors.As(err, &r) && r.Code != RefusedSelf {
 			m.mu.Lock()

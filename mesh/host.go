@@ -16,6 +16,7 @@ type host struct {
 	gossip bool   // gossip holds the start of rec alive
 	vetted uint64 // a boot nonce, not rec's, that was challenged and is a restart
 	live   Liveness
+	since  time.Time // of live
 	rtt    time.Duration
 
 	nextDial time.Time // of its join port, when it is not in gossip

@@ -36,6 +36,8 @@ type Mesh struct {
 	flush    chan struct{} // something waits for the disk
 	spread   chan struct{} // the founding was learnt: tell the neighbours
 	reroll   chan struct{} // open a new epoch
+	ready    chan struct{} // closed by Run
+	copied   string        // see State; guarded by mu
 	announce chan struct{} // look at the endpoints, tell gossip of a new own record
 
 	farewell sync.Mutex // held while gossip says goodbye or stops: memberlist panics when it is told to leave after that
@@ -79,6 +81,7 @@ func New(o Options) (*Mesh, error) {
 		spread:   make(chan struct{}, 1),
 		reroll:   make(chan struct{}, 1),
 		announce: make(chan struct{}, 1),
+		ready:    make(chan struct{}),
 		founding: o.Founding,
 		logs:     newReplica(),
 		past:     newReplica(),
@@ -155,6 +158,9 @@ func (m *Mesh) Refresh() {
 	poke(m.redial)
 }
 
+// Ready is closed when Run serves: its ports are open.
+func (m *Mesh) Ready() <-chan struct{} { return m.ready }
+
 // Run takes part in the mesh until ctx ends, and returns when all that it
 // started has ended. It says nobody goodbye: see Leave. Its error is a start
 // that failed, such as a port in use.
@@ -178,6 +184,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 		return fmt.Errorf("run mesh: %w", err)
 	}
 	defer m.stopGossip()
+	close(m.ready)
 
 	for _, task := range []func(context.Context){
 		m.readInbox, m.watch, m.dialAll, m.syncLoop, m.persist, m.keepRecord,

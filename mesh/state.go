@@ -17,6 +17,7 @@ type State struct {
 	Hosts    []Host              // sorted by ID, this one included
 	Logs     map[peer.ID][]Entry // effective logs: entries 1 to n of one epoch
 	Waiting  []string            // while the founding is not known: the targets that are waited for
+	Copied   string              // another host runs under this one's identity: who noticed, and the cure; empty: nobody did
 	Notices  []string            // what an operator should read: refusals, on either side; oldest first
 }
 
@@ -134,6 +135,7 @@ func (m *Mesh) publishLocked() {
 		Hosts:    make([]Host, 0, len(m.hosts)+1),
 		Logs:     make(map[peer.ID][]Entry, len(m.logs.authors)),
 		Notices:  m.notices.texts(),
+		Copied:   m.copied,
 	}
 	s.Hosts = append(s.Hosts, Host{ID: m.id, Record: m.own.rec, Self: true, Liveness: Alive})
 	for id, h := range m.hosts {

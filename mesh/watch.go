@@ -48,6 +48,9 @@ func (m *Mesh) lookAtHosts() {
 		s.silent, s.heard = signs[id].silent, signs[id].heard
 		h := m.hosts[id]
 		live := s.liveness()
+		if live == Failed && h.live == Alive && now.Sub(h.since) < grace {
+			live = Alive // its first packets are still on the way
+		}
 		if h.gossip && !s.current {
 			h.nextDial, lost = now, true
 			if s.nodes > 0 { // a new start: most likely it is on its way into gossip
@@ -63,7 +66,7 @@ func (m *Mesh) lookAtHosts() {
 		if live == Alive {
 			m.notices.clear("host " + id.String())
 		}
-		h.live, changed = live, true
+		h.live, h.since, changed = live, now, true
 	}
 	changed = m.notices.expire(now) || changed
 	if changed {

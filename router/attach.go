@@ -33,74 +33,112 @@ func (r *Router) attach(ctx context.Context, req attachRequest) ([]netip.Addr, e
 	if err != nil {
 		return nil, err
 	}
-	unlock, err := r.ops.lock(ctx, t.Key)
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-
-	r.mu.Lock()
-	a := &attachment{Key: t.Key}
-	if have := r.attached[t.Key]; have != nil {
-		a = have.clone()
-	}
-	before := r.attached[t.Key]
-	r.mu.Unlock()
-	a.Name, a.NetNS, a.NoMulticast = t.Name, t.NetNS, req.NoMulticastRoute
-
+	// Addresses are obtained before the container is locked: that may take as long
+	// as the mesh has none to give, and the container may stop meanwhile.
 	var given []ipam.Allocation // by this call
-	undo := func() {
-		for _, g := range given {
-			r.free(g.Container, g.Addr.Addr())
-		}
-	}
-	var addrs []netip.Addr
+	var got []ipam.Allocation
 	for _, arg := range args {
 		al, isNew, err := r.obtain(ctx, t.Key, arg)
 		if err != nil {
-			undo()
+			r.giveBack(given)
 			return nil, err
 		}
 		if isNew {
 			given = append(given, al)
 		}
-		a.addAddr(al.Addr, al.Claimed)
-		addrs = append(addrs, al.Addr.Addr())
-		if !req.WithoutDNS {
-			if fqdn := r.defaultName(t); fqdn != "" {
-				a.addName(attachedName{FQDN: fqdn, Addr: al.Addr.Addr()})
-			}
-		}
+		got = append(got, al)
 	}
-	if a.NSID, err = host.NetNSID(t.NetNS); err != nil {
-		undo()
+	unlock, err := r.ops.lock(ctx, t.Key)
+	if err != nil {
+		r.giveBack(given)
 		return nil, err
 	}
-	a.running = true
-	r.mu.Lock()
-	err = r.putAttachmentLocked(a) // on disk before it is used
-	r.mu.Unlock()
-	if err == nil {
-		err = r.wire(a.clone())
-	}
+	defer unlock()
+	addrs, err := r.attachLocked(t, req, got)
 	if err != nil {
-		r.mu.Lock()
-		if before != nil {
-			err = errors.Join(err, r.putAttachmentLocked(before))
-		} else {
-			err = errors.Join(err, r.dropAttachmentLocked(t.Key))
-		}
-		r.mu.Unlock()
-		undo()
+		r.giveBack(given)
 		return nil, err
 	}
 	r.pass(ctx)
 	if req.RewriteHosts && !r.o.NoRewriteHosts && t.HostsPath != "" {
 		if err := rewriteHosts(t.HostsPath, t.Hostname, t.Domainname, addrs); err != nil {
-			return addrs, err
+			return nil, &Error{Msg: fmt.Sprintf("%s is attached as %v, but its hosts file was not rewritten", req.Container, addrs), Err: err}
 		}
 	}
 	return addrs, nil
+}
+
+// attachLocked does it for a container that is locked. Whatever fails, the
+// container has afterwards what it had before.
+func (r *Router) attachLocked(t target, req attachRequest, got []ipam.Allocation) ([]netip.Addr, error) {
+	r.mu.Lock()
+	before := r.attached[t.Key]
+	resetting := r.resetting
+	r.mu.Unlock()
+	if resetting {
+		return nil, errResetting
+	}
+	a := &attachment{Key: t.Key}
+	if before != nil {
+		a = before.clone()
+	}
+	a.Name, a.NetNS, a.NoMulticast = t.Name, t.NetNS, req.NoMulticastRoute
+	var err error
+	if a.NSID, err = host.NetNSID(t.NetNS); err != nil {
+		return nil, err
+	}
+	var addrs []netip.Addr
+	fqdn := r.defaultName(t)
+	for _, al := range got {
+		a.addAddr(al.Addr, al.Claimed)
+		addrs = append(addrs, al.Addr.Addr())
+		if !req.WithoutDNS && fqdn != "" {
+			a.addName(attachedName{FQDN: fqdn, Addr: al.Addr.Addr()})
+		}
+	}
+	a.running = true
+	r.mu.Lock()
+	err = r.putAttachmentLocked(a) // on disk before it is used
+	r.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	if err := r.wire(a.clone()); err != nil {
+		r.mu.Lock()
+		if before != nil {
+			err = errors.Join(err, r.putAttachmentLocked(before))
+		} else {
+			err = errors.Join(err, r.dropAttachmentLocked(t.Key))
+			before = &attachment{Key: t.Key, NetNS: t.NetNS}
+		}
+		r.mu.Unlock()
+		return nil, errors.Join(err, r.host.Detach(r.port(before)))
+	}
+	return addrs, nil
+}
+
+// giveBack frees what a call that failed has obtained, unless an attachment has
+// it meanwhile.
+func (r *Router) giveBack(as []ipam.Allocation) {
+	for _, al := range as {
+		r.mu.Lock()
+		a := r.attached[al.Container]
+		used := a != nil && slices.Contains(a.Addrs, al.Addr)
+		r.mu.Unlock()
+		if !used {
+			r.free(al.Container, al.Addr.Addr())
+		}
+	}
+}
+
+// checkAddress refuses what package host could not give to a container: this
+// release gives IPv4 unicast addresses.
+func checkAddress(p netip.Prefix) error {
+	a := p.Addr()
+	if !p.IsValid() || !a.Is4() || p.Bits() < 1 || a.IsLoopback() || a.IsMulticast() || a.IsUnspecified() || a.IsLinkLocalUnicast() || a.As4()[0] == 0 || a.As4()[0] >= 240 {
+		return badRequest("for example 10.32.0.9/12", "%v cannot be given to a container: it must be an IPv4 unicast address with its subnet's length", p)
+	}
+	return nil
 }
 
 // obtain claims or allocates one address. It waits while the mesh has no space to give, until ctx ends.
@@ -111,23 +149,21 @@ func (r *Router) obtain(ctx context.Context, key string, arg ipam.AddrArg) (ipam
 	return r.allocate(ctx, key, arg.Prefix)
 }
 
-// claim takes one address for a container. Without IPAM, the operator alone
-// decides.
+// claim takes one address for a container.
 func (r *Router) claim(key string, p netip.Prefix) (ipam.Allocation, bool, error) {
+	if err := checkAddress(p); err != nil {
+		return ipam.Allocation{}, false, err
+	}
 	if err := r.refuseUnderlay(p); err != nil {
 		return ipam.Allocation{}, false, err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.resetting {
+		return ipam.Allocation{}, false, errResetting
+	}
 	if r.alloc == nil {
-		for k, a := range r.attached {
-			for _, have := range a.Addrs {
-				if have.Addr() == p.Addr() && k != key {
-					return ipam.Allocation{}, false, &Error{Msg: fmt.Sprintf("%v is in use by container %s", p.Addr(), shortKey(k)), Code: 409}
-				}
-			}
-		}
-		return ipam.Allocation{Container: key, Addr: p, Claimed: true}, true, nil
+		return ipam.Allocation{}, false, errNotJoined
 	}
 	al, isNew, err := r.alloc.Claim(key, p)
 	var taken *ipam.InUseError
@@ -138,12 +174,15 @@ func (r *Router) claim(key string, p netip.Prefix) (ipam.Allocation, bool, error
 	case errors.As(err, &foreign):
 		return al, false, &Error{Err: err, Code: 409, Tip: "claim it on that host (`weft status ipam`), or let weft choose: net:" + p.Masked().String()}
 	case errors.Is(err, ipam.ErrNotReady):
-		return al, false, &Error{Msg: "addresses cannot be claimed yet", Err: err, Code: 503, Tip: "`weft prime` waits until they can; `weft status` says what is missing"}
+		return al, false, errNotJoined
 	case err != nil:
 		return al, false, &Error{Err: err, Code: 400}
 	}
 	return al, isNew, nil
 }
+
+var errNotJoined = &Error{Msg: "this host has not joined its mesh yet: nobody could say whose the address is", Code: 503,
+	Tip: "`weft prime` waits until it has; `weft status` says what is missing"}
 
 // refuseUnderlay keeps the host's own networks from being given to containers.
 func (r *Router) refuseUnderlay(p netip.Prefix) error {
@@ -198,7 +237,9 @@ func (r *Router) detach(ctx context.Context, container string, raw []string) ([]
 	}
 	// The interface goes first: an address is free only when nobody uses it.
 	if have.running {
-		err = r.host.Detach(r.port(a))
+		if err := r.host.Detach(r.port(a)); err != nil {
+			return nil, err
+		}
 	}
 	r.mu.Lock()
 	if len(a.Addrs) == 0 {
@@ -262,7 +303,7 @@ func (r *Router) keyOf(ctx context.Context, name string) (string, error) {
 	if len(found) == 1 {
 		return found[0], nil
 	}
-	c, err := r.docker.Inspect(ctx, name)
+	c, err := r.docker.Target(ctx, name)
 	if err != nil {
 		return "", &Error{Msg: fmt.Sprintf("%s is not attached", name), Tip: "`weft ps` lists what is", Code: 404}
 	}

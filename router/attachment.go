@@ -32,7 +32,6 @@ type attachment struct {
 	// What follows is not stored.
 	running bool
 	mac     string
-	err     string // why it is not on the mesh, for status
 }
 
 // attachedName is a name of an attachment. It is answered while the container

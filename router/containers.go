@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"weft/docker"
 	"weft/host"
 	"weft/ipam"
+	"weft/mesh"
 )
 
 // namespacePoll is how often namespaces that no engine watches are looked at.
@@ -85,7 +88,8 @@ func pidNetNS(pid int) string { return "/proc/" + strconv.Itoa(pid) + "/ns/net" 
 func (r *Router) checkNamespace(t target) error {
 	id, err := host.NetNSID(t.NetNS)
 	if err != nil {
-		return &Error{Msg: t.Key + " is not a network namespace here", Err: err, Code: 404}
+		return &Error{Msg: t.Key + " cannot be read as a network namespace of this host", Err: err, Code: 404,
+			Tip: "`ls /run/netns` and `ps` show what there is; attach takes netns:/path or pid:N"}
 	}
 	own, err := host.NetNSID("/proc/self/ns/net")
 	if err != nil {
@@ -135,9 +139,17 @@ func (r *Router) setBridge(a netip.Addr) {
 	changed := r.bridgeDNS != a
 	r.bridgeDNS = a
 	r.mu.Unlock()
-	if changed {
-		r.Poke()
+	if !changed {
+		return
 	}
+	var text []byte
+	if a.IsValid() {
+		text = []byte(a.String())
+	}
+	if err := r.db.Apply(bucketRouter, map[string][]byte{keyBridge: text}, nil); err != nil {
+		r.log.Warn("remember Docker's bridge address", "err", err)
+	}
+	r.Poke()
 }
 
 // sameNamespace says whether the namespace that an attachment was given is
@@ -147,31 +159,19 @@ func sameNamespace(a *attachment) bool {
 	return err == nil && a.NSID != "" && id == a.NSID
 }
 
-// onEvent follows the engine.
+// onEvent follows the engine. An event may come late or twice: it only says that
+// the container should be looked at.
 func (r *Router) onEvent(ctx context.Context) func(docker.Event) {
 	return func(e docker.Event) {
-		ctx, cancel := context.WithTimeout(ctx, engineTimeout)
-		defer cancel()
 		switch e.Kind {
 		case docker.Connected:
 			r.engineConnected(ctx)
 		case docker.Lost:
 			r.mu.Lock()
-			r.engine = false // watchNamespaces looks after its containers
+			r.engine = false // its containers are then watched by their namespaces
 			r.mu.Unlock()
-		case docker.Started, docker.Died:
-			// An event may come late: what counts is what is so now.
-			if c, err := r.docker.Inspect(ctx, e.Container); err == nil && c.Running {
-				r.containerStarted(ctx, c)
-			} else {
-				r.containerDied(e.Container)
-			}
-		case docker.Removed:
-			r.containerRemoved(ctx, e.Container)
-		case docker.Renamed:
-			if c, err := r.docker.Inspect(ctx, e.Container); err == nil {
-				r.containerRenamed(c)
-			}
+		default:
+			r.lookAt(ctx, e.Container)
 		}
 		r.Poke()
 	}
@@ -188,113 +188,123 @@ func (r *Router) engineConnected(ctx context.Context) {
 		}
 	}
 	r.mu.Unlock()
-	if bridge, err := r.docker.BridgeAddr(ctx); err == nil {
+	ask, cancel := context.WithTimeout(ctx, engineTimeout)
+	if bridge, err := r.docker.BridgeAddr(ask); err == nil {
 		r.setBridge(bridge)
 	}
+	cancel()
 	for _, k := range keys {
-		switch c, err := r.docker.Inspect(ctx, k); {
-		case errors.Is(err, docker.ErrNotFound):
-			r.containerRemoved(ctx, k)
-		case err != nil:
-			r.log.Warn("look at a container", "container", shortKey(k), "err", err)
-		case c.Running:
-			r.containerStarted(ctx, c)
-		default:
-			r.containerDied(k)
-		}
+		r.lookAt(ctx, k)
 	}
 }
 
-// containerStarted redoes the attachment of a container that has one.
-func (r *Router) containerStarted(ctx context.Context, c docker.Container) {
-	unlock, err := r.ops.lock(ctx, c.ID)
-	if err != nil {
-		return
-	}
-	defer unlock()
+// lookAt makes an attachment follow its container. What can not be done now is
+// tried again by watchNamespaces.
+func (r *Router) lookAt(ctx context.Context, key string) {
 	r.mu.Lock()
-	a := r.attached[c.ID]
-	var todo *attachment
-	if a != nil {
-		todo = a.clone()
-		todo.NetNS = pidNetNS(c.PID)
-		todo.NSID, _ = host.NetNSID(todo.NetNS)
-		todo.Name = c.Name
-	}
+	a := r.attached[key]
+	delete(r.dirty, key)
 	r.mu.Unlock()
-	if todo == nil {
-		return
-	}
-	if err := r.wire(todo); err != nil {
-		r.log.Error("attach a container that was started", "container", shortKey(c.ID), "err", err)
-	}
-	r.Poke()
-}
-
-// wire stores an attachment of a living container, gives it its interface and
-// makes it effective.
-func (r *Router) wire(a *attachment) error {
-	mac, err := r.host.Attach(r.port(a))
-	if err != nil {
-		a.err = err.Error()
-	} else {
-		a.mac, a.err, a.running = mac, "", true
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return errors.Join(err, r.putAttachmentLocked(a))
-}
-
-// containerDied hides the container's names at once; its addresses are kept.
-func (r *Router) containerDied(id string) {
-	r.mu.Lock()
-	if a := r.attached[id]; a != nil && a.running {
-		c := a.clone()
-		c.running, c.mac = false, ""
-		r.attached[id] = c
-	}
-	r.mu.Unlock()
-	r.Poke()
-}
-
-// containerRemoved ends an attachment with its container.
-func (r *Router) containerRemoved(ctx context.Context, id string) {
-	unlock, err := r.ops.lock(ctx, id)
-	if err != nil {
-		return
-	}
-	defer unlock()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.attached[id] == nil {
-		return
-	}
-	if err := r.dropAttachmentLocked(id); err != nil {
-		r.log.Error("forget a removed container", "container", shortKey(id), "err", err)
-		return
-	}
-	if r.alloc != nil {
-		r.alloc.FreeAll(time.Now(), id)
-	}
-	r.Poke()
-}
-
-func (r *Router) containerRenamed(c docker.Container) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	a := r.attached[c.ID]
 	if a == nil {
 		return
 	}
-	b := a.clone()
-	b.Name = c.Name
-	if err := r.putAttachmentLocked(b); err != nil {
-		r.log.Error("rename a container", "container", shortKey(c.ID), "err", err)
+	if err := r.follow(ctx, key); err != nil && ctx.Err() == nil {
+		r.log.Warn("follow a container; trying again", "container", shortKey(key), "err", err)
+		r.mu.Lock()
+		r.dirty[key] = true
+		r.mu.Unlock()
 	}
 }
 
+func (r *Router) follow(ctx context.Context, key string) error {
+	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
+	defer cancel()
+	unlock, err := r.ops.lock(ctx, key)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	c, err := r.docker.Inspect(ctx, key)
+	switch {
+	case errors.Is(err, docker.ErrNotFound):
+		return r.containerRemoved(key)
+	case err != nil:
+		return err
+	case !c.Running || c.PID == 0:
+		r.containerDied(key)
+		return nil
+	}
+	return r.containerStarted(c)
+}
+
+// containerStarted redoes the attachment of a container that lives. The
+// container is locked.
+func (r *Router) containerStarted(c docker.Container) error {
+	r.mu.Lock()
+	a := r.attached[c.ID]
+	r.mu.Unlock()
+	if a == nil {
+		return nil
+	}
+	ns := pidNetNS(c.PID)
+	id, err := host.NetNSID(ns)
+	if err != nil {
+		return err
+	}
+	if a.running && a.NSID == id && a.NetNS == ns && a.Name == c.Name {
+		return nil
+	}
+	todo := a.clone()
+	todo.NetNS, todo.NSID, todo.Name = ns, id, c.Name
+	return r.wire(todo)
+}
+
+// wire gives a living container its interface, stores its attachment and makes
+// it effective. The container is locked.
+func (r *Router) wire(a *attachment) error {
+	mac, err := r.host.Attach(r.port(a))
+	if err != nil {
+		return fmt.Errorf("attach %s: %w", shortKey(a.Key), err)
+	}
+	a.mac, a.running = mac, true
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.putAttachmentLocked(a)
+}
+
+// containerDied hides the container's names at once; its addresses are kept. The
+// container is locked.
+func (r *Router) containerDied(key string) {
+	r.mu.Lock()
+	if a := r.attached[key]; a != nil && a.running {
+		c := a.clone()
+		c.running, c.mac = false, ""
+		r.attached[key] = c
+	}
+	r.mu.Unlock()
+	r.Poke()
+}
+
+// containerRemoved ends an attachment with its container, which is locked.
+func (r *Router) containerRemoved(key string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.attached[key] == nil {
+		return nil
+	}
+	if err := r.dropAttachmentLocked(key); err != nil {
+		return err
+	}
+	if r.alloc != nil {
+		r.alloc.FreeAll(time.Now(), key)
+	}
+	r.Poke()
+	return nil
+}
+
 // watchNamespaces looks after containers that no engine reports on: bare
-// namespaces, and Docker's while the engine does not answer.
+// namespaces, and Docker's while the engine does not answer; and it tries again
+// what failed.
 func (r *Router) watchNamespaces(ctx context.Context) error {
 	tick := time.NewTicker(namespacePoll)
 	defer tick.Stop()
@@ -304,80 +314,100 @@ func (r *Router) watchNamespaces(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
+		r.mu.Lock()
 		if r.alloc != nil {
-			r.mu.Lock()
 			r.alloc.Expire(time.Now())
-			r.mu.Unlock()
 		}
-		for _, a := range r.unwatched() {
-			r.checkUnwatched(ctx, a)
+		again := slices.Collect(maps.Keys(r.dirty))
+		var unwatched []string
+		for k, a := range r.attached {
+			if !a.docker() || !r.engine && a.running {
+				unwatched = append(unwatched, k)
+			}
+		}
+		r.mu.Unlock()
+		for _, k := range again {
+			r.lookAt(ctx, k)
+		}
+		for _, k := range unwatched {
+			if err := r.checkUnwatched(ctx, k); err != nil && ctx.Err() == nil {
+				r.log.Debug("look at a namespace", "container", shortKey(k), "err", err)
+			}
 		}
 	}
 }
 
-func (r *Router) unwatched() []*attachment {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var out []*attachment
-	for _, a := range r.attached {
-		if !a.docker() || !r.engine && a.running {
-			out = append(out, a.clone())
-		}
-	}
-	return out
-}
-
-func (r *Router) checkUnwatched(ctx context.Context, a *attachment) {
-	switch same := sameNamespace(a); {
-	case same == a.running:
-	case !same && strings.HasPrefix(a.Key, "pid:"):
-		r.containerRemoved(ctx, a.Key) // a process does not come back
-	case !same:
-		r.containerDied(a.Key)
-	}
-	if a.running || !strings.HasPrefix(a.Key, "netns:") {
-		return
-	}
-	// A path may lead to a new namespace of the same name: the intent holds.
-	id, err := host.NetNSID(a.NetNS)
+func (r *Router) checkUnwatched(ctx context.Context, key string) error {
+	unlock, err := r.ops.lock(ctx, key)
 	if err != nil {
-		return
-	}
-	unlock, err := r.ops.lock(ctx, a.Key)
-	if err != nil {
-		return
+		return err
 	}
 	defer unlock()
-	a.NSID = id
 	r.mu.Lock()
-	gone := r.attached[a.Key] == nil
+	a := r.attached[key]
 	r.mu.Unlock()
-	if gone {
-		return
+	if a == nil || sameNamespace(a) && a.running {
+		return nil
 	}
-	if err := r.wire(a); err != nil {
-		r.log.Warn("attach a namespace that came back", "container", a.Key, "err", err)
+	id, err := host.NetNSID(a.NetNS)
+	switch {
+	case a.docker() || strings.HasPrefix(key, heldPrefix):
+		if a.running {
+			r.containerDied(key)
+		}
+		return nil
+	case strings.HasPrefix(key, "pid:") && (err != nil || id != a.NSID):
+		return r.containerRemoved(key) // a process does not come back
+	case err != nil:
+		if a.running {
+			r.containerDied(key)
+		}
+		return nil
+	}
+	// A path may lead to a new namespace of the same name: the intent holds.
+	r.containerDied(key)
+	todo := a.clone()
+	todo.NSID = id
+	if err := r.wire(todo); err != nil {
+		return err
 	}
 	r.Poke()
+	return nil
 }
 
-// restoreAllocations tells the allocator what attachments hold.
-func (r *Router) restoreAllocations() error {
-	whole := r.member.Founding.Range
-	if r.o.NoIPAM || !whole.IsValid() {
-		return nil
+// restoreAllocations makes the allocator, once the mesh's range is known, and
+// tells it what attachments hold.
+func (r *Router) restoreAllocations(f mesh.Founding) {
+	if !f.Range.IsValid() {
+		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	subnet := r.member.Founding.Subnet
+	subnet := f.Subnet
 	if r.o.DefaultSubnet.IsValid() {
 		subnet = r.o.DefaultSubnet
 	}
-	alloc := ipam.NewAllocator(ipam.Owner(r.id.ID()), whole, subnet)
+	alloc := ipam.NewAllocator(ipam.Owner(r.id.ID()), f.Range, subnet)
 	var held []ipam.Allocation
 	for _, a := range r.attached {
 		held = append(held, a.allocations()...)
 	}
+	for _, err := range alloc.Restore(held) {
+		r.log.Error("restore an address", "err", err)
+	}
 	r.alloc = alloc
-	return errors.Join(alloc.Restore(held)...)
+}
+
+// loadBridge reads where Docker's bridge was, for a router that starts while
+// the engine does not answer and its containers live on.
+func loadBridge(load func(string) (map[string][]byte, error)) (netip.Addr, error) {
+	kept, err := load(bucketRouter)
+	if err != nil || len(kept[keyBridge]) == 0 {
+		return netip.Addr{}, err
+	}
+	a, err := netip.ParseAddr(string(kept[keyBridge]))
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("read Docker's bridge address from the state file: %w", err)
+	}
+	return a, nil
 }

@@ -1,9 +1,11 @@
 package router
 
 import (
+	"errors"
 	"maps"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"weft/ipam"
 	"weft/mesh"
@@ -22,16 +24,33 @@ type folded struct {
 }
 
 // grantCache remembers verified grants by their entry's bytes, so that a change
-// of the logs costs no signature checks for what has not changed. Only the fold
-// uses it.
-type grantCache map[string]ipam.Grant
+// of the logs costs no signature checks for what has not changed. The zero value
+// is ready; it may be used by several goroutines.
+type grantCache struct {
+	mu sync.Mutex // guards m
+	m  map[string]ipam.Grant
+}
+
+// begin gives what is known, not to be changed.
+func (c *grantCache) begin() map[string]ipam.Grant {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.m
+}
+
+// end keeps what was used, and nothing else.
+func (c *grantCache) end(used map[string]ipam.Grant) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.m = used
+}
 
 // fold reads the effective entries of every log. It is a pure function of st
 // but for the cache, which only saves time. Entries that it does not
 // understand are left to newer hosts; entries that lie are counted in Bad.
-func fold(st *mesh.State, id mesh.MeshID, cache grantCache) folded {
+func fold(st *mesh.State, id mesh.MeshID, cache *grantCache) folded {
 	f := folded{Own: map[nameKey]bool{}, OwnIPs: map[netip.Prefix]bool{}, Gone: map[peer.ID]bool{}}
-	used := grantCache{}
+	known, used := cache.begin(), map[string]ipam.Grant{}
 	for _, author := range slices.SortedFunc(maps.Keys(st.Logs), peer.ID.Compare) {
 		names := map[nameKey]bool{}
 		claims := map[netip.Prefix]bool{}
@@ -39,7 +58,7 @@ func fold(st *mesh.State, id mesh.MeshID, cache grantCache) folded {
 			switch e.Kind {
 			case mesh.KindGrant:
 				raw := string(e.Raw())
-				g, ok := cache[raw]
+				g, ok := known[raw]
 				if !ok {
 					var err error
 					if g, err = parseGrant(author, e.Payload, id); err != nil {
@@ -94,15 +113,23 @@ func fold(st *mesh.State, id mesh.MeshID, cache grantCache) folded {
 			f.Own, f.OwnIPs = names, claims
 		}
 	}
-	for k := range cache {
-		if _, ok := used[k]; !ok {
-			delete(cache, k)
+	cache.end(used)
+	return f
+}
+
+// foldNow folds a state with the router's cache.
+func (r *Router) foldNow(st *mesh.State) folded { return fold(st, r.member.Secret.MeshID(), &r.grants) }
+
+// ownNames are the names and addresses that this host's own log announces.
+func ownNames(st *mesh.State) (map[nameKey]bool, map[netip.Prefix]bool) {
+	var es []mesh.Entry
+	for _, e := range st.Logs[st.Self] {
+		if e.Kind != mesh.KindGrant {
+			es = append(es, e)
 		}
 	}
-	for k, g := range used {
-		cache[k] = g
-	}
-	return f
+	f := fold(&mesh.State{Self: st.Self, Logs: map[peer.ID][]mesh.Entry{st.Self: es}}, mesh.MeshID{}, new(grantCache))
+	return f.Own, f.OwnIPs
 }
 
 // base is what this host's log must hold when a new epoch is opened: every
@@ -116,36 +143,31 @@ func base(old []mesh.Entry, names map[nameKey]bool, claims map[netip.Prefix]bool
 		}
 	}
 	add, err := nameDrafts(nil, names)
-	if err != nil {
-		return nil, err
-	}
-	return append(append(ds, add...), claimDrafts(nil, claims)...), nil
+	return append(append(ds, add...), claimDrafts(nil, claims)...), err
 }
 
 // nameDrafts are the entries that turn the announced names into the wanted.
-// Withdrawals come first, so that a name moves rather than doubles.
+// Withdrawals come first, so that a name moves rather than doubles. A name that
+// cannot be written is left out and reported.
 func nameDrafts(announced, wanted map[nameKey]bool) ([]mesh.Draft, error) {
 	var ds []mesh.Draft
-	add := func(o op, from, without map[nameKey]bool) error {
+	var errs []error
+	add := func(o op, from, without map[nameKey]bool) {
 		for _, k := range slices.SortedFunc(maps.Keys(from), nameKey.compare) {
 			if without[k] {
 				continue
 			}
 			b, err := encodeName(o, k)
 			if err != nil {
-				return err
+				errs = append(errs, err)
+				continue
 			}
 			ds = append(ds, mesh.Draft{Kind: mesh.KindName, Payload: b})
 		}
-		return nil
 	}
-	if err := add(opDel, announced, wanted); err != nil {
-		return nil, err
-	}
-	if err := add(opSet, wanted, announced); err != nil {
-		return nil, err
-	}
-	return ds, nil
+	add(opDel, announced, wanted)
+	add(opSet, wanted, announced)
+	return ds, errors.Join(errs...)
 }
 
 func claimDrafts(announced, wanted map[netip.Prefix]bool) []mesh.Draft {

@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,6 +10,11 @@ import (
 
 	"weft/mesh"
 )
+
+// rejoinFor is how long a launch without targets waits for a host that it knew.
+const rejoinFor = 3 * time.Second
+
+const copyTip = "this host is a copy of another: `weft reset --force` here gives it an identity of its own, then launch it again"
 
 // settleFor is how long a launch waits for the first contact with a target.
 const settleFor = 10 * time.Second
@@ -20,23 +26,25 @@ const settleFor = 10 * time.Second
 func (r *Router) Settle(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, settleFor)
 	defer cancel()
+	began := time.Now()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	tried := func(t mesh.Target) bool { return t.State != "connecting" && t.State != "" }
 	for {
 		ts := slices.DeleteFunc(r.mesh.Targets(), func(t mesh.Target) bool { return t.State == "self" })
-		for _, t := range ts {
-			if t.Reason == mesh.Clone {
-				return refusal([]mesh.Target{t})
-			}
-		}
 		st := r.mesh.State()
+		if st.Copied != "" {
+			return &Error{Msg: st.Copied, Tip: copyTip, Code: 409}
+		}
 		met := slices.ContainsFunc(ts, func(t mesh.Target) bool { return t.State == "established" })
 		switch {
-		case len(ts) == 0 || met && !st.Founding.IsZero():
+		case len(ts) == 0 && (r.tunnels.admitted.Load() || !r.hasPeers(st)), met && !st.Founding.IsZero():
 			return nil
-		case st.Founding.IsZero() && !met && !slices.ContainsFunc(ts, func(t mesh.Target) bool { return !incurable(t.Reason) }):
-			return refusal(ts)
+		case len(ts) == 0 && time.Since(began) > rejoinFor:
+			return nil // nobody that it knew answers
+		case len(ts) == 0:
+		case len(ts) > 0 && st.Founding.IsZero() && !met && !slices.ContainsFunc(ts, func(t mesh.Target) bool { return !incurable(t.Reason) }):
+			return errors.Join(refusal(ts), r.forgetMembership())
 		case !slices.ContainsFunc(ts, func(t mesh.Target) bool { return !tried(t) }) && !met:
 			return nil // all were tried and none answers: the router goes on trying
 		}
@@ -46,6 +54,13 @@ func (r *Router) Settle(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// hasPeers says whether this host knows another that has not gone for good or
+// announced its stop.
+func (r *Router) hasPeers(st *mesh.State) bool {
+	gone := r.foldNow(st).Gone
+	return slices.ContainsFunc(st.Hosts, func(h mesh.Host) bool { return !h.Self && !gone[h.ID] && h.Liveness != mesh.Left })
 }
 
 func incurable(why mesh.Reason) bool {
@@ -63,7 +78,7 @@ func refusal(ts []mesh.Target) error {
 		msgs = append(msgs, t.Addr+": "+t.Err)
 		switch t.Reason {
 		case mesh.Clone:
-			tip = "this host is a copy of another: `weft reset --force` here gives it an identity of its own, then launch it again"
+			tip = copyTip
 		case mesh.OtherMesh:
 			tip = "`weft reset` on the hosts of one mesh, then launch them with a host of the other"
 		case mesh.OtherRange:
@@ -79,8 +94,9 @@ func refusal(ts []mesh.Target) error {
 
 // Greeting is what `weft launch` tells the operator when the router serves: who
 // this host is, whom it has met or waits for, and how others join. It holds no
-// secret.
+// secret. Asking for it takes the launch for a success.
 func (r *Router) Greeting() []string {
+	r.kept.Store(true)
 	st := r.mesh.State()
 	who := label(r.id.ID().String(), r.o.Nickname)
 	var out []string
@@ -103,7 +119,7 @@ func (r *Router) Greeting() []string {
 		out = append(out, fmt.Sprintf("weft is running: %s is in mesh %v", who, r.member.Secret.MeshID()))
 	}
 	if len(unmet) > 0 {
-		out = append(out, "waiting for "+strings.Join(unmet, ", ")+"; `weft status targets` follows it")
+		out = append(out, "waiting for "+strings.Join(unmet, ", ")+"; `weft status connections` follows it")
 	}
 	if r.member.Founded {
 		out = append(out,

@@ -62,14 +62,16 @@ func (r *Router) meet(k peer.Key, begin bool) meeting {
 func (r *Router) dropDead(want []plannedPeer) error {
 	var stay []peer.Config
 	var dead []peer.Key
+	fresh := map[peer.Key]uint64{}
 	for _, p := range want {
 		k := p.Config.PublicKey
 		old, known := r.devices[k]
-		r.devices[k] = p.Device
 		if known && old != p.Device && p.Device != 0 && r.tunnels.has(k) {
 			dead = append(dead, k)
+			fresh[k] = p.Device
 			continue
 		}
+		r.devices[k] = p.Device
 		stay = append(stay, p.Config)
 	}
 	if len(dead) == 0 {
@@ -79,6 +81,7 @@ func (r *Router) dropDead(want []plannedPeer) error {
 		return err
 	}
 	for _, k := range dead {
+		r.devices[k] = fresh[k]
 		r.tunnels.forget(k)
 		r.paths.Forget(k)
 		delete(r.met, k)

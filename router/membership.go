@@ -14,7 +14,6 @@ import (
 	"strings"
 
 	"weft/mesh"
-	"weft/peer"
 )
 
 // membership is the mesh that this host belongs to, or wants to join.
@@ -30,6 +29,7 @@ const (
 	keyTargets  = "targets"
 
 	keyGeneration = "generation"
+	keyBridge     = "bridge"
 	tokenFile     = "token"
 )
 
@@ -79,6 +79,11 @@ func resolveMembership(o Options, db store, crashed bool) (membership, error) {
 	}
 	m.Targets = uniqueTargets(m.Targets)
 
+	// A newcomer that has not joined yet goes on waiting, unless it is told
+	// something else.
+	if m.Founding.IsZero() && !stored.IsZero() && given.IsZero() && len(m.Targets) == 0 {
+		m.Targets = uniqueTargets(known)
+	}
 	switch member := !m.Founding.IsZero(); {
 	case member && !given.IsZero() && given.MeshID() != stored.MeshID():
 		return m, &Error{Msg: fmt.Sprintf("this host belongs to mesh %v, and the secret given is that of mesh %v", stored.MeshID(), given.MeshID()),
@@ -100,6 +105,9 @@ func resolveMembership(o Options, db store, crashed bool) (membership, error) {
 				Tip: "run `weft token` on a host of the mesh, then here `weft launch TOKEN`; or launch with the --password that the mesh was founded with"}
 		}
 		return m, nil
+	case o.Resume:
+		return m, &Error{Msg: "there is no mesh to resume: this host has not founded or joined one", Code: 409,
+			Tip: "launch once without --resume: `weft launch` founds a mesh, `weft launch TOKEN` joins one"}
 	case o.Token != "":
 		return m, &Error{Msg: "the token names no host to join", Tip: "name one: weft launch --token-file FILE HOST", Code: 400}
 	}
@@ -137,8 +145,7 @@ func givenSecret(o Options, m *membership) (mesh.Secret, error) {
 	case o.Password != "":
 		s, err := mesh.SecretFromPassword(o.Password, o.WeakPassword)
 		if err != nil {
-			return mesh.Secret{}, &Error{Err: err, Code: 400,
-				Tip: "take a longer password (a few random words), or launch the first host without one and join with `weft token`"}
+			return mesh.Secret{}, err
 		}
 		return s, nil
 	}
@@ -158,21 +165,18 @@ func uniqueTargets(ts []string) []string {
 // commit makes a membership durable. The founding goes first: a founding
 // without a secret is ignored, a secret without its founding would make the
 // founder a newcomer to its own mesh.
-func (m membership) commit(o Options, db store, self peer.ID) (membership, error) {
+func (m membership) commit(o Options, db store) error {
 	put := map[string][]byte{}
-	if m.Founded {
-		m.Founding.Founder = self
-	}
 	if !m.Founding.IsZero() {
 		b, err := m.Founding.MarshalBinary()
 		if err != nil {
-			return m, err
+			return err
 		}
 		put[keyFounding] = b
 	}
 	t, err := json.Marshal(m.Targets)
 	if err != nil {
-		return m, err
+		return err
 	}
 	put[keyTargets] = t
 	var del []string
@@ -180,9 +184,21 @@ func (m membership) commit(o Options, db store, self peer.ID) (membership, error
 		del = []string{keyFounding}
 	}
 	if err := db.Apply(bucketRouter, put, del); err != nil {
-		return m, err
+		return err
 	}
-	return m, writeToken(o.StateDir, m.Secret)
+	return writeToken(o.StateDir, m.Secret)
+}
+
+// forgetMembership removes what a newcomer has kept of a mesh that will not have
+// it, so that another secret or no peer at all can be tried.
+func (r *Router) forgetMembership() error {
+	if err := r.db.Apply(bucketRouter, nil, []string{keyTargets, keyFounding}); err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(r.o.StateDir, tokenFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove token: %w", err)
+	}
+	return nil
 }
 
 func readToken(dir string) (mesh.Secret, error) {

@@ -45,7 +45,10 @@ func launch(t *testing.T, dir string, db store, crashed bool, o Options) (member
 	if err != nil {
 		return m, err
 	}
-	return m.commit(o, db, peer.ID{1})
+	if m.Founded {
+		m.Founding.Founder = peer.ID{1}
+	}
+	return m, m.commit(o, db)
 }
 
 func TestALaunchWithoutPeersFoundsOnce(t *testing.T) {
@@ -102,7 +105,7 @@ func TestAPasswordFoundsAndJoinsTheSameMesh(t *testing.T) {
 		t.Errorf("%+v %v", b, err)
 	}
 	_, err = launch(t, t.TempDir(), memory{}, false, Options{Password: "123456"})
-	var e *Error
+	var e interface{ Hint() string }
 	if !errors.As(err, &e) || e.Hint() == "" {
 		t.Errorf("a weak password: %v", err)
 	}

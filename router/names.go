@@ -78,6 +78,9 @@ func (r *Router) nameAdd(ctx context.Context, q nameRequest) (nameResponse, erro
 			return none, badRequest("give it one with -h", "container %s has no name of its own", q.Container)
 		}
 	}
+	if _, err := encodeName(opSet, nameKey{Name: fqdn, Addr: bridgeAddr, Container: shortKey(key)}); err != nil {
+		return none, badRequest("use a shorter path of the namespace", "%v", err)
+	}
 	err = r.change(key, func(a *attachment) {
 		if len(ips) == 0 {
 			for _, p := range a.Addrs {
@@ -271,6 +274,11 @@ func (r *Router) lookup(name string) ([]netip.Addr, error) {
 		addrs = table.Lookup(fqdn + r.o.Domain + ".")
 	}
 	if len(addrs) == 0 {
+		for _, e := range r.Report().DNS.Entries {
+			if e.Hidden && (e.Name == strings.TrimSuffix(fqdn, "."+r.o.Domain+".") || e.Name+"." == fqdn) {
+				return nil, &Error{Msg: fmt.Sprintf("%s is on host %s, which has stopped or is out of reach", name, e.Peer), Tip: "`weft status peers`", Code: 404}
+			}
+		}
 		return nil, &Error{Msg: fmt.Sprintf("no container is named %s", name), Tip: "`weft status dns` lists the names", Code: 404}
 	}
 	return addrs, nil

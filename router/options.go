@@ -8,6 +8,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"weft/dns"
 )
 
 // Defaults of the launch flags.
@@ -111,6 +113,12 @@ func badRequest(tip, format string, args ...any) *Error {
 	return &Error{Msg: fmt.Sprintf(format, args...), Tip: tip, Code: 400}
 }
 
+// Check reports everything that is wrong with the options at once.
+func (o Options) Check() error {
+	_, err := o.withDefaults()
+	return err
+}
+
 // withDefaults fills in the defaults and reports everything that is wrong with
 // the options at once.
 func (o Options) withDefaults() (Options, error) {
@@ -137,9 +145,6 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.PeerName != "" {
 		o.Nickname = o.PeerName
-	}
-	if len(o.Nickname) > 32 {
-		o.Nickname = o.Nickname[:32]
 	}
 	if o.Host != "" {
 		if _, err := netip.ParseAddr(o.Host); err != nil {
@@ -169,7 +174,11 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Domain == "" {
 		o.Domain = DefaultDomain
 	}
-	o.Domain = strings.ToLower(strings.Trim(o.Domain, "."))
+	if d, err := dns.ValidDomain(o.Domain); err != nil {
+		bad("--dns-domain: %w", err)
+	} else {
+		o.Domain = strings.TrimSuffix(d, ".")
+	}
 	if o.DNSTTL == 0 {
 		o.DNSTTL = DefaultTTL
 	}
@@ -178,6 +187,11 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.MTU != 0 && (o.MTU < 1280 || o.MTU > 65455) {
 		bad("--mtu %d is not between 1280 and 65455: Linux drops IPv6, which gossip needs, below 1280", o.MTU)
+	}
+	for _, a := range o.DNSListen {
+		if a.Addr().IsUnspecified() {
+			bad("--dns-listen-address %v: name an address; containers are told to ask it, and the firewall opens it", a)
+		}
 	}
 	if o.ConnLimit == 0 {
 		o.ConnLimit = 200

@@ -118,7 +118,7 @@ func TestFoldTakesOnlyTheFoundersSeed(t *testing.T) {
 			founder.id.ID(): {founder.grant(t, ipam.Seed(whole, ipam.Owner(founder.id.ID())))},
 			liar.id.ID():    {liar.grant(t, ipam.Seed(whole, ipam.Owner(liar.id.ID())))},
 		}}
-	cache := grantCache{}
+	cache := new(grantCache)
 	for range 2 { // the second time from the cache
 		f := fold(st, s.MeshID(), cache)
 		ring, conflicts := ipam.NewRing(whole, f.Grants)
@@ -131,8 +131,8 @@ func TestFoldTakesOnlyTheFoundersSeed(t *testing.T) {
 	}
 	delete(st.Logs, liar.id.ID())
 	fold(st, s.MeshID(), cache)
-	if len(cache) != 1 {
-		t.Errorf("the cache keeps %d grants of 1", len(cache))
+	if len(cache.m) != 1 {
+		t.Errorf("the cache keeps %d grants of 1", len(cache.m))
 	}
 }
 
@@ -153,7 +153,7 @@ func TestFoldNamesClaimsAndDeparture(t *testing.T) {
 			a.entry(t, mesh.KindName, []byte{1})},
 		b.id.ID(): {b.entry(t, mesh.KindClaim, encodeClaim(opSet, claim))},
 	}}
-	f := fold(st, s.MeshID(), grantCache{})
+	f := fold(st, s.MeshID(), new(grantCache))
 	if len(f.Names) != 1 || f.Names[0].Name != "y.weft.local." || !f.Own[f.Names[0].nameKey] || f.Bad != 1 {
 		t.Errorf("names %v, own %v, bad %d", f.Names, f.Own, f.Bad)
 	}
@@ -161,7 +161,7 @@ func TestFoldNamesClaimsAndDeparture(t *testing.T) {
 		t.Errorf("claims %v", f.Claims)
 	}
 	st.Logs[b.id.ID()] = append(st.Logs[b.id.ID()], b.entry(t, mesh.KindDepart, nil))
-	if f = fold(st, s.MeshID(), grantCache{}); len(f.Claims) != 0 || !f.Gone[b.id.ID()] {
+	if f = fold(st, s.MeshID(), new(grantCache)); len(f.Claims) != 0 || !f.Gone[b.id.ID()] {
 		t.Errorf("a departed host still claims %v", f.Claims)
 	}
 }

@@ -37,12 +37,12 @@ func (r *Router) loop(ctx context.Context) error {
 // then plans, then applies. It goes on after an error, logs an error that is
 // new, and leaves the rest to the next pass.
 func (r *Router) pass(ctx context.Context) {
-	errs := r.announceChanges()
 	r.applyMu.Lock()
 	if r.stopped {
 		r.applyMu.Unlock()
 		return
 	}
+	errs := r.announceChanges()
 	v := r.look()
 	errs = append(errs, r.apply(v)...)
 	r.view.Store(v)
@@ -63,24 +63,20 @@ func (r *Router) pass(ctx context.Context) {
 }
 
 // announceChanges writes the names and addresses of what lives here into this
-// host's log, as far as they are not there yet.
+// host's log, as far as they are not there yet. applyMu is held: of two passes,
+// each must see what the other has written.
 func (r *Router) announceChanges() []error {
 	want := r.announce()
 	r.wanted.Store(want)
-	st := r.mesh.State()
-	own := fold(&mesh.State{Self: st.Self, Founding: st.Founding, Logs: map[peer.ID][]mesh.Entry{st.Self: st.Logs[st.Self]}}, r.member.Secret.MeshID(), grantCache{})
-	ds, err := nameDrafts(own.Own, want.Names)
-	if err != nil {
-		return []error{err}
+	names, claims := ownNames(r.mesh.State())
+	ds, err := nameDrafts(names, want.Names)
+	errs := []error{err}
+	if ds = append(ds, claimDrafts(claims, want.Claims)...); len(ds) > 0 {
+		if _, err := r.mesh.Append(ds...); err != nil {
+			errs = append(errs, fmt.Errorf("announce names: %w", err))
+		}
 	}
-	ds = append(ds, claimDrafts(own.OwnIPs, want.Claims)...)
-	if len(ds) == 0 {
-		return nil
-	}
-	if _, err := r.mesh.Append(ds...); err != nil {
-		return []error{fmt.Errorf("announce names: %w", err)}
-	}
-	return nil
+	return errs
 }
 
 // announce is what the own log should say: the names of living containers,
@@ -137,23 +133,21 @@ func isSeed(self peer.ID, d mesh.Draft, id mesh.MeshID) bool {
 	return err == nil && g.Version == 1
 }
 
-// wholeRange is the mesh's range; invalid without IPAM or while unknown.
-func (r *Router) wholeRange() netip.Prefix {
-	if r.o.NoIPAM {
-		return netip.Prefix{}
-	}
-	return r.mesh.State().Founding.Range
-}
+// wholeRange is the mesh's range; invalid while unknown. A host that was launched
+// without IPAM allocates nothing, but the range is the mesh's all the same.
+func (r *Router) wholeRange() netip.Prefix { return r.mesh.State().Founding.Range }
 
 // look reads all of the state and plans. applyMu is held.
 func (r *Router) look() *view {
-	st := r.mesh.State()
-	v := &view{State: st, Folded: fold(st, r.member.Secret.MeshID(), r.grants)}
-	r.rejects.Store(int64(v.Folded.Bad))
-	whole := r.wholeRange()
-	if whole.IsValid() {
-		v.Ring, _ = ipam.NewRing(whole, v.Folded.Grants)
+	v := &view{}
+	read := func() {
+		v.State = r.mesh.State()
+		v.Folded = r.foldNow(v.State)
+		if whole := v.State.Founding.Range; whole.IsValid() {
+			v.Ring, _ = ipam.NewRing(whole, v.Folded.Grants)
+		}
 	}
+	read()
 	mtu, err := r.mtu()
 	if err != nil {
 		r.log.Debug("find the underlay's MTU", "err", err)
@@ -162,9 +156,14 @@ func (r *Router) look() *view {
 	v.MTU = mtu
 
 	r.mu.Lock()
+	// A grant is made under mu: the allocator must not get an older ring back.
+	if r.mesh.State() != v.State {
+		read()
+	}
 	if r.alloc != nil && v.Ring != nil {
 		r.alloc.SetRing(v.Ring)
 	}
+	st, whole := v.State, v.State.Founding.Range
 	known := st.Hosts
 	if !r.tunnels.admitted.Load() {
 		known = nil
@@ -175,6 +174,7 @@ func (r *Router) look() *view {
 	}
 	listen := r.listenLocked()
 	r.mu.Unlock()
+	r.rejects.Store(int64(v.Folded.Bad))
 
 	state := map[peer.ID]mesh.Host{}
 	for _, h := range st.Hosts {
@@ -203,9 +203,18 @@ func (r *Router) hidden(h mesh.Host) bool {
 	if h.Liveness != mesh.Unseen {
 		return true
 	}
+	if time.Since(r.began) < benefit {
+		if _, session := r.tunnels.session(h.Record.WireGuard); session {
+			return false
+		}
+	}
 	age, ok := r.tunnels.LastReceive(h.ID)
 	return !ok || age > 5*time.Second
 }
+
+// benefit is how long after its start a router takes a session that it found on
+// the device for a sign that the host at the other end lives.
+const benefit = 10 * time.Second
 
 func boolInt(b bool) int {
 	if b {
@@ -275,12 +284,12 @@ func (r *Router) wireAll() []error {
 		if err != nil {
 			errs = append(errs, fmt.Errorf("attach %s: %w", shortKey(a.Key), err))
 		}
+		if err != nil {
+			continue
+		}
 		r.mu.Lock()
 		if have := r.attached[a.Key]; have != nil {
-			have.mac, have.err = mac, ""
-			if err != nil {
-				have.err = err.Error()
-			}
+			have.mac = mac
 		}
 		r.mu.Unlock()
 	}

@@ -10,7 +10,7 @@ import (
 type Report struct {
 	Version string
 	Router  RouterReport
-	IPAM    *IPAMReport `json:",omitempty"` // nil when started with an empty range
+	IPAM    *IPAMReport `json:",omitempty"` // nil before the first pass
 	DNS     *DNSReport  `json:",omitempty"` // nil when started with --no-dns
 	// Attachments are the containers that have, or are to get back, an
 	// interface on the mesh.

@@ -40,9 +40,13 @@ type Router struct {
 	o      Options
 	log    *slog.Logger
 	id     *peer.Identity
+	fresh  bool // the identity was made by this launch
 	member membership
+	kept   atomic.Bool // the launch was a success: what it wrote stays
 	lock   *os.File
-	db     *statedb.DB
+	// orderly says that the next router need not take this one's end for a crash.
+	orderly bool
+	db      *statedb.DB
 
 	mesh   *mesh.Mesh
 	dev    *peer.Device // set by Run; guarded by applyMu
@@ -59,8 +63,11 @@ type Router struct {
 	tunnels tunnels
 	view    atomic.Pointer[view] // what the last pass saw and wanted
 	wanted  atomic.Pointer[announced]
+	grants  grantCache
 	passes  broadcast // told after every pass
 	rejects atomic.Int64
+	overlap atomic.Pointer[string] // a warning about the range, for status
+	began   time.Time
 	// generation is the tunnel device's, drawn when one is made: see mesh.Options.
 	generation atomic.Uint64
 
@@ -69,6 +76,8 @@ type Router struct {
 	static     map[nameKey]bool
 	alloc      *ipam.Allocator // nil with NoIPAM
 	engine     bool            // the container engine answers
+	dirty      map[string]bool // containers of the engine that must be looked at again
+	resetting  bool            // addresses are being given back: nothing new is attached
 	bridgeDNS  netip.Addr      // Docker's bridge address; invalid: none
 	allocating int             // calls that wait for address space
 
@@ -77,8 +86,7 @@ type Router struct {
 	paths   *peer.Paths
 	met     map[peer.Key]meeting // the peers without a session
 	devices map[peer.Key]uint64  // the peers' device generations, as last applied
-	grants  grantCache
-	problem string // the last pass's error, to log it once
+	problem string               // the last pass's error, to log it once
 }
 
 // view is the state that one pass of the loop worked on. It is never changed.
@@ -107,10 +115,14 @@ func New(o Options) (_ *Router, err error) {
 		return nil, &Error{Msg: "weft needs root to make network devices", Tip: "sudo weft launch …", Code: 403}
 	}
 	r := &Router{o: o, log: o.Log, poke: make(chan struct{}, 1), ready: make(chan struct{}), done: make(chan struct{}),
-		paths: peer.NewPaths(), met: map[peer.Key]meeting{}, devices: map[peer.Key]uint64{}, grants: grantCache{}}
+		paths: peer.NewPaths(), met: map[peer.Key]meeting{}, devices: map[peer.Key]uint64{}, dirty: map[string]bool{}}
 	defer func() {
-		if err != nil {
-			err = errors.Join(err, r.Close())
+		if err == nil {
+			return
+		}
+		err = errors.Join(err, r.Close())
+		if r.host != nil {
+			err = errors.Join(err, r.clearFailure())
 		}
 	}()
 	for _, dir := range []string{o.StateDir, o.RunDir} {
@@ -122,8 +134,7 @@ func New(o Options) (_ *Router, err error) {
 	if err != nil {
 		return nil, err
 	}
-	var fresh bool
-	if r.id, fresh, err = peer.LoadIdentity(o.StateDir); err != nil {
+	if r.id, r.fresh, err = peer.LoadIdentity(o.StateDir); err != nil {
 		return nil, err
 	}
 	if r.db, err = statedb.Open(filepath.Join(o.StateDir, "state.db")); err != nil {
@@ -138,7 +149,10 @@ func New(o Options) (_ *Router, err error) {
 	if err := r.checkRange(); err != nil {
 		return nil, err
 	}
-	if r.member, err = r.member.commit(o, r.db, r.id.ID()); err != nil {
+	if r.member.Founded {
+		r.member.Founding.Founder = r.id.ID()
+	}
+	if r.bridgeDNS, err = loadBridge(r.db.Load); err != nil {
 		return nil, err
 	}
 	if r.attached, err = loadAttachments(r.db.Load); err != nil {
@@ -175,7 +189,7 @@ func New(o Options) (_ *Router, err error) {
 		return nil, err
 	}
 	r.tunnels.connect = r.connect
-	r.log.Info("router made", "peer", r.id.ID().String(), "name", o.Nickname, "new_identity", fresh)
+	r.log.Info("router made", "peer", r.id.ID().String(), "name", o.Nickname, "new_identity", r.fresh)
 	return r, nil
 }
 
@@ -213,7 +227,7 @@ func (r *Router) takeLock() (crashed bool, err error) {
 		}
 		return false, fmt.Errorf("lock %s: %w", path, err)
 	}
-	r.lock = f
+	r.lock, r.orderly = f, true
 	before := make([]byte, 16)
 	n, _ := f.ReadAt(before, 0)
 	if err := f.Truncate(0); err != nil {
@@ -222,6 +236,7 @@ func (r *Router) takeLock() (crashed bool, err error) {
 	if _, err := f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0); err != nil {
 		return false, fmt.Errorf("write lock: %w", err)
 	}
+	r.orderly = n == 0 // until this one runs, a crash of the last one counts
 	return n > 0, nil
 }
 
@@ -247,8 +262,11 @@ func (r *Router) Close() error {
 		r.db = nil
 	}
 	if r.lock != nil {
-		if err := os.Remove(r.lock.Name()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
+		// Left behind, the file says that the last router did not end by itself.
+		if r.orderly {
+			if err := os.Remove(r.lock.Name()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, err)
+			}
 		}
 		errs = append(errs, r.lock.Close())
 		r.lock = nil
@@ -256,26 +274,33 @@ func (r *Router) Close() error {
 	return errors.Join(errs...)
 }
 
-// checkRange refuses a range that the host already routes elsewhere: its
-// traffic would vanish, or leave in clear. A range that the operator named is
-// only warned of, he may know better.
+// checkRange refuses to found a mesh with the default range where the host
+// already routes that elsewhere: its traffic would vanish. A range that the
+// operator named, or that the mesh has, is only warned of.
 func (r *Router) checkRange() error {
 	whole := r.member.Founding.Range
-	if r.o.NoIPAM || !whole.IsValid() {
+	if !whole.IsValid() {
 		return nil
+	}
+	if !r.member.Founded || r.o.RangeSet {
+		return r.warnOverlap(whole)
 	}
 	p, dev, overlaps, err := r.host.Overlaps(whole)
-	if err != nil {
+	if err != nil || !overlaps {
 		return err
 	}
-	if !overlaps {
-		return nil
+	return &Error{Msg: fmt.Sprintf("the default range %v overlaps the route to %v on %s", whole, p, dev), Code: 409,
+		Tip: "choose another: weft launch --ipalloc-range 10.96.0.0/12"}
+}
+
+func (r *Router) warnOverlap(whole netip.Prefix) error {
+	p, dev, overlaps, err := r.host.Overlaps(whole)
+	if err != nil || !overlaps {
+		return err
 	}
-	if !r.o.RangeSet && r.member.Founded {
-		return &Error{Msg: fmt.Sprintf("the default range %v overlaps the route to %v on %s", whole, p, dev), Code: 409,
-			Tip: "choose another: weft launch --ipalloc-range 10.96.0.0/12"}
-	}
-	r.log.Warn("the range overlaps a route of this host; the other network may be out of reach", "prefix", p.String(), "device", dev, "range", whole.String())
+	text := fmt.Sprintf("the mesh's range %v overlaps this host's route to %v on %s: what is there may be out of reach", whole, p, dev)
+	r.overlap.Store(&text)
+	r.log.Warn("the range overlaps a route of this host", "prefix", p.String(), "device", dev, "range", whole.String())
 	return nil
 }
 
@@ -283,12 +308,20 @@ func (r *Router) checkRange() error {
 // leaves tunnels, addresses and routes as they are, as a crash would: a later
 // router adopts them. `weft stop` is the operation that takes the tunnels down.
 func (r *Router) Run(ctx context.Context) (err error) {
-	defer func() { err = errors.Join(err, r.Close()) }()
+	defer func() { err = errors.Join(err, r.Close(), r.clearFailure()) }()
 	if err := r.start(ctx); err != nil {
 		return err
 	}
 	defer func() { r.dev.Close() }()
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		select {
+		case <-r.mesh.Ready():
+			close(r.ready)
+		case <-ctx.Done():
+		}
+		return nil
+	})
 	g.Go(func() error { return r.mesh.Run(ctx) })
 	if r.dns != nil {
 		g.Go(func() error { return r.dns.Run(ctx) })
@@ -303,23 +336,35 @@ func (r *Router) Run(ctx context.Context) (err error) {
 	}
 	g.Go(func() error { return r.adoptFounding(ctx) })
 	r.Poke()
-	close(r.ready)
 	err = g.Wait()
+	r.orderly = true
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil
 	}
 	return err
 }
 
+// clearFailure removes what a host's first launch wrote if it was no success, so
+// that the next one is again the first.
+func (r *Router) clearFailure() error {
+	if !r.fresh || r.kept.Load() {
+		return nil
+	}
+	o := r.o
+	o.RunDir = "" // its log says why
+	return errors.Join(r.host.Remove(), removeFiles(o))
+}
+
 // start opens or adopts the device and does the first pass, before anything
 // listens.
 func (r *Router) start(ctx context.Context) error {
+	if err := r.member.commit(r.o, r.db); err != nil {
+		return err
+	}
 	if err := r.openDevice(ctx); err != nil {
 		return err
 	}
-	if err := r.restoreAllocations(); err != nil {
-		return err
-	}
+	r.restoreAllocations(r.member.Founding)
 	had, err := r.dev.Status()
 	if err != nil {
 		return err
@@ -330,6 +375,9 @@ func (r *Router) start(ctx context.Context) error {
 	if err := r.keepGeneration(len(had) > 0); err != nil {
 		return err
 	}
+	r.began = time.Now()
+	// What is shown on the word of a living session is looked at again: see hidden.
+	time.AfterFunc(benefit, r.Poke)
 	r.findLiving(ctx)
 	r.wanted.Store(r.announce())
 	r.mesh.SetBase(r.base)
@@ -356,7 +404,7 @@ func (r *Router) openDevice(ctx context.Context) error {
 		return nil
 	}
 	dev, err := peer.Open(ctx, peer.Options{Interface: wireGuardName, ListenPort: r.o.Port, PrivateKey: r.id.WireGuardPrivate(),
-		MTU: mtu, Datapath: path, RunDir: r.o.RunDir, Executable: r.o.DeviceCommand, Links: r.host, Log: r.log})
+		MTU: max(mtu, minTunnelMTU), Datapath: path, RunDir: r.o.RunDir, Executable: r.o.DeviceCommand, Links: r.host, Log: r.log})
 	if err != nil {
 		return err
 	}
@@ -409,8 +457,17 @@ func (r *Router) mtu() (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("find the underlay's MTU: %w", err)
 	}
-	return max(under-80, 1280), nil
+	return max(under-80, minMTU), nil
 }
+
+const (
+	// minMTU is what every IPv4 path carries (RFC 791).
+	minMTU = 576
+	// minTunnelMTU is the least that an interface with IPv6 has (RFC 8200, section
+	// 5): below it Linux takes the control address off the tunnel. Where the
+	// underlay has less, package host gives the routes a smaller MTU.
+	minTunnelMTU = 1280
+)
 
 // endpoints are this host's own, as announced to the others.
 func (r *Router) endpoints() []netip.AddrPort {

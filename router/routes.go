@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -135,10 +136,7 @@ func (r *Router) postConnect(_ context.Context, q *api.Request) (any, error) {
 	if err := q.JSON(&req); err != nil {
 		return nil, err
 	}
-	if err := r.mesh.Connect(req.Targets, req.Replace); err != nil {
-		return nil, &Error{Err: err, Code: 400}
-	}
-	return nil, r.keepTargets()
+	return nil, r.changeTargets(r.mesh.Connect(req.Targets, req.Replace))
 }
 
 func (r *Router) postForget(_ context.Context, q *api.Request) (any, error) {
@@ -146,10 +144,7 @@ func (r *Router) postForget(_ context.Context, q *api.Request) (any, error) {
 	if err := q.JSON(&req); err != nil {
 		return nil, err
 	}
-	if err := r.mesh.Forget(req.Targets); err != nil {
-		return nil, &Error{Err: err, Code: 400}
-	}
-	return nil, r.keepTargets()
+	return nil, r.changeTargets(r.mesh.Forget(req.Targets))
 }
 
 func (r *Router) postAttach(ctx context.Context, q *api.Request) (any, error) {
@@ -337,8 +332,12 @@ func (r *Router) freeIP(ctx context.Context, q *api.Request) (any, error) {
 	return strconv.Itoa(len(gone)) + "\n", nil
 }
 
-// keepTargets remembers the targets for a router that starts after a crash.
-func (r *Router) keepTargets() error {
+// changeTargets remembers the targets for a router that starts after a crash,
+// also when only some of a change was taken.
+func (r *Router) changeTargets(refused error) error {
+	if refused != nil {
+		refused = &Error{Err: refused, Code: 400, Tip: "`weft status targets` lists them"}
+	}
 	var ts []string
 	for _, t := range r.mesh.Targets() {
 		ts = append(ts, t.Addr)
@@ -347,5 +346,5 @@ func (r *Router) keepTargets() error {
 	if err != nil {
 		return err
 	}
-	return r.db.Apply(bucketRouter, map[string][]byte{keyTargets: b}, nil)
+	return errors.Join(refused, r.db.Apply(bucketRouter, map[string][]byte{keyTargets: b}, nil))
 }

@@ -28,6 +28,8 @@ func (r *Router) handle(ctx context.Context, from peer.ID, method string, body [
 		return r.give(from, subnet)
 	case methodHand:
 		return nil, r.take(ctx, from, body)
+	case methodReady:
+		return nil, nil // that it is answered is the answer
 	}
 	return nil, fmt.Errorf("unknown call %q", method)
 }
@@ -38,7 +40,7 @@ func (r *Router) handle(ctx context.Context, from peer.ID, method string, body [
 func (r *Router) give(to peer.ID, subnet netip.Prefix) ([]byte, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.alloc == nil {
+	if r.alloc == nil || r.resetting {
 		return nil, nil
 	}
 	ring, err := r.ringNow()
@@ -79,8 +81,7 @@ func (r *Router) ringNow() (*ipam.Ring, error) {
 	if !st.Founding.Range.IsValid() {
 		return nil, ipam.ErrNotReady
 	}
-	f := fold(st, r.member.Secret.MeshID(), grantCache{})
-	ring, _ := ipam.NewRing(st.Founding.Range, f.Grants)
+	ring, _ := ipam.NewRing(st.Founding.Range, r.foldNow(st).Grants)
 	return ring, nil
 }
 
@@ -125,7 +126,10 @@ func (r *Router) askOne(ctx context.Context, id peer.ID, subnet netip.Prefix) (b
 	if err != nil || len(es) == 0 {
 		return false, err
 	}
-	return true, r.carry(ctx, id, es)
+	if err := r.carry(ctx, id, es); err != nil {
+		return false, err
+	}
+	return true, nil
 }
 
 // carry copies grants that another host made to this one into the own log: they
@@ -201,6 +205,9 @@ func (r *Router) allocate(ctx context.Context, key string, subnet netip.Prefix) 
 	}()
 	tick := time.NewTicker(askEvery)
 	defer tick.Stop()
+	if err := checkAddress(subnet); err != nil && subnet.IsValid() {
+		return ipam.Allocation{}, false, err
+	}
 	for {
 		again := r.passes.next()
 		if al, isNew, err := r.tryAllocate(key, subnet); err == nil || !errors.Is(err, ipam.ErrNoSpace) && !errors.Is(err, ipam.ErrNotReady) {
@@ -232,12 +239,15 @@ func (r *Router) allocate(ctx context.Context, key string, subnet netip.Prefix) 
 func (r *Router) tryAllocate(key string, subnet netip.Prefix) (ipam.Allocation, bool, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.resetting {
+		return ipam.Allocation{}, false, errResetting
+	}
 	if r.alloc == nil {
 		return ipam.Allocation{}, false, ipam.ErrNotReady
 	}
 	al, isNew, err := r.alloc.Allocate(key, subnet)
 	if err != nil && !errors.Is(err, ipam.ErrNoSpace) && !errors.Is(err, ipam.ErrNotReady) {
-		return al, false, &Error{Err: err, Code: 400}
+		return al, false, &Error{Err: err, Code: 400, Tip: "`weft status ipam` shows the range"}
 	}
 	return al, isNew, err
 }
@@ -251,7 +261,8 @@ func (r *Router) hasSpace() bool {
 // prime waits until addresses can be allocated.
 func (r *Router) prime(ctx context.Context) error {
 	if r.o.NoIPAM {
-		return &Error{Msg: "this router was launched without an address range", Code: 409}
+		return &Error{Msg: "this router was launched without an address range and allocates nothing", Code: 409,
+			Tip: "name addresses yourself: weft attach ip:192.0.2.1/24 CONTAINER"}
 	}
 	for {
 		again := r.passes.next()
@@ -274,18 +285,18 @@ func (r *Router) adoptFounding(ctx context.Context) error {
 	for {
 		again := r.passes.next()
 		if f := r.mesh.State().Founding; !f.IsZero() {
-			m := r.member
-			m.Founding = f
-			if _, err := m.commit(r.o, r.db, r.id.ID()); err != nil {
+			b, err := f.MarshalBinary()
+			if err != nil {
 				return err
 			}
-			r.applyMu.Lock()
-			r.member.Founding = f
-			r.applyMu.Unlock()
-			r.log.Info("joined", "mesh", m.Secret.MeshID().String(), "founder", f.Founder.String())
-			if err := r.restoreAllocations(); err != nil {
+			if err := r.db.Apply(bucketRouter, map[string][]byte{keyFounding: b}, nil); err != nil {
 				return err
 			}
+			r.log.Info("became a member", "mesh", r.member.Secret.MeshID().String(), "founder", f.Founder.String())
+			if err := r.warnOverlap(f.Range); err != nil {
+				r.log.Warn("look for routes that overlap the range", "err", err)
+			}
+			r.restoreAllocations(f)
 			r.Poke()
 			return nil
 		}

@@ -23,8 +23,9 @@ func (r *Router) Report() Report {
 	st := r.mesh.State()
 	names := nicknames(st)
 	rep := Report{Version: r.o.Version, Router: r.routerReport(v, st, names)}
-	if !r.o.NoIPAM {
-		rep.IPAM = r.ipamReport(st, names)
+	rep.IPAM = r.ipamReport(st, names)
+	if r.o.NoIPAM {
+		rep.IPAM.Status = "off (launched with an empty --ipalloc-range)"
 	}
 	if r.dns != nil {
 		rep.DNS = r.dnsReport(v, st)
@@ -61,6 +62,9 @@ func (r *Router) routerReport(v *view, st *mesh.State, names map[peer.ID]string)
 	if !st.Founding.IsZero() {
 		rr.Founded = label(st.Founding.Founder.String(), names[st.Founding.Founder])
 	}
+	if p := r.overlap.Load(); p != nil {
+		rr.Notices = append(rr.Notices, *p)
+	}
 	if p := r.lastProblem(); p != "" {
 		rr.Notices = append(rr.Notices, "the host does not match its wanted state: "+p)
 	}
@@ -78,7 +82,7 @@ func (r *Router) routerReport(v *view, st *mesh.State, names map[peer.ID]string)
 	}
 	for _, p := range v.Plan.Peers {
 		h, session := r.tunnels.session(p.Config.PublicKey)
-		c := ConnectionReport{Outbound: byPeer[p.ID], Peer: p.ID.String(), Nickname: names[p.ID], Path: "direct", MTU: v.MTU, RxBytes: h.rx, State: "connecting"}
+		c := ConnectionReport{Outbound: byPeer[p.ID], Peer: p.ID.String(), Nickname: names[p.ID], Path: "direct", MTU: v.MTU, RxBytes: h.rx, TxBytes: h.tx, State: "connecting"}
 		if i := slices.IndexFunc(st.Hosts, func(x mesh.Host) bool { return x.ID == p.ID }); i >= 0 {
 			c.RTT = st.Hosts[i].RTT
 			switch live := st.Hosts[i].Liveness; {
@@ -211,8 +215,7 @@ func (r *Router) ipamReport(st *mesh.State, names map[peer.ID]string) *IPAMRepor
 	default:
 		rep.Status = "ready"
 	}
-	f := fold(st, r.member.Secret.MeshID(), grantCache{})
-	_, conflicts := ipam.NewRing(ring.Whole(), f.Grants)
+	_, conflicts := ipam.NewRing(ring.Whole(), r.foldNow(st).Grants)
 	for _, c := range conflicts {
 		rep.Conflicts = append(rep.Conflicts, fmt.Sprintf("%v was granted both to %v and to %v", c.Prefix, peer.ID(c.A), peer.ID(c.B)))
 	}

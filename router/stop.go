@@ -3,7 +3,6 @@ package router
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"time"
@@ -18,9 +17,18 @@ import (
 
 const methodHand = "space.hand"
 
+const methodReady = "space.ready"
+
+var errResetting = &Error{Msg: "this host is being reset", Tip: "launch it again afterwards", Code: 409}
+
 // stop announces that this host goes, so that its names hide at once, and takes
 // the tunnels down. Bridge, addresses and local traffic stay.
 func (r *Router) stop(ctx context.Context) error {
+	defer r.end()
+	return r.takeDown(ctx)
+}
+
+func (r *Router) takeDown(ctx context.Context) error {
 	ctx = context.WithoutCancel(ctx) // a caller that hangs up must not leave half a stop
 	leave, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
@@ -29,93 +37,130 @@ func (r *Router) stop(ctx context.Context) error {
 	}
 	r.applyMu.Lock()
 	defer r.applyMu.Unlock()
-	defer r.end()
 	r.stopped = true // no pass may make the tunnel again
 	return errors.Join(r.dev.Remove(ctx), r.host.RemoveTunnel())
 }
 
 // reset hands this host's address space to another, then removes all that weft
-// made on the host. With force it goes on when nobody takes the space.
+// made on the host. It refuses, with nothing changed, when nobody is there to
+// take the space, unless it is forced. From then on there is no way back: the
+// addresses are free when they are handed over, and nothing here uses them.
 func (r *Router) reset(ctx context.Context, force bool) error {
-	if err := r.handOver(ctx); err != nil {
-		if !force {
-			return &Error{Msg: "this host's address space could not be handed over", Err: err, Code: 409,
-				Tip: "bring another host of the mesh back, or give the space up: weft reset --force"}
+	r.mu.Lock()
+	already := r.resetting
+	r.resetting = true // no address is given out, to containers or to hosts
+	r.mu.Unlock()
+	if already {
+		return errResetting
+	}
+	taker, err := r.findTaker(ctx)
+	if err != nil && !force {
+		r.mu.Lock()
+		r.resetting = false
+		r.mu.Unlock()
+		return &Error{Msg: "this host's address space could not be handed over", Err: err, Code: 409,
+			Tip: "bring another host of the mesh back, or give the space up: weft reset --force"}
+	}
+	ctx = context.WithoutCancel(ctx)
+	defer r.end()
+	errs := r.detachAll()
+	if !taker.IsZero() {
+		if err := r.handOver(ctx, taker); err != nil {
+			r.log.Warn("hand address space over", "peer", taker.String(), "err", err)
 		}
-		r.log.Warn("address space is given up", "err", err)
 	}
 	if _, err := r.mesh.Append(mesh.Draft{Kind: mesh.KindDepart}); err != nil {
 		r.log.Warn("announce the departure", "err", err)
 	}
-	var ports []host.Port
-	for _, a := range r.living() {
-		p := r.port(a)
-		p.Addrs = nil
-		ports = append(ports, p)
-	}
-	err := r.stop(ctx)
-	for _, p := range ports {
-		err = errors.Join(err, r.host.Detach(p))
-	}
-	// The files are in use until the router has ended, which does not hinder
-	// their removal.
-	return errors.Join(err, r.host.Remove(), removeFiles(r.o))
+	errs = append(errs, r.takeDown(ctx), r.host.Remove(), removeFiles(r.o))
+	return errors.Join(errs...)
 }
 
-// handOver grants all that this host owns to the other host that has most, and
-// waits until that host has it on disk. The only member of a mesh has nobody to
-// hand to, and nothing that anybody else could miss.
-func (r *Router) handOver(ctx context.Context) error {
-	if r.o.NoIPAM {
-		return nil
-	}
+// findTaker finds a host that can take this one's space, the one with most of
+// it first. The zero ID: there is nothing to hand over, or nobody who could miss it.
+func (r *Router) findTaker(ctx context.Context) (peer.ID, error) {
 	ring, err := r.ringNow()
 	if errors.Is(err, ipam.ErrNotReady) {
-		return nil
+		return peer.ID{}, nil
 	}
 	if err != nil {
-		return err
+		return peer.ID{}, err
 	}
-	self := ipam.Owner(r.id.ID())
-	others := 0
-	for _, h := range r.bySpace(ring) {
-		others++
+	others := r.bySpace(ring)
+	if len(others) == 0 || len(ring.Owned(ipam.Owner(r.id.ID()))) == 0 {
+		return peer.ID{}, nil
+	}
+	errs := []error{errors.New("no other host of the mesh is in reach")}
+	for _, h := range others {
 		if h.Liveness != mesh.Alive {
 			continue
 		}
-		r.mu.Lock()
-		r.alloc.SetRing(ring)
-		gs := ipam.HandOver(ring, self, ipam.Owner(h.ID))
-		var ds []mesh.Draft
-		for _, g := range gs {
-			b, err := encodeGrant(g)
-			if err != nil {
-				r.mu.Unlock()
-				return err
-			}
-			ds = append(ds, mesh.Draft{Kind: mesh.KindGrant, Payload: b})
-		}
-		var es []mesh.Entry
-		if len(ds) > 0 {
-			es, err = r.mesh.Append(ds...)
-		}
-		r.mu.Unlock()
-		if err != nil || len(ds) == 0 {
-			return err
-		}
-		call, cancel := context.WithTimeout(ctx, 5*time.Second)
-		_, err = r.mesh.Call(call, h.ID, methodHand, encodeEntries(es))
+		call, cancel := context.WithTimeout(ctx, 3*time.Second)
+		_, err := r.mesh.Call(call, h.ID, methodReady, nil)
 		cancel()
 		if err == nil {
-			return nil
+			return h.ID, nil
 		}
-		// The grants are made: only this taker can have the space now.
-		return fmt.Errorf("hand address space to %v: %w", h.ID, err)
+		errs = append(errs, err)
 	}
-	if others == 0 {
-		return nil
+	return peer.ID{}, errors.Join(errs...)
+}
+
+// detachAll takes every container off the mesh, for good.
+func (r *Router) detachAll() []error {
+	r.mu.Lock()
+	var all []*attachment
+	for _, a := range r.attached {
+		all = append(all, a.clone())
 	}
-	return errors.New("no other host of the mesh is in reach")
+	r.mu.Unlock()
+	var errs []error
+	for _, a := range all {
+		if a.running {
+			p := r.port(a)
+			p.Addrs = nil
+			errs = append(errs, r.host.Detach(p))
+		}
+		r.mu.Lock()
+		errs = append(errs, r.dropAttachmentLocked(a.Key))
+		r.mu.Unlock()
+	}
+	return errs
+}
+
+// handOver grants all that this host owns to another, and waits until that one
+// has the grants on disk. They are in this host's log in any case: a taker that
+// does not answer now finds them there.
+func (r *Router) handOver(ctx context.Context, to peer.ID) error {
+	es, err := r.grantAll(to)
+	if err != nil || len(es) == 0 {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	_, err = r.mesh.Call(ctx, to, methodHand, encodeEntries(es))
+	return err
+}
+
+func (r *Router) grantAll(to peer.ID) ([]mesh.Entry, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	ring, err := r.ringNow() // under mu: no grant may come between
+	if err != nil {
+		return nil, err
+	}
+	var ds []mesh.Draft
+	for _, g := range ipam.HandOver(ring, ipam.Owner(r.id.ID()), ipam.Owner(to)) {
+		b, err := encodeGrant(g)
+		if err != nil {
+			return nil, err
+		}
+		ds = append(ds, mesh.Draft{Kind: mesh.KindGrant, Payload: b})
+	}
+	if len(ds) == 0 {
+		return nil, nil
+	}
+	return r.mesh.Append(ds...)
 }
 
 // bySpace are the other hosts, the one with most address space first.
@@ -123,7 +168,7 @@ func (r *Router) bySpace(ring *ipam.Ring) []mesh.Host {
 	byID := map[peer.ID]mesh.Host{}
 	var out []mesh.Host
 	st := r.mesh.State()
-	gone := fold(st, r.member.Secret.MeshID(), grantCache{}).Gone
+	gone := r.foldNow(st).Gone
 	for _, h := range st.Hosts {
 		if !h.Self && !gone[h.ID] {
 			byID[h.ID] = h
@@ -152,19 +197,28 @@ func (r *Router) take(ctx context.Context, from peer.ID, body []byte) error {
 	return r.carry(ctx, from, es)
 }
 
-// removeFiles deletes the state and run directories' files that weft made.
+// removeFiles deletes the files that weft makes in the state and run directories,
+// and the directories if nothing else is in them.
 func removeFiles(o Options) error {
 	var errs []error
-	for _, dir := range []string{o.StateDir, o.RunDir} {
-		// The directories themselves may be mount points.
-		names, err := os.ReadDir(dir)
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
+	for dir, patterns := range map[string][]string{
+		o.StateDir: {"identity", "identity*.tmp", ".identity*", tokenFile, "." + tokenFile + "-*", "state.db"},
+		o.RunDir:   {"weft.lock", "weft.sock", ".s*", "router.log*", "device.log*", "device.pid*"},
+	} {
+		if dir == "" {
+			continue
+		}
+		for _, p := range patterns {
+			found, err := filepath.Glob(filepath.Join(dir, p))
 			errs = append(errs, err)
+			for _, f := range found {
+				if err := os.Remove(f); err != nil && !errors.Is(err, os.ErrNotExist) {
+					errs = append(errs, err)
+				}
+			}
 		}
-		for _, n := range names {
-			errs = append(errs, os.RemoveAll(filepath.Join(dir, n.Name())))
-		}
-		if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.EBUSY) {
+		err := os.Remove(dir)
+		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOTEMPTY) {
 			errs = append(errs, err)
 		}
 	}
@@ -188,7 +242,7 @@ func ResetOffline(o Options, force bool) error {
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(filepath.Join(o.StateDir, "state.db")); err == nil && !force {
+	if _, err := os.Stat(filepath.Join(o.StateDir, tokenFile)); err == nil && !force {
 		return &Error{Msg: "no router is running, so this host's address space cannot be handed to another host", Code: 409,
 			Tip: "`weft launch --resume` and `weft reset` hand it over; `weft reset --force` gives it up"}
 	}

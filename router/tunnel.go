@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"sync"
@@ -34,6 +35,7 @@ type tunnels struct {
 // heard is the last sign of life of one tunnel.
 type heard struct {
 	rx    int64
+	tx    int64
 	at    time.Time // monotonic; zero: not since this router runs
 	shake time.Time // wall clock, from the device
 	end   netip.AddrPort
@@ -90,7 +92,7 @@ func (t *tunnels) observe(now time.Time, ss []peer.Status) {
 		if known && s.RxBytes != h.rx {
 			h.at = now
 		}
-		h.rx, h.shake, h.end = s.RxBytes, s.LastHandshake, s.Endpoint
+		h.rx, h.tx, h.shake, h.end = s.RxBytes, s.TxBytes, s.LastHandshake, s.Endpoint
 		fresh[s.PublicKey] = h
 	}
 	t.heard = fresh
@@ -178,6 +180,10 @@ func (r *Router) watchTunnels(ctx context.Context) error {
 		if stopped {
 			return nil
 		}
+		if err != nil && !errors.Is(err, peer.ErrGone) {
+			r.log.Warn("read the tunnel device", "err", err)
+			continue
+		}
 		if err != nil {
 			r.log.Warn("the tunnel device is gone; making it again", "err", err)
 			if err := r.remakeDevice(ctx); err != nil && ctx.Err() == nil {
@@ -209,7 +215,13 @@ func (r *Router) remakeDevice(ctx context.Context) error {
 	if err := r.openDevice(ctx); err != nil {
 		return err
 	}
-	if err := r.keepGeneration(false); err != nil {
+	r.applyMu.Lock()
+	had, err := r.dev.Status()
+	r.applyMu.Unlock()
+	if err != nil {
+		return err
+	}
+	if err := r.keepGeneration(len(had) > 0); err != nil {
 		return err
 	}
 	r.mesh.Refresh()
