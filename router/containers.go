@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -22,85 +21,6 @@ const namespacePoll = time.Second
 
 // engineTimeout bounds one question to the container engine.
 const engineTimeout = 10 * time.Second
-
-// target is a container, or a namespace, that an operator named.
-type target struct {
-	Key        string
-	Name       string
-	NetNS      string
-	Hostname   string
-	Domainname string
-	HostsPath  string
-}
-
-// resolve finds what an operator means by Docker's name or ID, netns:/path or
-// pid:N. It must be running.
-func (r *Router) resolve(ctx context.Context, name string) (target, error) {
-	var t target
-	switch {
-	case name == "":
-		return t, badRequest("weft help attach", "no container was named")
-	case strings.HasPrefix(name, "netns:"):
-		t.Key, t.NetNS = name, strings.TrimPrefix(name, "netns:")
-		if !strings.HasPrefix(t.NetNS, "/") {
-			return t, badRequest("for example netns:/run/netns/blue", "%q is not an absolute path of a network namespace", name)
-		}
-		return t, r.checkNamespace(t)
-	case strings.HasPrefix(name, "pid:"):
-		pid, err := strconv.Atoi(strings.TrimPrefix(name, "pid:"))
-		if err != nil || pid < 1 {
-			return t, badRequest("for example pid:4711", "%q is not a process ID", name)
-		}
-		t.Key, t.NetNS = name, pidNetNS(pid)
-		return t, r.checkNamespace(t)
-	}
-	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
-	defer cancel()
-	// A container that shares another's network shares its attachment.
-	c, err := r.docker.Target(ctx, name)
-	if err != nil {
-		return t, r.dockerError(name, err)
-	}
-	if c.HostNetwork() {
-		return t, &Error{Msg: fmt.Sprintf("container %s uses the host's network and can have no address of its own", name), Code: 409,
-			Tip: "start it without --network host"}
-	}
-	if !c.Running || c.PID == 0 {
-		return t, &Error{Msg: fmt.Sprintf("container %s is not running", name), Tip: "docker start " + name, Code: 409}
-	}
-	return target{Key: c.ID, Name: c.Name, NetNS: pidNetNS(c.PID), Hostname: c.Hostname, Domainname: c.Domainname, HostsPath: c.HostsPath}, nil
-}
-
-func (r *Router) dockerError(name string, err error) error {
-	switch {
-	case errors.Is(err, docker.ErrNotFound):
-		return &Error{Msg: "there is no container " + name, Tip: "docker ps", Code: 404}
-	case errors.Is(err, docker.ErrUnavailable):
-		return &Error{Msg: "the container engine does not answer", Err: err, Code: 503,
-			Tip: "start it, name its socket with `weft launch --docker-api`, or attach a namespace by netns:/path or pid:N"}
-	}
-	return err
-}
-
-func pidNetNS(pid int) string { return "/proc/" + strconv.Itoa(pid) + "/ns/net" }
-
-// checkNamespace refuses paths that are no namespace, and the host's own.
-func (r *Router) checkNamespace(t target) error {
-	id, err := host.NetNSID(t.NetNS)
-	if err != nil {
-		return &Error{Msg: t.Key + " cannot be read as a network namespace of this host", Err: err, Code: 404,
-			Tip: "`ls /run/netns` and `ps` show what there is; attach takes netns:/path or pid:N"}
-	}
-	own, err := host.NetNSID("/proc/self/ns/net")
-	if err != nil {
-		return err
-	}
-	if id == own {
-		return &Error{Msg: t.Key + " is in the host's own network and can have no address of its own", Code: 409,
-			Tip: "name a container or another network namespace"}
-	}
-	return nil
-}
 
 // findLiving marks the attachments whose containers live, at start. While the
 // engine does not answer, a container whose namespace is still the one that it
