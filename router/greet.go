@@ -45,8 +45,8 @@ func (r *Router) Settle(ctx context.Context) error {
 		case len(ts) == 0:
 		case len(ts) > 0 && st.Founding.IsZero() && !met && !slices.ContainsFunc(ts, func(t mesh.Target) bool { return !incurable(t.Reason) }):
 			return errors.Join(refusal(ts), r.forgetMembership())
-		case !slices.ContainsFunc(ts, func(t mesh.Target) bool { return !tried(t) }) && !met:
-			return nil // all were tried and none answers: the router goes on trying
+		case !slices.ContainsFunc(ts, func(t mesh.Target) bool { return !tried(t) }):
+			return nil // all were tried; none answers, or none is of a mesh yet: the router goes on trying
 		}
 		select {
 		case <-ctx.Done():
