@@ -6,7 +6,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 4000x
 
-.PHONY: help build demo test check unit bubbles integration fuzz lint image bench deps-demo deps-test clean
+.PHONY: help build demo test check unit bubbles integration fuzz lint image deps-demo deps-test clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14

@@ -43,13 +43,8 @@ func New(o Options) (*Server, error) {
 	if o.Socket == "" {
 		return nil, errors.New("api: no socket path")
 	}
-	if o.HTTPAddr != "" {
-		if host, _, err := net.SplitHostPort(o.HTTPAddr); err != nil || !isLoopback(host) {
-			return nil, &Error{
-				Tip: "give a loopback address such as 127.0.0.1:6784, or an empty one to serve the UNIX socket alone",
-				Err: fmt.Errorf("http address %q is not host:port on the loopback", o.HTTPAddr),
-			}
-		}
+	if err := CheckLoopback(o.HTTPAddr); err != nil {
+		return nil, fmt.Errorf("http address %w", err)
 	}
 	m := newMetrics(o.Metrics)
 	all, reads, err := handlers(o.Routes, m, o.Log)
@@ -57,6 +52,20 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	return &Server{o: o, all: all, reads: reads, metrics: m, ready: make(chan struct{})}, nil
+}
+
+// CheckLoopback says what is wrong with an HTTPAddr; empty is none.
+func CheckLoopback(addr string) error {
+	if addr == "" {
+		return nil
+	}
+	if host, _, err := net.SplitHostPort(addr); err != nil || !isLoopback(host) {
+		return &Error{
+			Tip: "give a loopback address such as 127.0.0.1:6784, or an empty one to serve the UNIX socket alone",
+			Err: fmt.Errorf("%q is not host:port on the loopback", addr),
+		}
+	}
+	return nil
 }
 
 // Ready is closed once every address is being listened on.

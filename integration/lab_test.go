@@ -126,17 +126,23 @@ func do(t *testing.T, h *netlab.Host, args ...string) string {
 // that contains each of the texts, and a hint.
 func refused(t *testing.T, h *netlab.Host, args []string, texts ...string) string {
 	t.Helper()
-	_, stderr, err := h.Run(append([]string{weft}, args...)...)
+	return refusedCommand(t, h, append([]string{weft}, args...), texts...)
+}
+
+// refusedCommand is refused for a whole command line.
+func refusedCommand(t *testing.T, h *netlab.Host, args []string, texts ...string) string {
+	t.Helper()
+	_, stderr, err := h.Run(args...)
 	if exitCode(err) != 1 {
-		t.Fatalf("%s: weft %s: %v, want exit code 1\n%s", h.Name(), strings.Join(args, " "), err, stderr)
+		t.Fatalf("%s: %s: %v, want exit code 1\n%s", h.Name(), strings.Join(args, " "), err, stderr)
 	}
 	for _, text := range texts {
 		if !strings.Contains(stderr, text) {
-			t.Errorf("%s: weft %s: %q is missing in:\n%s", h.Name(), strings.Join(args, " "), text, stderr)
+			t.Errorf("%s: %s: %q is missing in:\n%s", h.Name(), strings.Join(args, " "), text, stderr)
 		}
 	}
 	if !strings.Contains(stderr, "weft: error: ") || !strings.Contains(stderr, "weft: hint: ") {
-		t.Errorf("%s: weft %s: no error line or no hint line in:\n%s", h.Name(), strings.Join(args, " "), stderr)
+		t.Errorf("%s: %s: no error line or no hint line in:\n%s", h.Name(), strings.Join(args, " "), stderr)
 	}
 	return stderr
 }

@@ -2,8 +2,6 @@ package integration
 
 import (
 	"encoding/json"
-	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -44,11 +42,7 @@ func TestVerbs(t *testing.T) {
 	contains("status targets", do(t, hs[1], "status", "targets"), hs[0].Addr().String())
 	contains("ps", do(t, hs[0], "ps"), a.container, a.addr+"/12")
 	contains("report -f", do(t, hs[0], "report", "-f", "{{.Router.Nickname}} {{json .DNS.Domain}}"), `host1 "weft.local."`)
-	for _, v := range [][]string{{"status", "--json"}, {"status", "peers", "--json"}, {"status", "dns", "--json"}, {"ps", "--json"}, {"version", "--json"}, {"dns-lookup", "b", "--json"}, {"token", "--json"}} {
-		if out := do(t, hs[0], v...); !json.Valid([]byte(out)) {
-			t.Errorf("weft %v is not JSON:\n%s", v, out)
-		}
-	}
+	t.Run("JSON", func(t *testing.T) { jsonOfVerbs(t, hs[0], a) })
 	if got := do(t, hs[0], "dns-args"); got != "--dns=169.254.53.1 --dns-search=weft.local" {
 		t.Errorf("dns-args without Docker: %q", got)
 	}
@@ -97,6 +91,42 @@ func TestVerbs(t *testing.T) {
 	resolves(t, hs[0], 10*time.Second, "b.weft.local", b.addr)
 	t.Run("the name server's protocol", func(t *testing.T) { protocol(t, hs[0], b) })
 	t.Run("secrets stay secret", func(t *testing.T) { secrets(t, hs[0]) })
+}
+
+// jsonOfVerbs asks every verb that prints for JSON.
+func jsonOfVerbs(t *testing.T, h *netlab.Host, a *workload) {
+	for _, c := range []struct {
+		verb string // and its arguments
+		want string // in the output
+	}{
+		{"status", `"Mesh"`},
+		{"status targets", ``},
+		{"status connections", `"established"`},
+		{"status peers", `"host2"`},
+		{"status dns", `"b.weft.local."`},
+		{"status ipam", `"10.32.0.0/12"`},
+		{"report", `"Mesh"`},
+		{"ps", a.addr},
+		{"ps " + a.container, a.addr},
+		{"attach " + a.container, a.addr},
+		{"attach net:10.41.0.0/24 " + a.container, `"10.41.0.`},
+		{"detach net:10.41.0.0/24 " + a.container, `"10.41.0.`},
+		{"dns-args", "169.254.53.1"},
+		{"dns-add 192.0.2.8 -h json.weft.local", `"192.0.2.8"`},
+		{"dns-lookup b", `"10.`},
+		{"dns-remove 192.0.2.8 -h json.weft.local", `"192.0.2.8"`},
+		{"token", `"weft1-`},
+		{"token show", `"weft1-`},
+		{"version", `"version"`},
+	} {
+		out := do(t, h, append(strings.Fields(c.verb), "--json")...)
+		if !json.Valid([]byte(out)) || !strings.Contains(out, c.want) {
+			t.Errorf("weft %s --json is not JSON with %s:\n%s", c.verb, c.want, out)
+		}
+		if text := do(t, h, strings.Fields(c.verb)...); json.Valid([]byte(text)) {
+			t.Errorf("weft %s prints JSON unasked:\n%s", c.verb, text)
+		}
+	}
 }
 
 type errText string
@@ -156,58 +186,5 @@ func secrets(t *testing.T, h *netlab.Host) {
 		if !strings.HasPrefix(l, "600 ") && !strings.HasPrefix(l, "700 ") {
 			t.Errorf("mode of %s", l)
 		}
-	}
-}
-
-// TestDemo runs the demonstration as the README does.
-func TestDemo(t *testing.T) {
-	netlab.Require(t, "root")
-	out, err := exec.CommandContext(t.Context(), weft, "demo").CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	for _, want := range []string{"founded the mesh", "24 pages", "WireGuard", "no page in clear", "taken down"} {
-		if !strings.Contains(string(out), want) {
-			t.Errorf("weft demo lacks %q:\n%s", want, out)
-		}
-	}
-	t.Logf("\n%s", out)
-}
-
-// TestDemoInterrupted: Ctrl-C takes everything down.
-func TestDemoInterrupted(t *testing.T) {
-	netlab.Require(t, "root")
-	cmd := exec.CommandContext(t.Context(), weft, "demo")
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	cmd.Stdout, cmd.Stderr = w, w
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	w.Close()
-	var out strings.Builder
-	buf := make([]byte, 4096)
-	interrupted := false
-	for {
-		n, err := r.Read(buf)
-		out.Write(buf[:n])
-		if !interrupted && strings.Contains(out.String(), "founded the mesh") {
-			interrupted = true
-			if err := cmd.Process.Signal(os.Interrupt); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err != nil {
-			break
-		}
-	}
-	if err := cmd.Wait(); err == nil {
-		t.Error("an interrupted demo reports success")
-	}
-	if !strings.Contains(out.String(), "taken down") {
-		t.Errorf("an interrupted demo does not clean up:\n%s", out.String())
 	}
 }

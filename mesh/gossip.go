@@ -326,12 +326,20 @@ func (d *delegate) NotifyPingComplete(n *memberlist.Node, rtt time.Duration, _ [
 	d.m.mu.Lock()
 	defer d.m.mu.Unlock()
 	if h := d.m.hosts[id]; h != nil {
-		if h.rtt == 0 {
+		h.pings++
+		switch h.pings {
+		case 1:
+			return // the tunnel's handshake may be in it
+		case 2:
 			h.rtt = rtt
-			poke(d.m.look)
-			return
+		default:
+			h.rtt += (rtt - h.rtt) / 8
 		}
-		h.rtt += (rtt - h.rtt) / 8
+		if change := (h.rtt - h.shown).Abs(); change > h.shown/8 {
+			h.shown = h.rtt
+			d.m.stale = true
+			poke(d.m.look)
+		}
 	}
 }
 

@@ -18,6 +18,8 @@ type host struct {
 	live   Liveness
 	since  time.Time // of live
 	rtt    time.Duration
+	pings  int           // measured since this router started
+	shown  time.Duration // rtt in the newest State
 
 	nextDial time.Time // of its join port, when it is not in gossip
 	dialling bool

@@ -4,13 +4,16 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"weft/ipam"
+	"weft/router"
 )
 
 // addrForms explains <addr> and <container> in help texts.
@@ -32,12 +35,13 @@ func newAttachCmd(a *app) *cobra.Command {
 		Long: `Gives a running container the interface ethwe, an address and a name, and prints
 its addresses. Without an address it gets one of the default subnet. Attaching
 it again gives the same. It gets them back after each restart, until it is
-detached or removed.
+detached or removed. A bare namespace, netns:/path or pid:N, has no name: give
+it one with weft dns-add.
 
 ` + addrForms,
 		Example: `  weft attach web
   weft attach net:10.32.2.0/24 ip:10.32.3.7/24 web
-  weft attach netns:/run/netns/blue`,
+  weft attach netns:/run/netns/blue && weft dns-add netns:/run/netns/blue -h blue.weft.local`,
 		Args: args(1, -1, "addresses, if any, and then a container"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
@@ -88,18 +92,69 @@ Without an address it loses the one of the default subnet.
 // a slip in one is a usage error, and sent as they were typed.
 func parseAttach(cmd *cobra.Command, args []string) (addrs []string, container string, err error) {
 	addrs, last := append([]string{}, args[:len(args)-1]...), args[len(args)-1]
+	if likeAddr(last) {
+		return nil, "", misplaced(cmd, args)
+	}
 	for _, s := range addrs {
 		if _, err := ipam.ParseAddrArg(s); err != nil {
 			return nil, "", usage(cmd, "%w", err)
 		}
 	}
-	if _, err := ipam.ParseAddrArg(last); err == nil {
-		return nil, "", usageHint(cmd, "the container comes last: weft "+cmd.Name()+" "+last+" CONTAINER", "there is no container after %q", last)
-	}
 	if container, err = parseContainer(last); err != nil {
 		return nil, "", usage(cmd, "%w", err)
 	}
 	return addrs, container, nil
+}
+
+// dotted is what somebody means as an IPv4 address, right or wrong.
+var dotted = regexp.MustCompile(`^[0-9]+(\.[0-9]+){3}(/[0-9]*)?$`)
+
+// likeAddr tells whether an argument is meant as an address, be it a wrong one.
+func likeAddr(s string) bool {
+	if strings.HasPrefix(s, "ip:") || strings.HasPrefix(s, "net:") || dotted.MatchString(s) {
+		return true
+	}
+	_, addrErr := netip.ParseAddr(s)
+	_, prefixErr := netip.ParsePrefix(s)
+	return addrErr == nil || prefixErr == nil
+}
+
+// misplaced explains arguments of which the last is no container: either it is
+// elsewhere, or there is none. What else is wrong with the addresses comes along.
+func misplaced(cmd *cobra.Command, args []string) error {
+	container, text := "CONTAINER", "no container was named"
+	var addrs []string
+	for _, s := range args {
+		if !likeAddr(s) {
+			container, text = s, fmt.Sprintf("%s stands before an address", s)
+			continue
+		}
+		meant := s
+		if a, err := netip.ParseAddr(s); err == nil {
+			meant = fmt.Sprintf("%v/%d", a, usualBits(a))
+			text += "; and an address needs its prefix length: " + meant
+		} else if _, err := ipam.ParseAddrArg(s); err != nil {
+			if p, perr := netip.ParsePrefix(s); perr == nil && p == p.Masked() {
+				meant = "net:" + s
+				text += fmt.Sprintf("; and %s is a subnet: did you mean %s?", s, meant)
+			} else {
+				text += "; and " + err.Error()
+			}
+		}
+		addrs = append(addrs, meant)
+	}
+	return usageHint(cmd, fmt.Sprintf("the container comes last: weft %s %s %s", cmd.Name(), strings.Join(addrs, " "), container), "%s", text)
+}
+
+// usualBits is the prefix length that was most likely left out.
+func usualBits(a netip.Addr) int {
+	switch {
+	case router.DefaultRange.Contains(a):
+		return router.DefaultRange.Bits()
+	case a.Is4():
+		return 24
+	}
+	return 64
 }
 
 // parseContainer checks a <container>, and makes the path of a namespace

@@ -26,6 +26,9 @@ func (a *app) applyEnv(cmd *cobra.Command) error {
 			return
 		}
 		if err := cmd.Flags().Set(f.Name, value); err != nil {
+			if bad, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
+				err = badValue(bad)
+			}
 			errs = append(errs, usage(cmd, "environment variable %s: %w", envName(f.Name), err))
 			return
 		}

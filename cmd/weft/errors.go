@@ -65,6 +65,9 @@ func asUsage(cmd *cobra.Command, err error) error {
 
 // unknownVerb says which verb may have been meant.
 func unknownVerb(cmd *cobra.Command, name string) error {
+	if err := missingVerb(cmd, name); err != nil {
+		return err
+	}
 	var names []string
 	for _, c := range cmd.Commands() {
 		if c.IsAvailableCommand() || c.Name() == "help" {
@@ -74,26 +77,24 @@ func unknownVerb(cmd *cobra.Command, name string) error {
 	return usageHint(cmd, didYouMean(name, names), "unknown verb %q", name)
 }
 
-// weaveFlags are flags of Weave Net that weft does not have, and why.
-var weaveFlags = map[string]string{
-	"trusted-subnets": "weft encrypts everything, at kernel speed: there is nothing to exempt from it",
-	"no-fastdp":       "weft has one data plane, WireGuard, which is encrypted and as fast as the kernel allows; --datapath chooses between the kernel's and a userspace one",
-	"no-restart":      "restarting weft is the matter of systemd or Docker: run weft launch --foreground under it",
-	"awsvpc":          "weft does not write cloud route tables: its tunnels work inside a VPC as they do anywhere else",
-}
-
 // flagError explains what is wrong with a flag.
 func flagError(cmd *cobra.Command, err error) error {
+	if bad, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
+		return usage(cmd, "--%s: %w", bad.GetFlag().Name, badValue(bad))
+	}
+	if empty, ok := errors.AsType[*pflag.ValueRequiredError](err); ok {
+		return usage(cmd, "%s needs a value", dashed(empty.GetSpecifiedName()))
+	}
 	unknown, ok := errors.AsType[*pflag.NotExistError](err)
 	if !ok {
 		return usage(cmd, "%w", err)
 	}
 	name := unknown.GetSpecifiedName()
-	if why, ok := weaveFlags[name]; ok {
-		return usageHint(cmd, why, "weft has no --%s", name)
+	if err := missingFlag(cmd, name); err != nil {
+		return err
 	}
 	if len(name) < 2 {
-		return usage(cmd, "%w", err)
+		return usage(cmd, "unknown flag: %s", dashed(name))
 	}
 	var names []string
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
@@ -102,6 +103,26 @@ func flagError(cmd *cobra.Command, err error) error {
 		}
 	})
 	return usageHint(cmd, didYouMean("--"+name, names), "%w", err)
+}
+
+// badValue says what kind of value a flag wants: strconv's words are for programmers.
+func badValue(bad *pflag.InvalidValueError) error {
+	value := bad.GetValue()
+	switch kind := bad.GetFlag().Value.Type(); {
+	case errors.Is(bad, strconv.ErrRange):
+		return fmt.Errorf("%s is too large", value)
+	case kind == "int":
+		return fmt.Errorf("%q is not a whole number", value)
+	case kind == "uint32":
+		return fmt.Errorf("%q is not a whole number from 0 up", value)
+	case kind == "bool":
+		return fmt.Errorf("%q is neither true nor false", value)
+	case kind == "duration":
+		return fmt.Errorf("%q is not a time such as 5s or 1m30s", value)
+	case kind == "stringSlice":
+		return fmt.Errorf("%q is not a list with commas between its items", value)
+	}
+	return errors.Unwrap(bad)
 }
 
 // didYouMean returns "did you mean x?" for the nearest of the names, or "".

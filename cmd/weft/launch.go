@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -45,6 +43,11 @@ Secrets are best given by file, environment or prompt, since other users see the
 command line: --token-file and --password-file take "-" for stdin, --password -
 asks for the password, and WEFT_TOKEN and WEFT_PASSWORD are read.
 
+A password that is easy to guess is refused, unless --weak-password forces it.
+
+With --foreground the router ends with a signal, and its tunnel stays up until
+it is launched again, as after a crash: weft stop takes it down.
+
 Every flag has an environment default: that of --ipalloc-range is
 WEFT_IPALLOC_RANGE.`,
 		Example: `  weft launch
@@ -72,7 +75,7 @@ func (f *launchFlags) define(cmd *cobra.Command) {
 	fs.StringVar(&f.ipallocRange, "ipalloc-range", router.DefaultRange.String(), "addresses to give to containers; empty: none are given")
 	fs.StringVar(&f.subnet, "ipalloc-default-subnet", "", "subnet for containers that name none (default the range)")
 	fs.BoolVar(&f.o.NoDiscovery, "no-discovery", false, "dial the peers given only, not every host that is remembered")
-	fs.BoolVar(&f.o.Resume, "resume", false, "use the peers of the last run")
+	fs.BoolVar(&f.o.Resume, "resume", false, "also use the peers of the last run")
 	fs.BoolVar(&f.o.NoDNS, "no-dns", false, "serve no names")
 	fs.StringVar(&f.o.Domain, "dns-domain", router.DefaultDomain, "domain of the containers' names")
 	fs.StringSliceVar(&f.dnsListen, "dns-listen-address", nil, "address[:port] to serve names on (default 169.254.53.1 and Docker's bridge)")
@@ -90,23 +93,17 @@ func (f *launchFlags) define(cmd *cobra.Command) {
 	fs.IntVar(&f.o.ConnLimit, "conn-limit", 200, "most joins and calls of other hosts served at a time")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
-	fs.BoolVar(&f.foreground, "foreground", false, "stay in the foreground, for systemd and containers")
+	fs.BoolVar(&f.foreground, "foreground", false, "stay in the foreground, for systemd and containers; a signal leaves the tunnel up")
 	fs.BoolVar(&f.asJSON, "json", false, "print JSON")
 }
 
 // launch starts the router in the background, or is it.
 func (a *app) launch(cmd *cobra.Command, f launchFlags, args []string) error {
 	f.o.RunDir = a.runDir
-	p, err := parsePeers(args)
-	if err != nil {
-		return usage(cmd, "%w", err)
-	}
-	c, err := f.config(cmd.Flags().Changed("ipalloc-range"))
-	if err != nil {
-		return usage(cmd, "%w", err)
-	}
-	source, err := a.chooseSecret(f.secretFlags, len(p.Tokens) > 0)
-	if err != nil {
+	p, peersErr := parsePeers(args)
+	c, configErr := f.config(cmd.Flags())
+	source, secretErr := a.chooseSecret(f.secretFlags, len(p.Tokens) > 0)
+	if err := errors.Join(peersErr, secretErr, configErr); err != nil {
 		return usage(cmd, "%w", err)
 	}
 	if err := a.needRoot("launch"); err != nil {
@@ -138,75 +135,6 @@ func (a *app) greet(greeting []string, asJSON bool) error {
 	}
 	_, err := fmt.Fprintln(a.stderr, strings.Join(greeting, "\n")) // talk: stdout is for data
 	return err
-}
-
-// config parses what the flags hold as text, and reports all that is wrong with
-// it at once.
-func (f *launchFlags) config(rangeGiven bool) (launchConfig, error) {
-	o := f.o
-	o.Version = version
-	var errs []error
-	note := func(flag string, err error) {
-		if err != nil {
-			errs = append(errs, fmt.Errorf("--%s: %w", flag, err))
-		}
-	}
-	var err error
-	o.StateDir, err = filepath.Abs(o.StateDir) // the router works in /
-	note("state-dir", err)
-	o.RunDir, err = filepath.Abs(o.RunDir)
-	note("run-dir", err)
-	// Unless somebody named it, the mesh's range counts, whatever it is.
-	if o.NoIPAM = f.ipallocRange == ""; rangeGiven && !o.NoIPAM {
-		o.RangeSet = true
-		o.Range, err = netip.ParsePrefix(f.ipallocRange)
-		note("ipalloc-range", err)
-	}
-	if f.subnet != "" {
-		o.DefaultSubnet, err = netip.ParsePrefix(f.subnet)
-		note("ipalloc-default-subnet", err)
-	}
-	o.DNSListen, err = addrPorts(f.dnsListen, 53)
-	note("dns-listen-address", err)
-	o.Upstream, err = addrPorts(f.dnsUpstream, 53)
-	note("dns-upstream", err)
-	for _, s := range o.Advertise {
-		_, err = addrPorts([]string{s}, router.DefaultPort)
-		note("advertise-address", err)
-	}
-	c := launchConfig{Options: o, LogFormat: f.logFormat}
-	if err := c.LogLevel.UnmarshalText([]byte(f.logLevel)); err != nil {
-		note("log-level", fmt.Errorf("%q is not debug, info, warn or error", f.logLevel))
-	}
-	if f.logFormat != "text" && f.logFormat != "json" {
-		note("log-format", fmt.Errorf("%q is neither text nor json", f.logFormat))
-	}
-	switch o.Datapath {
-	case "auto", "kernel", "userspace":
-	default:
-		note("datapath", fmt.Errorf("%q is not auto, kernel or userspace", o.Datapath))
-	}
-	if o.Port < 1 || o.Port > 65535 {
-		note("port", fmt.Errorf("%d is not between 1 and 65535", o.Port))
-	}
-	return c, errors.Join(errs...)
-}
-
-// addrPorts parses address[:port]; IPv6 with a port is in brackets.
-func addrPorts(ss []string, port uint16) ([]netip.AddrPort, error) {
-	var out []netip.AddrPort
-	for _, s := range ss {
-		if a, err := netip.ParseAddr(s); err == nil {
-			out = append(out, netip.AddrPortFrom(a, port))
-			continue
-		}
-		ap, err := netip.ParseAddrPort(s)
-		if err != nil || ap.Port() == 0 {
-			return nil, fmt.Errorf("%q is not an IP address, nor one with a port", s)
-		}
-		out = append(out, ap)
-	}
-	return out, nil
 }
 
 // Format keeps the secret out of logs, should somebody print a config.

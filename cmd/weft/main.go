@@ -27,10 +27,24 @@ import (
 var version = "0.1.0"
 
 func main() {
-	// The first signal ends what runs in good order, the second one kills.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop)
-	os.Exit(newApp().run(ctx, os.Args[1:]))
+	os.Exit(newApp().run(untilSignal(), os.Args[1:]))
+}
+
+// untilSignal is a context that ends with the first signal, so that what runs
+// ends in good order. The second signal kills.
+func untilSignal() context.Context {
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // by nohup
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
+	context.AfterFunc(ctx, func() {
+		// A terminal that is closed sends SIGHUP more than once, by way of the
+		// kernel and of the shell: nobody's second thought.
+		signal.Ignore(syscall.SIGHUP)
+		stop()
+	})
+	return ctx
 }
 
 // app is what the verbs act on.

@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"os"
-	"os/signal"
-	"syscall"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -17,14 +15,12 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"weft": main,
 		"weft-fake": func() {
-			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-			context.AfterFunc(ctx, stop)
 			a := newApp()
 			a.euid = func() int { return 0 }
 			a.newDaemon = newFake
 			a.stopOffline = fakeStopOffline
 			a.resetOffline = fakeResetOffline
-			os.Exit(a.run(ctx, os.Args[1:]))
+			os.Exit(a.run(untilSignal(), os.Args[1:]))
 		},
 		"weft-nobody": func() {
 			a := newApp()

@@ -94,6 +94,9 @@ func parseNameArgs(cmd *cobra.Command, args []string, fqdn string) (ips []string
 		if p, err := netip.ParsePrefix(s); err == nil {
 			return nil, "", usageHint(cmd, "leave the prefix length out: "+p.Addr().String(), "%q is a CIDR; a name is on an address", s)
 		}
+		if dotted.MatchString(s) {
+			return nil, "", usage(cmd, "%q is not an IP address", s)
+		}
 		if i != len(args)-1 {
 			return nil, "", usage(cmd, "%q is not an IP address; addresses come first, then at most one container", s)
 		}

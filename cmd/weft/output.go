@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -28,11 +29,37 @@ func (a *app) printJSON(v any) error {
 		return nil
 	}
 	var out bytes.Buffer
-	if err := json.Indent(&out, raw, "", "  "); err != nil {
+	if err := json.Indent(&out, withoutNulls(raw), "", "  "); err != nil {
 		return fmt.Errorf("encode output: %w", err)
 	}
 	_, err := fmt.Fprintln(a.stdout, strings.TrimRight(out.String(), "\n"))
 	return err
+}
+
+// listPaths are the operations whose whole answer is a list.
+var listPaths = []string{"/status/targets", "/status/connections", "/status/peers"}
+
+// withoutNulls writes [] for every null within a JSON value. In what weft prints
+// a null is a list without items, since whatever else may be absent is left out;
+// jq '.[]' and its like stumble over null.
+func withoutNulls(raw []byte) []byte {
+	var out []byte
+	within := false // a string
+	for i := 0; i < len(raw); i++ {
+		switch c := raw[i]; {
+		case within && c == '\\':
+			out = append(out, c)
+			i++
+		case c == '"':
+			within = !within
+		case !within && i > 0 && bytes.HasPrefix(raw[i:], []byte("null")):
+			out = append(out, "[]"...)
+			i += len("null") - 1
+			continue
+		}
+		out = append(out, raw[i])
+	}
+	return out
 }
 
 // print writes the router's answer to a GET, as text or as JSON.
@@ -41,6 +68,9 @@ func (a *app) print(ctx context.Context, path string, asJSON bool) error {
 		var raw json.RawMessage
 		if err := a.client().Do(ctx, "GET", path, nil, &raw); err != nil {
 			return err
+		}
+		if isNull := string(bytes.TrimSpace(raw)) == "null"; isNull && slices.Contains(listPaths, path) {
+			raw = json.RawMessage("[]")
 		}
 		return a.printJSON(raw)
 	}

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 
 	"golang.org/x/term"
 
@@ -120,19 +122,36 @@ func (a *app) readFile(s secretSource) (string, error) {
 	if s.value != "-" {
 		f, err := os.Open(s.value)
 		if err != nil {
-			return "", fmt.Errorf("read --%s: %w", s.flag, err)
+			return "", unreadable(s, err)
 		}
 		defer f.Close()
 		r, name = f, s.value
 	}
 	b, err := io.ReadAll(io.LimitReader(r, maxSecretFile+1))
 	if err != nil {
-		return "", fmt.Errorf("read --%s: %w", s.flag, err)
+		return "", unreadable(s, err)
 	}
 	if len(b) > maxSecretFile {
 		return "", fmt.Errorf("read --%s: %s is larger than %d bytes", s.flag, name, maxSecretFile)
 	}
 	return string(b), nil
+}
+
+// unreadable says what is wrong with the file of a secret, and how to make one.
+func unreadable(s secretSource, err error) error {
+	hint := "weft token, on a host of the mesh, prints what the file is to hold; or give the token itself: weft launch weft1-…"
+	if s.flag == "password-file" {
+		hint = "the file holds the password and nothing else; --password - asks for it instead"
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fail(hint, "--%s: there is no file %s", s.flag, s.value)
+	case errors.Is(err, fs.ErrPermission):
+		return fail(hint, "--%s: %s may not be read", s.flag, s.value)
+	case errors.Is(err, syscall.EISDIR):
+		return fail(hint, "--%s: %s is a directory", s.flag, s.value)
+	}
+	return fail(hint, "read --%s: %w", s.flag, err)
 }
 
 // prompt asks for the password without showing it, twice when this host may

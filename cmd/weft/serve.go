@@ -20,10 +20,15 @@ const tunnelLink = "weftwg"
 
 // foreground is the router in this process, for systemd and containers.
 func (a *app) foreground(ctx context.Context, c launchConfig, asJSON bool) error {
-	return a.serve(ctx, c, newLogger(a.stderr, c), func(greeting []string) error {
+	log := newLogger(a.stderr, c)
+	err := a.serve(ctx, c, log, func(greeting []string) error {
 		_ = a.greet(greeting, asJSON) // a closed stdout is no reason to end
 		return nil
 	})
+	if err == nil && ctx.Err() != nil { // by a signal; weft stop ends it without one
+		log.Info("the router ended and its tunnel stays up: `weft stop` takes it down")
+	}
+	return err
 }
 
 func newLogger(w io.Writer, c launchConfig) *slog.Logger {

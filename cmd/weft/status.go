@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"net/url"
 	"slices"
 	"strings"
@@ -25,7 +24,8 @@ func newStatusCmd(a *app) *cobra.Command {
   targets      addresses that this host keeps contact with
   connections  the tunnels, and why one is not up
   peers        the members of the mesh
-  dns          the names
+  dns          the names: on which address, of which container, by which host;
+               weave:extern stands for a name without a container
   ipam         who owns how much of the address range`,
 		Example: `  weft status
   weft status connections`,
@@ -66,7 +66,7 @@ func newReportCmd(a *app) *cobra.Command {
 			}
 			t, err := template.New("report").Funcs(template.FuncMap{"json": toJSON}).Parse(format)
 			if err != nil {
-				return usage(cmd, "parse template: %w", err)
+				return parseTemplateError(cmd, err)
 			}
 			var r router.Report
 			if err := a.client().Do(cmd.Context(), "GET", "/report", nil, &r); err != nil {
@@ -74,7 +74,7 @@ func newReportCmd(a *app) *cobra.Command {
 			}
 			var out strings.Builder
 			if err := t.Execute(&out, r); err != nil {
-				return fail("weft report shows all fields", "%w", err)
+				return execTemplateError(cmd, err)
 			}
 			return a.printWords([]string{strings.TrimSuffix(out.String(), "\n")})
 		},
@@ -82,11 +82,6 @@ func newReportCmd(a *app) *cobra.Command {
 	cmd.Flags().StringVarP(&format, "format", "f", "", "Go template")
 	jsonFlag(cmd, &asJSON)
 	return a.socketFlags(cmd)
-}
-
-func toJSON(v any) (string, error) {
-	b, err := json.Marshal(v)
-	return string(b), err
 }
 
 func newPsCmd(a *app) *cobra.Command {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"time"
 
@@ -21,9 +22,9 @@ func newStopCmd(a *app) *cobra.Command {
 		Use:   "stop",
 		Short: "Stop the router and its tunnels",
 		Long: `Stops this host's router and takes its tunnels down. Containers keep their
-interfaces and addresses, and reach each other on this host; weft launch
---resume brings the rest back. Without a router that runs, what one has left
-is taken down.`,
+interfaces and addresses, and reach each other on this host; a plain weft launch
+brings the rest back. Without a router that runs, what one has left is taken
+down.`,
 		Example: "  weft stop",
 		Args:    args(0, 0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -49,9 +50,13 @@ nobody can take the address space, which is then lost to the mesh.`,
 		Example: "  weft reset",
 		Args:    args(0, 0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.end(cmd.Context(), "reset", in, stateDir, func(o router.Options) error {
+			err := a.end(cmd.Context(), "reset", in, stateDir, func(o router.Options) error {
 				return a.resetOffline(o, in.Force)
 			})
+			if err == nil {
+				fmt.Fprintln(a.stderr, "weft: nothing of weft is left on this host")
+			}
+			return err
 		},
 	}
 	cmd.Flags().BoolVar(&in.Force, "force", false, "reset even if nobody takes over the address space")
@@ -70,7 +75,11 @@ func (a *app) end(ctx context.Context, verb string, in any, stateDir string, off
 			return err
 		}
 		o := router.Options{Version: version, RunDir: a.runDir, StateDir: stateDir}
-		return offline(o)
+		if err := offline(o); err != nil {
+			return err
+		}
+		fmt.Fprintln(a.stderr, "weft: no router was running")
+		return nil
 	}
 	if err != nil {
 		return err

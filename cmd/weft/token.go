@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"weft/mesh"
 )
 
 func newTokenCmd(a *app) *cobra.Command {
@@ -28,6 +30,9 @@ join: hand it on as you would a password.`,
 			}
 			if err := a.client().Do(cmd.Context(), "GET", "/token", nil, &out); err != nil {
 				return err
+			}
+			if t, err := mesh.ParseToken(out.Token); err == nil && len(t.Endpoints) == 0 {
+				fmt.Fprintln(a.stderr, "weft: this host knows no address of its own: launch with --advertise-address, or name this host after the token")
 			}
 			if asJSON {
 				return a.printJSON(out)
