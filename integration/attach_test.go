@@ -174,7 +174,9 @@ func resetBesideDocker(t *testing.T, h *netlab.Host) {
 	if found := look(); found != "" {
 		t.Errorf("reset left:\n%s", found)
 	}
-	if out, _, err := h.Run("iptables", "-S", "DOCKER-USER"); err != nil {
-		t.Errorf("Docker's own rules went too: %v\n%s", err, out)
+	for _, c := range []string{"iptables -C FORWARD -j DOCKER-USER", "ip6tables -C INPUT -i lo -j ACCEPT"} {
+		if _, stderr, err := h.Run(strings.Fields(c)...); err != nil {
+			t.Errorf("rules of others went too: %s: %v\n%s", c, err, stderr)
+		}
 	}
 }

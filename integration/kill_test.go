@@ -1,7 +1,9 @@
 package integration
 
 import (
+	"bytes"
 	"fmt"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -26,36 +28,39 @@ func TestRouterKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// 100 pings a second, and one TCP stream whose every byte is checked.
+	// 100 pings a second, and one TCP stream of some megabytes a second whose every
+	// byte is checked. It is paced so that it fills no queue: what is lost, the
+	// router's death has lost.
 	ping, err := a.Start("ping", "ping", "-i", "0.01", b.addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.Start("sink", "sh", "-c", "sleep 1000 | busybox nc -l -p 9000 | sha256sum >/run/sum"); err != nil {
+	if _, err := b.Start("sink", "sh", "-c", "sleep 1000 | busybox nc -l -p 9000 | tee /run/received | sha256sum >/run/sum"); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, 5*time.Second, "the sink listens", func() error {
 		out, _, err := b.Run("busybox", "netstat", "-ltn")
 		if err == nil && !strings.Contains(out, ":9000") {
-			err = fmt.Errorf("not yet")
+			err = errText("not yet")
 		}
 		return err
 	})
-	source, err := a.Start("source", "sh", "-c",
-		"(i=0; while [ ! -e /run/enough ]; do i=$((i+1)); echo line $i of a stream that must arrive whole; done) | tee /run/sent | busybox nc "+b.addr+" 9000")
+	source, err := a.Start("source", "sh", "-c", `mkfifo /run/copy; sha256sum </run/copy >/run/sent &
+		(i=0; while [ ! -e /run/enough ]; do i=$((i+1)); yes "line of part $i of a stream that must arrive whole" | head -c 100000; busybox usleep 10000; done) |
+		tee /run/copy | busybox nc `+b.addr+` 9000; wait`)
 	if err != nil {
 		t.Fatal(err)
 	}
 
-	device := devicePID(t, hs[0])
+	devices := []int{devicePID(t, hs[0]), devicePID(t, hs[1])}
 	for i := range 20 {
-		pid := routerPID(t, hs[0])
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		h, device := hs[i%2], devices[i%2]
+		if err := syscall.Kill(routerPID(t, h), syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		do(t, hs[0], "launch")
-		if got := devicePID(t, hs[0]); got != device {
-			t.Fatalf("kill %d: the device process changed from %d to %d", i, device, got)
+		do(t, h, "launch")
+		if got := devicePID(t, h); got != device {
+			t.Fatalf("kill %d: the device process of %s changed from %d to %d", i, h.Name(), device, got)
 		}
 	}
 	waitPeers(t, hs...)
@@ -63,7 +68,7 @@ func TestRouterKilled(t *testing.T) {
 	if err := ping.Kill(syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
-	<-ping.Done()
+	ended(t, "ping", ping)
 	if loss := lossOf(ping.Log()); loss != "0" || strings.Contains(ping.Log(), "Unreachable") {
 		t.Errorf("ping lost packets: %s", tail(ping.Log(), 400))
 	}
@@ -71,18 +76,24 @@ func TestRouterKilled(t *testing.T) {
 	if err := a.WriteFile("/run/enough", nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	<-source.Done()
-	sent, _, err := a.Run("sh", "-c", "sha256sum </run/sent")
-	if err != nil {
-		t.Fatal(err)
+	ended(t, "the source", source)
+	sent, err := a.ReadFile("/run/sent")
+	if err != nil || len(sent) < 64 {
+		t.Fatalf("the checksum of what was sent: %q (%v)", sent, err)
 	}
 	eventually(t, 10*time.Second, "the stream arrived whole", func() error {
 		got, err := b.ReadFile("/run/sum")
-		if err == nil && string(got) != sent {
+		if err == nil && !bytes.Equal(got, sent) {
 			err = fmt.Errorf("checksum %q, want %q", got, sent)
 		}
 		return err
 	})
+	size, _, err := b.Run("stat", "-c", "%s", "/run/received")
+	if n, _ := strconv.Atoi(strings.TrimSpace(size)); err != nil || n < 5_000_000 {
+		t.Errorf("only %d bytes were sent, which is no load (%v)", n, err)
+	} else {
+		t.Logf("%d bytes by TCP", n)
+	}
 
 	after, err := reportOf(hs[0])
 	if err != nil {
@@ -92,6 +103,16 @@ func TestRouterKilled(t *testing.T) {
 		t.Errorf("attachments changed:\n%v\n%v", before.Attachments, after.Attachments)
 	}
 	for _, h := range hs {
+		// Nor has it ever been: what was noticed and cured meanwhile is counted.
+		metrics, stderr, err := h.Run("busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:6782/metrics")
+		if err != nil || !strings.Contains(metrics, "weft_info") {
+			t.Errorf("%s: read metrics: %v\n%s", h.Name(), err, stderr)
+		}
+		for l := range strings.Lines(metrics) {
+			if f := strings.Fields(l); len(f) == 2 && strings.Contains(f[0], "clone") && f[1] != "0" {
+				t.Errorf("%s took the restarted router for a copy: %s", h.Name(), l)
+			}
+		}
 		r, err := reportOf(h)
 		if err != nil {
 			t.Fatal(err)
@@ -103,6 +124,16 @@ func TestRouterKilled(t *testing.T) {
 		}
 	}
 	resolves(t, hs[1], 5*time.Second, "a.weft.local", a.addr)
+}
+
+// ended waits for a process that is about to end.
+func ended(t *testing.T, what string, p *netlab.Proc) {
+	t.Helper()
+	select {
+	case <-p.Done():
+	case <-time.After(20 * time.Second):
+		t.Fatalf("%s has not ended: %s", what, tail(p.Log(), 400))
+	}
 }
 
 func devicePID(t *testing.T, h *netlab.Host) int {

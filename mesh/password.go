@@ -15,8 +15,7 @@ func (e *WeakPasswordError) Error() string { return "weak password: " + e.Reason
 
 // Hint tells the operator what to do.
 func (e *WeakPasswordError) Hint() string {
-	return fmt.Sprintf("choose a password of at least %d characters that is not in any list, launch without one "+
-		"and use the join token instead, or force this one", minPassword)
+	return "take a few random words, join by token, or force this one with --weak-password"
 }
 
 const (

@@ -40,7 +40,7 @@ func TestPasswordStrength(t *testing.T) {
 func TestSecretFromPassword(t *testing.T) {
 	_, err := SecretFromPassword("password1234", false)
 	weak, ok := errors.AsType[*WeakPasswordError](err)
-	if !ok || !strings.Contains(weak.Hint(), "12 characters") {
+	if !ok || !strings.Contains(weak.Hint(), "--weak-password") {
 		t.Errorf("weak password: %v", err)
 	}
 	if _, err := SecretFromPassword("", true); err == nil {

@@ -265,7 +265,7 @@ func (r *Router) listenLocked() []netip.AddrPort {
 // lookup answers a name as this host's server does.
 func (r *Router) lookup(name string) ([]netip.Addr, error) {
 	if r.dns == nil {
-		return nil, &Error{Msg: "this router was launched without DNS", Code: 409}
+		return nil, &Error{Msg: "this router was launched without DNS", Code: 409, Tip: "`weft status dns` on another host, or launch without --no-dns"}
 	}
 	fqdn := strings.ToLower(strings.TrimSuffix(name, ".")) + "."
 	table := r.dns.Table()

@@ -32,7 +32,7 @@ var DefaultRange = netip.MustParsePrefix("10.32.0.0/12")
 var bridgeAddr = netip.MustParseAddr("169.254.53.1")
 
 // Options is what `weft launch` was told. The zero value of a field means the
-// default of its flag.
+// default of its flag, but for DNSTTL.
 type Options struct {
 	Version  string
 	StateDir string
@@ -60,7 +60,7 @@ type Options struct {
 	NoDNS           bool
 	Domain          string
 	DNSListen       []netip.AddrPort // empty: port 53 on the bridge and on Docker's bridge
-	DNSTTL          uint32           // seconds; 0: 1
+	DNSTTL          uint32           // seconds; 0: nobody is to keep an answer
 	Upstream        []netip.AddrPort // empty: resolv.conf
 	FallbackTimeout time.Duration
 
@@ -178,9 +178,6 @@ func (o Options) withDefaults() (Options, error) {
 		bad("--dns-domain: %w", err)
 	} else {
 		o.Domain = strings.TrimSuffix(d, ".")
-	}
-	if o.DNSTTL == 0 {
-		o.DNSTTL = DefaultTTL
 	}
 	if o.FallbackTimeout == 0 {
 		o.FallbackTimeout = DefaultFallbackTimeout

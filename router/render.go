@@ -57,6 +57,13 @@ func (f *form) line(key, format string, args ...any) {
 	fmt.Fprintf(f, "%15s: %s\n", key, oneLine(fmt.Sprintf(format, args...)))
 }
 
+// known writes a line for a value that is known, and none for an empty one.
+func (f *form) known(key, value string) {
+	if value != "" {
+		f.line(key, "%s", value)
+	}
+}
+
 // count writes "3 (2 established, 1 failed)": the total, and how many of each
 // state in the order given, leaving out the empty ones.
 func count[T any](rows []T, state func(T) string, order []string) string {

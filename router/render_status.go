@@ -29,8 +29,8 @@ func RenderStatus(r Report) string {
 		f.WriteByte('\n')
 		f.line("Service", "ipam")
 		f.line("Status", "%s", i.Status)
-		f.line("Range", "%s", i.Range)
-		f.line("DefaultSubnet", "%s", i.DefaultSubnet)
+		f.known("Range", i.Range)
+		f.known("DefaultSubnet", i.DefaultSubnet)
 		for _, c := range i.Conflicts {
 			f.line("Conflict", "%s", c)
 		}

@@ -9,13 +9,20 @@ import (
 // the table keeps its columns.
 const staticOwner = "weave:extern"
 
-// RenderIPAM writes who owns how much of the range. It is empty without IPAM.
+// RenderIPAM writes who owns how much of the range. While nobody is known to own
+// any, or this host gives out none, it writes how things are instead.
 func RenderIPAM(r Report) string {
 	if r.IPAM == nil {
 		return ""
 	}
 	var b strings.Builder
 	owners := r.IPAM.Owners
+	if len(owners) == 0 || strings.HasPrefix(r.IPAM.Status, "off") {
+		var f form
+		f.known("Status", r.IPAM.Status)
+		b.WriteString(f.String())
+		owners = nil
+	}
 	width := widest(36, owners, func(o OwnerReport) string { return label(o.ID, o.Nickname) })
 	for _, o := range owners {
 		fmt.Fprintf(&b, "%s %8d IPs (%04.1f%% of total)", column(oneLine(label(o.ID, o.Nickname)), width), o.IPs, o.Percent)

@@ -74,6 +74,15 @@ func TestRender(t *testing.T) {
 	reports := map[string]Report{
 		"full":  sample(),
 		"empty": {Version: "0.1.0", Router: RouterReport{ID: "k3v7q2m5x4n6p8r9", Peers: []PeerReport{{ID: "k3v7q2m5x4n6p8r9", Self: true}}}},
+		"waiting": {Version: "0.1.0", Router: RouterReport{ID: "k3v7q2m5x4n6p8r9", Targets: []TargetReport{{Address: "host2"}},
+			Connections: []ConnectionReport{
+				{Outbound: true, Endpoint: "192.168.48.12:6783", State: "failed", Error: "connection refused"},
+				{Outbound: true, Endpoint: "192.168.48.13:6783", State: "failed", Error: "stopped", Peer: "7qk2aaaaaaaaaaaa", Nickname: "host2"},
+			}},
+			IPAM: &IPAMReport{Status: "awaiting the founder of the mesh"}},
+		"off": {Version: "0.1.0", Router: RouterReport{ID: "k3v7q2m5x4n6p8r9"},
+			IPAM: &IPAMReport{Status: "off (launched with an empty --ipalloc-range)", Range: "10.32.0.0/12",
+				Owners: []OwnerReport{{ID: "7qk2aaaaaaaaaaaa", IPs: 1 << 20, Percent: 100, Active: -1}}}},
 	}
 	for kind, r := range reports {
 		for name, render := range tables {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -106,10 +107,11 @@ func (f *fake) Routes() []api.Route {
 		}
 		return map[string]any{"addresses": []string{"10.32.0.1", "10.32.1.1"}, "name": string(in)}, f.note("asked", string(in))
 	}
-	text := func(render func(router.Report) string) api.Handler {
+	whole := func(r router.Report) any { return r }
+	text := func(render func(router.Report) string, part func(router.Report) any) api.Handler {
 		return func(_ context.Context, r *api.Request) (any, error) {
 			if r.WantsJSON() {
-				return f.Report(), nil
+				return part(f.Report()), nil
 			}
 			return render(f.Report()), nil
 		}
@@ -120,14 +122,14 @@ func (f *fake) Routes() []api.Route {
 	}
 	none := func(context.Context, *api.Request) (any, error) { return nil, nil }
 	return []api.Route{
-		{Method: "GET", Path: "/status", Read: true, Handle: text(router.RenderStatus)},
-		{Method: "GET", Path: "/status/targets", Read: true, Handle: text(router.RenderTargets)},
-		{Method: "GET", Path: "/report", Read: true, Handle: text(router.RenderStatus)},
+		{Method: "GET", Path: "/status", Read: true, Handle: text(router.RenderStatus, whole)},
+		{Method: "GET", Path: "/status/targets", Read: true, Handle: text(router.RenderTargets, func(r router.Report) any { return r.Router.Targets })},
+		{Method: "GET", Path: "/report", Read: true, Handle: text(router.RenderStatus, whole)},
 		{Method: "GET", Path: "/ps", Read: true, Handle: func(_ context.Context, r *api.Request) (any, error) {
 			return fmt.Sprintf("%s%v", router.RenderPS(f.Report()), r.QueryAll("container")), nil
 		}},
 		{Method: "GET", Path: "/token", Handle: func(context.Context, *api.Request) (any, error) {
-			return map[string]string{"token": "weft1-abc"}, nil
+			return map[string]string{"token": cmp.Or(os.Getenv("PRINTED"), "weft1-abc")}, nil
 		}},
 		{Method: "GET", Path: "/dns-args", Read: true, Handle: func(context.Context, *api.Request) (any, error) {
 			if f.o.NoDNS {

@@ -51,6 +51,8 @@ Every flag has an environment default: that of --run-dir is WEFT_RUN_DIR.`,
 		`{{.CommandPath}} [command] --help`, `weft help VERB`,
 		`{{.CommandPath}} [command]`, `{{.CommandPath}} VERB`,
 		`for more information about a command`, `to see how to use a verb`,
+		`Additional Commands:`, `More:`,
+		`Available Commands:`, `Verbs:`,
 	).Replace(root.UsageTemplate()))
 	root.AddGroup(
 		&cobra.Group{ID: groupRouter, Title: "The router of this host:"},
@@ -70,13 +72,7 @@ Every flag has an environment default: that of --run-dir is WEFT_RUN_DIR.`,
 	add(groupNames, newDNSArgsCmd(a), newDNSAddCmd(a), newDNSRemoveCmd(a), newDNSLookupCmd(a))
 	add("", newVersionCmd(a), newDeviceCmd(a), newRouterCmd(a), newDemoRespondCmd(), newDemoFetchCmd(a))
 	root.SetHelpCommand(newHelpCmd())
-	root.InitDefaultCompletionCmd()
-	if completion, _, err := root.Find([]string{"completion"}); err == nil {
-		// Without it cobra shows help on stdout for a shell that it does not know.
-		completion.RunE = func(cmd *cobra.Command, _ []string) error {
-			return usageHint(cmd, "source <(weft completion bash)", "a shell is needed: bash, fish, powershell or zsh")
-		}
-	}
+	describeCompletion(root)
 	return root
 }
 

@@ -36,13 +36,14 @@ func TestScripts(t *testing.T) {
 			s := mesh.NewSecret()
 			e.Setenv("MESH", s.MeshID().String()) // that of the fake router, and of TOKEN
 			e.Setenv("TOKEN", mesh.Token{Secret: s, Endpoints: []string{"host1:6783", "192.0.2.1:7000"}}.Encode())
+			e.Setenv("BARETOKEN", mesh.Token{Secret: s}.Encode())
 			e.Setenv("OTHERTOKEN", mesh.Token{Secret: mesh.NewSecret(), Endpoints: []string{"host9"}}.Encode())
 			e.Defer(func() { endRouter(e.WorkDir) })
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"status": scriptStatus, "await": scriptAwait, "gone": scriptGone, "mode": scriptMode,
-			"asked": scriptAsked, "told": scriptTold, "hidden": scriptHidden,
+			"asked": scriptAsked, "told": scriptTold, "hidden": scriptHidden, "hangup": scriptHangup,
 		},
 		UpdateScripts: *update,
 	})
@@ -81,6 +82,13 @@ func scriptGone(ts *testscript.TestScript, _ bool, args []string) {
 		b, err := os.ReadFile("/proc/" + pid + "/stat")
 		return err != nil || strings.Contains(string(b), ") Z ")
 	})
+}
+
+// scriptHangup sends SIGHUP, which kill does not know: `hangup run/pid`.
+func scriptHangup(ts *testscript.TestScript, _ bool, args []string) {
+	pid, err := strconv.Atoi(strings.TrimSpace(ts.ReadFile(args[0])))
+	ts.Check(err)
+	ts.Check(syscall.Kill(pid, syscall.SIGHUP))
 }
 
 // scriptMode checks the permissions of a file: `mode 600 run/router.log`.

@@ -1,0 +1,176 @@
+package integration
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"weft/internal/netlab"
+)
+
+// Flags of launch that a mesh of one host can show.
+func TestLaunchFlags(t *testing.T) {
+	lab := newLab(t)
+	netlab.Require(t, "busybox", "dig")
+	h := newHosts(t, lab, netlab.HostOptions{}, "host1")[0]
+	listens := func() string {
+		t.Helper()
+		out, stderr, err := h.Run("busybox", "netstat", "-lntu")
+		if err != nil {
+			t.Fatal(stderr)
+		}
+		return out
+	}
+	workload := func(name string) string {
+		t.Helper()
+		w, err := h.Workload(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return "netns:" + w.NetNSPath()
+	}
+
+	t.Run("--host", func(t *testing.T) {
+		do(t, h, "launch")
+		if out := listens(); !strings.Contains(out, ":::6783") && !strings.Contains(out, "0.0.0.0:6783") {
+			t.Errorf("without --host not all addresses are listened on:\n%s", out)
+		}
+		do(t, h, "reset")
+		addr := h.Addr().String()
+		do(t, h, "launch", "--host", addr)
+		for l := range strings.Lines(listens()) {
+			// The control address, which begins with fd, is inside the tunnels.
+			if f := strings.Fields(l); f[0] == "tcp" && strings.HasSuffix(f[3], ":6783") && f[3] != addr+":6783" && !strings.HasPrefix(f[3], "fd") {
+				t.Errorf("with --host %s: %s", addr, l)
+			}
+		}
+		if out := listens(); !strings.Contains(out, addr+":6783 ") {
+			t.Errorf("--host %s is not listened on:\n%s", addr, out)
+		}
+		do(t, h, "reset")
+	})
+
+	t.Run("--no-dns", func(t *testing.T) {
+		do(t, h, "launch", "--no-dns")
+		if out := do(t, h, "dns-args"); out != "" {
+			t.Errorf("dns-args: %q", out)
+		}
+		if out := listens(); strings.Contains(out, ":53 ") {
+			t.Errorf("something serves names:\n%s", out)
+		}
+		if out := do(t, h, "status"); strings.Contains(out, "Service: dns") || !strings.Contains(out, "Service: ipam") {
+			t.Errorf("status:\n%s", out)
+		}
+		refused(t, h, []string{"dns-lookup", "web"}, "without DNS")
+		if out := do(t, h, "attach", workload("nodns")); !strings.HasPrefix(out, "10.") {
+			t.Errorf("attach: %q", out)
+		}
+		do(t, h, "reset")
+	})
+
+	t.Run("--ipalloc-range ''", func(t *testing.T) {
+		do(t, h, "launch", "--ipalloc-range", "")
+		c := workload("norange")
+		refused(t, h, []string{"attach", c}, "without an address range")
+		refused(t, h, []string{"prime"}, "without an address range")
+		if out := do(t, h, "attach", "10.77.1.1/24", c); out != "10.77.1.1" {
+			t.Errorf("attach of an address of the operator's: %q", out)
+		}
+		if out := do(t, h, "status", "ipam"); strings.Contains(out, "%") {
+			t.Errorf("status ipam without a range:\n%s", out)
+		}
+		do(t, h, "reset")
+	})
+}
+
+// Flags of launch that take a second host to show.
+func TestLaunchFlagsOfAMember(t *testing.T) {
+	lab := newLab(t)
+	netlab.Require(t, "busybox", "dig")
+	hs := newHosts(t, lab, netlab.HostOptions{}, "host1", "host2")
+	const elsewhere = "203.0.113.9:7000"
+	first := hs[0].Addr().String()
+	do(t, hs[0], "launch", "--ipalloc-default-subnet", "10.33.7.0/24")
+	if err := hs[1].WriteFile("/run/token", []byte(do(t, hs[0], "token")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	do(t, hs[1], "launch", "--token-file", "/run/token", "--advertise-address", elsewhere, "--no-discovery", first)
+	do(t, hs[1], "prime")
+	waitPeers(t, hs...)
+
+	// --ipalloc-default-subnet is the mesh's: it counts on the second host as well.
+	a, b := attachWorkload(t, hs[0], "a"), attachWorkload(t, hs[1], "b")
+	for _, w := range []*workload{a, b} {
+		if !strings.HasPrefix(w.addr, "10.33.7.") {
+			t.Errorf("%s has %s, which is not of the default subnet", w.Name(), w.addr)
+		}
+		if out := do(t, w.host, "status"); !strings.Contains(out, "DefaultSubnet: 10.33.7.0/24") || !strings.Contains(out, "Range: 10.32.0.0/12") {
+			t.Errorf("status on %s:\n%s", w.host.Name(), out)
+		}
+	}
+	crosses(t, a, b, 10*time.Second)
+
+	// --advertise-address replaces what was found out.
+	out := do(t, hs[0], "status", "peers")
+	if !strings.Contains(out, elsewhere) {
+		t.Errorf("the advertised address is not known to others:\n%s", out)
+	}
+	_, endpoints, _ := strings.Cut(out, "endpoints: ")
+	if endpoints, _, _ = strings.Cut(endpoints, "\n"); endpoints != elsewhere {
+		t.Errorf("host1 knows endpoints %q of host2, want %s alone", endpoints, elsewhere)
+	}
+
+	// --no-discovery: a host that is started without peers dials none of those it
+	// remembers, so that only its own status can tell; host1, which discovers, dials it.
+	for i, want := range []string{"PeerDiscovery: enabled", "PeerDiscovery: disabled"} {
+		if out := do(t, hs[i], "status"); !strings.Contains(out, want) {
+			t.Errorf("status on %s lacks %s:\n%s", hs[i].Name(), want, out)
+		}
+	}
+
+	// --resume: the targets of the last run.
+	targets := func() string { t.Helper(); return do(t, hs[1], "status", "targets") }
+	do(t, hs[1], "stop")
+	do(t, hs[1], "launch", "--resume")
+	if out := targets(); !strings.Contains(out, first) {
+		t.Errorf("targets of launch --resume: %q", out)
+	}
+	do(t, hs[1], "stop")
+	do(t, hs[1], "launch")
+	if out := targets(); out != "" {
+		t.Errorf("targets of a fresh launch: %q", out)
+	}
+	waitPeers(t, hs...)
+	crosses(t, b, a, 10*time.Second)
+}
+
+// Until a host has joined, it cannot know whose an address is.
+func TestClaimBeforeJoining(t *testing.T) {
+	lab := newLab(t)
+	netlab.Require(t, "busybox", "dig")
+	hs := newHosts(t, lab, netlab.HostOptions{}, "host1", "host2")
+	for _, h := range hs {
+		if err := h.WriteFile("/run/password", []byte(password), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	do(t, hs[1], "launch", "--password-file", "/run/password", "host1")
+	w, err := hs[1].Workload("w")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := "netns:" + w.NetNSPath()
+	refused(t, hs[1], []string{"attach", "ip:10.32.0.9/12", c}, "not joined", "weft prime")
+	if out := do(t, hs[1], "ps"); strings.Contains(out, "10.32.0.9") {
+		t.Errorf("a claim that was refused is in weft ps:\n%s", out)
+	}
+	if out, _, err := w.Run("ip", "link", "show", "ethwe"); err == nil {
+		t.Errorf("a claim that was refused left an interface:\n%s", out)
+	}
+	do(t, hs[0], "launch", "--password-file", "/run/password")
+	do(t, hs[1], "prime")
+	owner := "10.40.0.9" // the newcomer's half
+	if out := do(t, hs[1], "attach", "ip:"+owner+"/12", c); out != owner {
+		t.Errorf("the claim after joining: %q", out)
+	}
+}
