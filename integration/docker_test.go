@@ -44,7 +44,7 @@ func (c *container) reaches(t *testing.T, to *container) {
 	t.Helper()
 	for _, at := range []string{to.fqdn(), to.name, to.addr} {
 		if out, err := c.exec("ping", "-c", "1", "-W", "2", at); err != nil || lossOf(out) != "0" {
-			t.Errorf("%s pings %s as %s: %v\n%s", c.name, to.name, at, err, out)
+			t.Errorf("%s pings %s as %s: %v\n%s\n%s", c.name, to.name, at, err, out, tunnels(c.host, to.host))
 		}
 		out, err := c.exec("wget", "-q", "-O", "-", "http://"+at+"/index.html")
 		if err != nil || strings.TrimSpace(out) != marker+" "+to.name {

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -29,22 +30,24 @@ func TestFirstPackets(t *testing.T) {
 			if from == to {
 				continue
 			}
-			began := time.Now()
 			if out, _, err := from.Run("busybox", "ping", "-c", "1", "-W", "2", to.addr); err != nil {
-				conns := do(t, from.host, "status", "connections")
-				wg, _, _ := from.host.Run("wg", "show", "weftwg")
-				t.Errorf("%s pings %s: nothing within %v\n%s%s\n%s", from.Name(), to.Name(), time.Since(began), out, conns, hidden(wg))
+				t.Errorf("%s pings %s: %v\n%s\n%s", from.Name(), to.Name(), err, out, tunnels(from.host, to.host))
 			}
 		}
 	}
 }
 
-// hidden leaves out lines that hold keys.
-func hidden(wg string) string {
+// tunnels shows what hosts know of theirs, for messages.
+func tunnels(hs ...*netlab.Host) string {
 	var b strings.Builder
-	for l := range strings.Lines(wg) {
-		if !strings.Contains(l, "key:") {
-			b.WriteString(l)
+	for _, h := range hs {
+		conns, _, _ := h.Run(weft, "status", "connections")
+		wg, _, _ := h.Run("wg", "show", "weftwg")
+		fmt.Fprintf(&b, "---- %s at %s\n%s", h.Name(), time.Now().UTC().Format("15:04:05.000"), conns)
+		for l := range strings.Lines(wg) {
+			if !strings.Contains(l, " key:") {
+				b.WriteString(l)
+			}
 		}
 	}
 	return b.String()
