@@ -1,6 +1,8 @@
 package integration
 
 import (
+	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -51,7 +53,9 @@ func TestLaunchFlags(t *testing.T) {
 	})
 
 	t.Run("--no-dns", func(t *testing.T) {
-		do(t, h, "launch", "--no-dns")
+		if out := do(t, h, "launch", "--no-dns", "--json"); !json.Valid([]byte(out)) || !strings.Contains(out, "founded mesh") {
+			t.Errorf("launch --json: %q", out)
+		}
 		if out := do(t, h, "dns-args"); out != "" {
 			t.Errorf("dns-args: %q", out)
 		}
@@ -94,7 +98,7 @@ func TestLaunchFlagsOfAMember(t *testing.T) {
 	if err := hs[1].WriteFile("/run/token", []byte(do(t, hs[0], "token")), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	do(t, hs[1], "launch", "--token-file", "/run/token", "--advertise-address", elsewhere, "--no-discovery", first)
+	do(t, hs[1], "launch", "--token-file", "/run/token", "--advertise-address", elsewhere, first)
 	do(t, hs[1], "prime")
 	waitPeers(t, hs...)
 
@@ -120,14 +124,6 @@ func TestLaunchFlagsOfAMember(t *testing.T) {
 		t.Errorf("host1 knows endpoints %q of host2, want %s alone", endpoints, elsewhere)
 	}
 
-	// --no-discovery: a host that is started without peers dials none of those it
-	// remembers, so that only its own status can tell; host1, which discovers, dials it.
-	for i, want := range []string{"PeerDiscovery: enabled", "PeerDiscovery: disabled"} {
-		if out := do(t, hs[i], "status"); !strings.Contains(out, want) {
-			t.Errorf("status on %s lacks %s:\n%s", hs[i].Name(), want, out)
-		}
-	}
-
 	// --resume: the targets of the last run.
 	targets := func() string { t.Helper(); return do(t, hs[1], "status", "targets") }
 	do(t, hs[1], "stop")
@@ -142,6 +138,62 @@ func TestLaunchFlagsOfAMember(t *testing.T) {
 	}
 	waitPeers(t, hs...)
 	crosses(t, b, a, 10*time.Second)
+}
+
+// A host that is lost is dialled by all that know of it, but not by one with
+// --no-discovery that was not told of it.
+func TestNoDiscovery(t *testing.T) {
+	lab := newLab(t)
+	netlab.Require(t, "busybox", "dig")
+	hs := newHosts(t, lab, netlab.HostOptions{}, "host1", "lost", "host3")
+	launchMesh(t, hs[:2])
+	token := do(t, hs[0], "token")
+	if err := hs[2].WriteFile("/run/token", []byte(token), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	do(t, hs[2], "launch", "--token-file", "/run/token", "--no-discovery", hs[0].Addr().String())
+	waitPeers(t, hs...)
+	for i, want := range map[int]string{0: "PeerDiscovery: enabled", 2: "PeerDiscovery: disabled"} {
+		if out := do(t, hs[i], "status"); !strings.Contains(out, want) {
+			t.Errorf("status on %s lacks %s:\n%s", hs[i].Name(), want, out)
+		}
+	}
+	for _, h := range []*netlab.Host{hs[0], hs[2]} {
+		if err := lab.Cut(h, hs[1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	join := hs[1].Addr().String() + ":6783"
+	dials := func(h *netlab.Host) bool {
+		t.Helper()
+		out, stderr, err := h.Run("busybox", "netstat", "-nt")
+		if err != nil {
+			t.Fatal(stderr)
+		}
+		return strings.Contains(out, join)
+	}
+	// host1 dials it again and again: as soon as it has begun twice, host3
+	// would have begun too.
+	began, dialling := 0, false
+	eventually(t, 40*time.Second, "host1 dials the lost host", func() error {
+		if dials(hs[2]) {
+			t.Fatal("with --no-discovery a host is dialled that was not named")
+		}
+		now := dials(hs[0])
+		if now && !dialling {
+			began++
+		}
+		if dialling = now; began < 2 {
+			return fmt.Errorf("%d times", began)
+		}
+		return nil
+	})
+	for _, h := range []*netlab.Host{hs[0], hs[2]} {
+		if err := lab.Heal(h, hs[1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	waitPeers(t, hs...) // host1 dialled it, and told host3
 }
 
 // Until a host has joined, it cannot know whose an address is.

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -47,14 +48,26 @@ func TestReset(t *testing.T) {
 	}
 	// And without a router.
 	join(t, hs[1], do(t, hs[0], "token"), hs[0].Addr().String())
-	if err := syscall.Kill(routerPID(t, hs[1]), syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	killed(t, routerPID(t, hs[1]))
 	refused(t, hs[1], []string{"reset"}, "no router is running")
 	do(t, hs[1], "reset", "--force")
 	eventually(t, 5*time.Second, "the forced reset leaves nothing", func() error {
 		if left := state(); left != clean {
 			return fmt.Errorf("%s", left)
+		}
+		return nil
+	})
+}
+
+// killed kills a process and waits until it has gone, its sockets with it.
+func killed(t *testing.T, pid int) {
+	t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 5*time.Second, "a killed process goes", func() error {
+		if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); err == nil { // a zombie has none
+			return errText(exe)
 		}
 		return nil
 	})
@@ -162,9 +175,7 @@ func TestForeignFiles(t *testing.T) {
 			if _, err := fmt.Sscan(string(b), &pid); err != nil {
 				t.Fatal(err)
 			}
-			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
+			killed(t, pid)
 			run("reset", "--force")
 		}
 		if left := list(); left != foreign {

@@ -220,8 +220,8 @@ func statOf(pid int) (stat, error) {
 // parentheses, may contain anything, parentheses and spaces too.
 func parseStat(b []byte) (stat, error) {
 	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:])) // f[0] is field 3
-	if len(f) < 20 || len(f[0]) != 1 {
-		return stat{}, errors.New("parse /proc/PID/stat: too few fields")
+	if len(f) < 20 || len(f[0]) != 1 || f[0][0] < 'A' || f[0][0] > 'z' {
+		return stat{}, errors.New("parse /proc/PID/stat: too few fields, or no state")
 	}
 	threads, err1 := strconv.ParseUint(f[17], 10, 64)
 	start, err2 := strconv.ParseUint(f[19], 10, 64)

@@ -64,6 +64,7 @@ func FuzzParseStat(f *testing.F) {
 	own, _ := os.ReadFile("/proc/self/stat")
 	f.Add(own)
 	f.Add([]byte(") S"))
+	f.Add([]byte("\x00 0 0 0 0 0 5 0 4 4 3 1 4 1 1 0 0 0 0 0 21434 159 0 0 0 17 1"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if st, err := parseStat(b); err == nil && st.state == 0 {
 			t.Error("no state")
