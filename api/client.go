@@ -25,6 +25,9 @@ var ErrNotRunning error = &Error{
 	Err:  errors.New("router is not running"),
 }
 
+// ErrHungUp says that the router ended, or was killed, while it was asked.
+var ErrHungUp = errors.New("the router hung up before it had answered")
+
 // Client calls a router's operations through its UNIX socket. It keeps no
 // connection open between calls and may be used concurrently.
 type Client struct {
@@ -141,7 +144,7 @@ func (c *Client) explain(ctx context.Context, err error) error {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return &Error{
 			Tip: "its log, router.log beside the socket, or the journal says why",
-			Err: errors.New("the router hung up before it had answered"),
+			Err: ErrHungUp,
 		}
 	}
 	return fmt.Errorf("call the router: %w", err)

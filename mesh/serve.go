@@ -33,13 +33,29 @@ func (m *Mesh) listen(ctx context.Context) ([]net.Listener, error) {
 				_ = l.Close()
 			}
 			if errors.Is(err, syscall.EADDRINUSE) {
-				return nil, fmt.Errorf("listen for joins: TCP port %d is in use by another process: %w", m.o.Port, err)
+				return nil, &portTakenError{port: m.o.Port, err: err}
 			}
 			return nil, fmt.Errorf("listen for joins on %v: %w", a, err)
 		}
 		lns = append(lns, ln)
 	}
 	return lns, nil
+}
+
+// portTakenError says that another process has the join port.
+type portTakenError struct {
+	port int
+	err  error
+}
+
+func (e *portTakenError) Error() string {
+	return fmt.Sprintf("listen for joins: TCP port %d is in use by another process", e.port)
+}
+func (e *portTakenError) Unwrap() error { return e.err }
+
+// Hint is how to find it, and the way round.
+func (e *portTakenError) Hint() string {
+	return fmt.Sprintf("`ss -ltnp sport = :%d` shows which; end it, or launch every host of the mesh with another --port", e.port)
 }
 
 // serve accepts until ctx ends and returns when all that it accepted is done.

@@ -3,6 +3,7 @@ package router
 import (
 	"bytes"
 	"context"
+	"errors"
 	"time"
 
 	"weft/mesh"
@@ -15,6 +16,7 @@ type meeting struct {
 	since time.Time
 	fresh bool // the device did not have the peer before
 	begin bool // this side begins
+	tries int  // of again
 }
 
 const (
@@ -24,6 +26,11 @@ const (
 	// stale is the age of a meeting beyond which more than a lost packet is the
 	// matter. WireGuard repeats its handshake after 5 s (REKEY_TIMEOUT).
 	stale = 12 * time.Second
+	// again is when the side that begins makes a new peer anew, if its first
+	// handshake has failed: the other may not have known this host yet, or both
+	// may have begun after all. WireGuard itself would wait 5 s.
+	again    = 1200 * time.Millisecond
+	maxAgain = 3
 )
 
 // waitsForPeer says whether the other side should begin the first handshake.
@@ -53,6 +60,21 @@ func (r *Router) meet(k peer.Key, begin bool) meeting {
 		time.AfterFunc(courtesy, r.Poke)
 	}
 	return m
+}
+
+// beginAgain gives new peers whose first handshake was lost another one, soon.
+// applyMu is held.
+func (r *Router) beginAgain() error {
+	var errs []error
+	for k, m := range r.met {
+		if !m.fresh || !m.begin || m.tries >= maxAgain || time.Since(m.since) < again*time.Duration(m.tries+1) {
+			continue
+		}
+		m.tries++
+		r.met[k] = m
+		errs = append(errs, r.dev.Renew(k))
+	}
+	return errors.Join(errs...)
 }
 
 // dropDead takes the peers off the device whose own device was made anew since

@@ -273,7 +273,7 @@ func (r *Router) applyPeers(want []plannedPeer) error {
 		p.Config.Endpoint = r.paths.Choose(time.Now(), p.Config.PublicKey, p.Try, byKey[p.Config.PublicKey])
 		cs[i] = p.Config
 	}
-	return r.dev.Set(cs)
+	return errors.Join(r.dev.Set(cs), r.beginAgain())
 }
 
 // wireAll gives every living container its interface again, if it lost it.

@@ -27,6 +27,10 @@ func Metrics(r Report) []api.Sample {
 	for s, n := range states {
 		gauge("weft_peers", "Members of the mesh, this host included, by state.", float64(n), map[string]string{"state": s})
 	}
+	for _, c := range r.Router.Counters {
+		out = append(out, api.Sample{Name: "weft_mesh_events_total", Help: "What happened in the mesh since the start, by kind: joins, refusals, rejected entries.", Counter: true,
+			Labels: map[string]string{"event": c.Event}, Value: float64(c.Count)})
+	}
 	rx, tx := map[string]int64{}, map[string]int64{}
 	for _, c := range r.Router.Connections {
 		if c.Peer == "" {

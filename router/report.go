@@ -34,6 +34,14 @@ type RouterReport struct {
 	Peers       []PeerReport
 	Waiting     []string // what the router waits for, in sentences
 	Notices     []string // what an operator should know, in sentences
+
+	Counters []CounterReport // what happened since the start: joins, refusals, rejected entries
+}
+
+// CounterReport is how often something happened.
+type CounterReport struct {
+	Event string
+	Count uint64
 }
 
 // TargetReport is an address that the operator told this host to keep

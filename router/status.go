@@ -59,6 +59,11 @@ func (r *Router) routerReport(v *view, st *mesh.State, names map[peer.ID]string)
 		Port: r.o.Port, Datapath: string(r.device().Kind()), MTU: v.MTU, Discovery: !r.o.NoDiscovery,
 		Waiting: st.Waiting, Notices: append(slices.Clone(st.Notices), v.Plan.ClaimConflicts...),
 	}
+	for event, n := range r.mesh.Counters() {
+		rr.Counters = append(rr.Counters, CounterReport{event, n})
+	}
+	rr.Counters = append(rr.Counters, CounterReport{"state_entries_rejected", uint64(r.rejects.Load())})
+	slices.SortFunc(rr.Counters, func(a, b CounterReport) int { return cmp.Compare(a.Event, b.Event) })
 	if !st.Founding.IsZero() {
 		rr.Founded = label(st.Founding.Founder.String(), names[st.Founding.Founder])
 	}

@@ -70,7 +70,7 @@ nobody can take the address space, which is then lost to the mesh.`,
 func (a *app) end(ctx context.Context, verb string, in any, stateDir string, offline func(router.Options) error) error {
 	c := a.client()
 	p, err := c.Process(ctx)
-	if errors.Is(err, api.ErrNotRunning) {
+	withoutRouter := func() error {
 		if err := a.needRoot(verb); err != nil {
 			return err
 		}
@@ -81,15 +81,22 @@ func (a *app) end(ctx context.Context, verb string, in any, stateDir string, off
 		fmt.Fprintln(a.stderr, "weft: no router was running")
 		return nil
 	}
+	if errors.Is(err, api.ErrNotRunning) {
+		return withoutRouter()
+	}
 	if err != nil {
 		return err
 	}
 	defer p.Close()
-	if err := c.Do(ctx, "POST", "/"+verb, in, nil); err != nil {
-		return err
-	}
 	wait, cancel := context.WithTimeout(ctx, endTimeout)
 	defer cancel()
+	err = c.Do(ctx, "POST", "/"+verb, in, nil)
+	if errors.Is(err, api.ErrHungUp) && p.Wait(wait) == nil {
+		return withoutRouter() // it was killed; what it had begun is finished
+	}
+	if err != nil {
+		return err
+	}
 	if err := p.Wait(wait); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
