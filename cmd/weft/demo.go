@@ -292,9 +292,10 @@ func (d *demo) picture(ctx context.Context) error {
 		}))
 	}
 	fmt.Fprintln(&b, edge)
-	third := strings.Repeat(" ", width/2) + "|" + strings.Repeat(" ", width/2)
-	fmt.Fprintln(&b, strings.TrimRight(strings.Repeat(third, len(d.hosts)), " "))
-	fmt.Fprintln(&b, strings.Repeat(" ", width/2)+"+===========  WireGuard, each with each  ============+")
+	const middle = width / 2
+	fmt.Fprintln(&b, strings.Repeat(" ", middle)+strings.Repeat("|"+strings.Repeat(" ", width-1), len(d.hosts)-1)+"|")
+	fmt.Fprintln(&b, strings.Repeat(" ", middle)+strings.Repeat("+"+strings.Repeat("=", width-1), len(d.hosts)-1)+"+")
+	fmt.Fprintln(&b, strings.Repeat(" ", middle+width-12)+"WireGuard, each with each")
 	d.step("the mesh:\n\n%s\n  who owns which part of the addresses (`weft status ipam` on %s):\n%s", b.String(), d.hosts[0].Name(), indent(out))
 	return nil
 }
