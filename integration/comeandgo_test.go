@@ -120,7 +120,11 @@ func TestComeAndGo(t *testing.T) {
 	})
 
 	t.Run("the device process is killed", func(t *testing.T) {
-		if err := syscall.Kill(devicePID(t, hs[0]), syscall.SIGKILL); err != nil {
+		pid := devicePID(t, hs[0])
+		if pid == 0 {
+			t.Skip("the kernel's device has no process")
+		}
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, 30*time.Second, "the tunnel is made again", func() error {

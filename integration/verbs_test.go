@@ -29,7 +29,7 @@ func TestVerbs(t *testing.T) {
 			}
 		}
 	}
-	contains("status", do(t, hs[0], "status"), "Service: router", "(host1)", "WireGuard (userspace)", "Service: ipam", "Status: ready", "10.32.0.0/12", "Service: dns", "Domain: weft.local.", "Entries: 2")
+	contains("status", do(t, hs[0], "status"), "Service: router", "(host1)", "Encryption: WireGuard (", "Service: ipam", "Status: ready", "10.32.0.0/12", "Service: dns", "Domain: weft.local.", "Entries: 2")
 	eventually(t, 10*time.Second, "the connection is established", func() error {
 		if out := do(t, hs[0], "status", "connections"); !strings.Contains(out, "established encrypted") || !strings.Contains(out, "(host2)") || !strings.Contains(out, "mtu=1420") {
 			return errText(out)
