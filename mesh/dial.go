@@ -244,16 +244,12 @@ func (m *Mesh) rejoin(ctx context.Context, id peer.ID, addrs ...netip.AddrPort) 
 	}
 	m.count.add("redial_failed")
 	m.log.Debug("redial", "peer", id, "err", err)
-	switch reasonOf(err) {
-	case Clone, OtherMesh:
-		m.noteCopy(err)
-		r := (*Refusal)(nil)
-		if errors.As(err, &r) && r.Code != RefusedSelf {
-			m.mu.Lock()
-			name := m.nameLocked(id)
-			m.mu.Unlock()
-			m.notice("host "+id.String(), fmt.Sprintf("host %s: %v", name, err))
-		}
+	m.noteCopy(err)
+	if r := (*Refusal)(nil); errors.As(err, &r) && (r.Code == RefusedClone || r.Code == RefusedFounding) {
+		m.mu.Lock()
+		name := m.nameLocked(id)
+		m.mu.Unlock()
+		m.notice("host "+id.String(), fmt.Sprintf("host %s: %v", name, err))
 	}
 	return err
 }

@@ -105,15 +105,28 @@ func (m *Mesh) greet(ctx context.Context, l *link) error {
 		return err
 	}
 	if theirs.Code != Accepted {
-		if ours != nil { // both have seen it; this side's words are about this side
-			return ours
+		if ours != nil && ours.Code == theirs.Code { // both have seen it; this side's words are about this side
+			return m.onOther(l, ours)
 		}
 		return &theirs
 	}
 	if err := m.writeVerdict(l, ours); err != nil {
-		return err
+		return m.onOther(l, err)
 	}
 	return m.accept(l, h)
+}
+
+// ownVerdict is this host's verdict on another, rather than the other's on it.
+type ownVerdict struct{ error }
+
+func (e *ownVerdict) Unwrap() error { return e.error }
+
+// onOther marks a verdict of this host's, unless it is on itself.
+func (m *Mesh) onOther(l *link, err error) error {
+	if l.id == m.id {
+		return err
+	}
+	return &ownVerdict{err}
 }
 
 // answer is the server's half.
@@ -315,7 +328,9 @@ func reasonOf(err error) Reason {
 	if r := (*Refusal)(nil); errors.As(err, &r) {
 		switch r.Code {
 		case RefusedClone:
-			return Clone
+			if o := (*ownVerdict)(nil); !errors.As(err, &o) {
+				return Clone // else the other is the copy, which is no fault of this host
+			}
 		case RefusedFounding:
 			return OtherMesh
 		case RefusedRange:

@@ -73,11 +73,7 @@ func (r *Router) attach(ctx context.Context, req attachRequest) ([]netip.Addr, e
 func (r *Router) attachLocked(t target, req attachRequest, got []ipam.Allocation) ([]netip.Addr, error) {
 	r.mu.Lock()
 	before := r.attached[t.Key]
-	resetting := r.resetting
 	r.mu.Unlock()
-	if resetting {
-		return nil, errResetting
-	}
 	a := &attachment{Key: t.Key}
 	if before != nil {
 		a = before.clone()
@@ -98,7 +94,9 @@ func (r *Router) attachLocked(t target, req attachRequest, got []ipam.Allocation
 	}
 	a.running = true
 	r.mu.Lock()
-	err = r.putAttachmentLocked(a) // on disk before it is used
+	if err = r.stillHeldLocked(t.Key, got); err == nil {
+		err = r.putAttachmentLocked(a) // on disk before it is used
+	}
 	r.mu.Unlock()
 	if err != nil {
 		return nil, err
@@ -117,13 +115,28 @@ func (r *Router) attachLocked(t target, req attachRequest, got []ipam.Allocation
 	return addrs, nil
 }
 
+// stillHeldLocked says whether addresses that were obtained before the container
+// was locked are its own still: a detach may have come between, or a reset.
+func (r *Router) stillHeldLocked(key string, got []ipam.Allocation) error {
+	if r.resetting || r.alloc == nil {
+		return errResetting
+	}
+	held := r.alloc.Lookup(key)
+	for _, g := range got {
+		if !slices.ContainsFunc(held, func(h ipam.Allocation) bool { return h.Addr.Addr() == g.Addr.Addr() }) {
+			return &Error{Msg: fmt.Sprintf("%v was detached while it was being attached", g.Addr.Addr()), Tip: "run the same again", Code: 409}
+		}
+	}
+	return nil
+}
+
 // giveBack frees what a call that failed has obtained, unless an attachment has
 // it meanwhile.
 func (r *Router) giveBack(as []ipam.Allocation) {
 	for _, al := range as {
 		r.mu.Lock()
 		a := r.attached[al.Container]
-		used := a != nil && slices.Contains(a.Addrs, al.Addr)
+		used := a != nil && slices.ContainsFunc(a.Addrs, func(p netip.Prefix) bool { return p.Addr() == al.Addr.Addr() })
 		r.mu.Unlock()
 		if !used {
 			r.free(al.Container, al.Addr.Addr())

@@ -129,11 +129,18 @@ func (r *Router) lookAt(ctx context.Context, key string) {
 		return
 	}
 	if err := r.follow(ctx, key); err != nil && ctx.Err() == nil {
-		r.log.Warn("follow a container; trying again", "container", shortKey(key), "err", err)
 		r.mu.Lock()
-		r.dirty[key] = true
+		first := !r.failing[key]
+		r.dirty[key], r.failing[key] = true, true
 		r.mu.Unlock()
+		if first {
+			r.log.Warn("follow a container; trying again", "container", shortKey(key), "err", err)
+		}
+		return
 	}
+	r.mu.Lock()
+	delete(r.failing, key)
+	r.mu.Unlock()
 }
 
 func (r *Router) follow(ctx context.Context, key string) error {
@@ -238,7 +245,10 @@ func (r *Router) watchNamespaces(ctx context.Context) error {
 		if r.alloc != nil {
 			r.alloc.Expire(time.Now())
 		}
-		again := slices.Collect(maps.Keys(r.dirty))
+		var again []string
+		if r.engine { // once it answers again, everything is looked at
+			again = slices.Collect(maps.Keys(r.dirty))
+		}
 		var unwatched []string
 		for k, a := range r.attached {
 			if !a.docker() || !r.engine && a.running {

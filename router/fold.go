@@ -124,7 +124,7 @@ func (r *Router) foldNow(st *mesh.State) folded { return fold(st, r.member.Secre
 func ownNames(st *mesh.State) (map[nameKey]bool, map[netip.Prefix]bool) {
 	var es []mesh.Entry
 	for _, e := range st.Logs[st.Self] {
-		if e.Kind != mesh.KindGrant {
+		if e.Kind == mesh.KindName || e.Kind == mesh.KindClaim {
 			es = append(es, e)
 		}
 	}

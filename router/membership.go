@@ -192,6 +192,9 @@ func (m membership) commit(o Options, db store) error {
 // forgetMembership removes what a newcomer has kept of a mesh that will not have
 // it, so that another secret or no peer at all can be tried.
 func (r *Router) forgetMembership() error {
+	if len(r.o.Targets) == 0 && r.o.Token == "" {
+		return nil // an earlier launch, which was a success, chose this mesh
+	}
 	if err := r.db.Apply(bucketRouter, nil, []string{keyTargets, keyFounding}); err != nil {
 		return err
 	}

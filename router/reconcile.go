@@ -276,24 +276,45 @@ func (r *Router) applyPeers(want []plannedPeer) error {
 	return errors.Join(r.dev.Set(cs), r.beginAgain())
 }
 
-// wireAll gives every living container its interface again, if it lost it.
+// wireAll gives every living container its interface again, if it lost it. A
+// container that an operation has locked is left to that, and to the next pass:
+// what is being detached must not be attached again.
 func (r *Router) wireAll() []error {
 	var errs []error
 	for _, a := range r.living() {
-		mac, err := r.host.Attach(r.port(a))
-		if err != nil {
-			errs = append(errs, fmt.Errorf("attach %s: %w", shortKey(a.Key), err))
-		}
-		if err != nil {
+		unlock, ok := r.ops.try(a.Key)
+		if !ok {
+			r.rewire.Store(true)
 			continue
 		}
-		r.mu.Lock()
-		if have := r.attached[a.Key]; have != nil {
-			have.mac = mac
+		if err := r.rewireOne(a.Key); err != nil {
+			errs = append(errs, fmt.Errorf("attach %s: %w", shortKey(a.Key), err))
 		}
-		r.mu.Unlock()
+		unlock()
 	}
 	return errs
+}
+
+// rewireOne does it for a container that is locked.
+func (r *Router) rewireOne(key string) error {
+	r.mu.Lock()
+	a := r.attached[key]
+	r.mu.Unlock()
+	if a == nil || !a.running {
+		return nil
+	}
+	mac, err := r.host.Attach(r.port(a))
+	if err != nil || mac == a.mac {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.attached[key] == a {
+		b := a.clone()
+		b.mac = mac
+		r.attached[key] = b
+	}
+	return nil
 }
 
 // living are copies of the attachments whose containers live.

@@ -36,6 +36,7 @@ type Router struct {
 	log    *slog.Logger
 	id     *peer.Identity
 	fresh  bool // the identity was made by this launch
+	made   bool // so was the tunnel device
 	member membership
 	kept   atomic.Bool // the launch was a success: what it wrote stays
 	lock   *os.File
@@ -72,6 +73,7 @@ type Router struct {
 	alloc      *ipam.Allocator // nil with NoIPAM
 	engine     bool            // the container engine answers
 	dirty      map[string]bool // containers of the engine that must be looked at again
+	failing    map[string]bool // those of dirty whose failure was logged
 	resetting  bool            // addresses are being given back: nothing new is attached
 	bridgeDNS  netip.Addr      // Docker's bridge address; invalid: none
 	allocating int             // calls that wait for address space
@@ -110,15 +112,12 @@ func New(o Options) (_ *Router, err error) {
 		return nil, &Error{Msg: "weft needs root to make network devices", Tip: "sudo weft launch …", Code: 403}
 	}
 	r := &Router{o: o, log: o.Log, poke: make(chan struct{}, 1), ready: make(chan struct{}), done: make(chan struct{}),
-		paths: peer.NewPaths(), met: map[peer.Key]meeting{}, devices: map[peer.Key]uint64{}, dirty: map[string]bool{}}
+		paths: peer.NewPaths(), met: map[peer.Key]meeting{}, devices: map[peer.Key]uint64{}, dirty: map[string]bool{}, failing: map[string]bool{}}
 	defer func() {
 		if err == nil {
 			return
 		}
-		err = errors.Join(err, r.Close())
-		if r.host != nil {
-			err = errors.Join(err, r.clearFailure())
-		}
+		err = errors.Join(err, r.Close(), r.clearFailure())
 	}()
 	for _, dir := range []string{o.StateDir, o.RunDir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -302,7 +301,11 @@ func (r *Router) clearFailure() error {
 	}
 	o := r.o
 	o.RunDir = "" // its log says why
-	return errors.Join(r.host.Remove(), removeFiles(o))
+	var err error
+	if r.made {
+		err = r.host.Remove()
+	}
+	return errors.Join(err, removeFiles(o))
 }
 
 // start opens or adopts the device and does the first pass, before anything
@@ -322,6 +325,7 @@ func (r *Router) start(ctx context.Context) error {
 	// A device that lives is proof that this host is not a copy of another; one
 	// that was made now must not take over another's sessions.
 	r.tunnels.admitted.Store(len(had) > 0)
+	r.made = len(had) == 0
 	if err := r.keepGeneration(len(had) > 0); err != nil {
 		return err
 	}

@@ -26,9 +26,16 @@ func (r *Router) handle(ctx context.Context, from peer.ID, method string, body [
 			return nil, err
 		}
 		return r.give(from, subnet)
-	case methodHand:
-		return nil, r.take(ctx, from, body)
-	case methodReady:
+	case methodHand, methodReady:
+		r.mu.Lock()
+		resetting := r.resetting
+		r.mu.Unlock()
+		if resetting {
+			return nil, errResetting
+		}
+		if method == methodHand {
+			return nil, r.take(ctx, from, body)
+		}
 		return nil, nil // that it is answered is the answer
 	}
 	return nil, fmt.Errorf("unknown call %q", method)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -63,7 +64,7 @@ func (r *Router) reset(ctx context.Context, force bool) error {
 	}
 	ctx = context.WithoutCancel(ctx)
 	defer r.end()
-	errs := r.detachAll()
+	errs := r.detachAll(ctx)
 	if !taker.IsZero() {
 		if err := r.handOver(ctx, taker); err != nil {
 			r.log.Warn("hand address space over", "peer", taker.String(), "err", err)
@@ -107,7 +108,7 @@ func (r *Router) findTaker(ctx context.Context) (peer.ID, error) {
 }
 
 // detachAll takes every container off the mesh, for good.
-func (r *Router) detachAll() []error {
+func (r *Router) detachAll(ctx context.Context) []error {
 	r.mu.Lock()
 	var all []*attachment
 	for _, a := range r.attached {
@@ -116,14 +117,23 @@ func (r *Router) detachAll() []error {
 	r.mu.Unlock()
 	var errs []error
 	for _, a := range all {
-		if a.running {
-			p := r.port(a)
-			p.Addrs = nil
-			errs = append(errs, r.host.Detach(p))
+		// An operation that is under way ends first: it gives back what it took.
+		wait, cancel := context.WithTimeout(ctx, engineTimeout)
+		unlock, err := r.ops.lock(wait, a.Key)
+		cancel()
+		if err != nil {
+			unlock = func() {}
 		}
+		p := r.port(a)
+		p.Addrs = nil
+		if strings.HasPrefix(a.Key, heldPrefix) {
+			p.NetNS = ""
+		}
+		errs = append(errs, r.host.Detach(p))
 		r.mu.Lock()
 		errs = append(errs, r.dropAttachmentLocked(a.Key))
 		r.mu.Unlock()
+		unlock()
 	}
 	return errs
 }
@@ -202,7 +212,7 @@ func (r *Router) take(ctx context.Context, from peer.ID, body []byte) error {
 func removeFiles(o Options) error {
 	var errs []error
 	for dir, patterns := range map[string][]string{
-		o.StateDir: {"identity", "identity*.tmp", ".identity*", tokenFile, "." + tokenFile + "-*", "state.db"},
+		o.StateDir: {"identity", "identity.tmp-*", tokenFile, "." + tokenFile + "-*", "state.db"},
 		o.RunDir:   {"weft.lock", "weft.sock", ".s*", "router.log*", "device.log*", "device.pid*"},
 	} {
 		if dir == "" {

@@ -39,6 +39,20 @@ func (k *keyed) lock(ctx context.Context, key string) (unlock func(), err error)
 	}
 }
 
+// try takes the key if it is free.
+func (k *keyed) try(key string) (unlock func(), ok bool) {
+	k.mu.Lock()
+	_, busy := k.held[key]
+	k.mu.Unlock()
+	if busy {
+		return nil, false
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel() // so that lock takes it or gives up
+	unlock, err := k.lock(ctx, key)
+	return unlock, err == nil
+}
+
 // broadcast wakes everybody who waits. The zero value is ready.
 type broadcast struct {
 	mu sync.Mutex // guards c

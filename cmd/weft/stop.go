@@ -88,9 +88,9 @@ func (a *app) end(ctx context.Context, verb string, in any, stateDir string, off
 		return err
 	}
 	defer p.Close()
+	err = c.Do(ctx, "POST", "/"+verb, in, nil)
 	wait, cancel := context.WithTimeout(ctx, endTimeout)
 	defer cancel()
-	err = c.Do(ctx, "POST", "/"+verb, in, nil)
 	if errors.Is(err, api.ErrHungUp) && p.Wait(wait) == nil {
 		return withoutRouter() // it was killed; what it had begun is finished
 	}
