@@ -49,7 +49,20 @@ func TestCloneRefused(t *testing.T) {
 						t.Errorf("unclear: %q", text)
 					}
 				}
+				if clone.mesh.State().Copied == "" {
+					t.Error("the clone does not know that it is one")
+				}
+				// A host that finds the clone refuses it, and is not told that it
+				// were a clone itself.
+				if err := a.mesh.Connect([]string{clone.target()}, false); err != nil {
+					t.Fatal(err)
+				}
 				time.Sleep(20 * time.Second)
+				for _, healthy := range []*box{a, b} {
+					if text := healthy.mesh.State().Copied; text != "" {
+						t.Errorf("a healthy host is called a copy: %s", text)
+					}
+				}
 				if h, _ := a.mesh.State().Host(b.id.ID()); h.Liveness != Alive || h.Record.BootNonce != b.mesh.nonce || len(b.names(a)) != 1 {
 					t.Errorf("the original suffers: %v\n%s", h, w.picture())
 				}

@@ -237,3 +237,18 @@ func FuzzParsePrefix(f *testing.F) {
 		}
 	})
 }
+
+// A departed host announces nothing again: what its own log says of names is
+// read without the departure.
+func TestOwnNamesAfterADeparture(t *testing.T) {
+	s := mesh.NewSecret()
+	a := newSigner(t, s)
+	b, err := encodeName(opSet, nameKey{Name: "x.weft.local.", Addr: netip.MustParseAddr("10.32.0.1")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := &mesh.State{Self: a.id.ID(), Logs: map[peer.ID][]mesh.Entry{a.id.ID(): {a.entry(t, mesh.KindName, b), a.entry(t, mesh.KindDepart, nil)}}}
+	if names, _ := ownNames(st); len(names) != 1 {
+		t.Errorf("own names %v, want the one that the log has", names)
+	}
+}
