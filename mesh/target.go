@@ -61,12 +61,22 @@ func parseTarget(s string, port int) (string, error) {
 	}
 	n, err := strconv.ParseUint(p, 10, 16)
 	switch {
-	case host == "" || len(host) > maxAddrText || strings.ContainsAny(host, " \t\n/"):
+	case host == "" || len(host) > maxAddrText || strings.ContainsFunc(host, notInHost):
 		return "", fmt.Errorf("parse target %q: no host in it", s)
 	case err != nil || n == 0:
 		return "", fmt.Errorf("parse target %q: port %q is not one", s, p)
 	}
 	return net.JoinHostPort(host, p), nil
+}
+
+// notInHost tells what no host name or address has. Names from /etc/hosts may
+// have more than DNS's grammar allows, an underscore for one.
+func notInHost(r rune) bool {
+	switch {
+	case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9':
+		return false
+	}
+	return !strings.ContainsRune("-._:%", r) // : and % of IPv6 in brackets
 }
 
 // Connect adds targets, host[:port] each, and dials them at once; with replace
