@@ -13,9 +13,12 @@ import (
 // same grants, so they share one state; and the regions under a prefix are neighbours in that order. A grant then is "step every
 // region from i to j", and a segment tree over the regions does that in O(log n) where the regions are in the same state, which they
 // are whenever a prefix was handed to and fro as a whole.
+//
+// A region without addresses, because the prefixes under it cover it, has no leaf: nothing that happens to no address may be told of.
 type fold struct {
 	regions []netip.Prefix
 	ends    []int // regions[i:ends[i]] are regions[i] and all prefixes under it
+	leaves  []int // how many of regions[:i] have a leaf: the leaf of regions[i] if it has one; one longer than regions
 	nodes   []node
 	size    int // leaves of the tree, a power of two
 }
@@ -54,7 +57,14 @@ func newFold(whole netip.Prefix, gs []Grant) *fold {
 	for _, i := range open {
 		f.ends[i] = len(f.regions)
 	}
-	for f.size < len(f.regions) {
+	f.leaves = make([]int, len(f.regions)+1)
+	for i := range f.regions {
+		f.leaves[i+1] = f.leaves[i]
+		if !f.covered(i) {
+			f.leaves[i+1]++
+		}
+	}
+	for f.size < f.leaves[len(f.regions)] {
 		f.size *= 2
 	}
 	f.nodes = make([]node, 2*f.size)
@@ -64,11 +74,24 @@ func newFold(whole netip.Prefix, gs []Grant) *fold {
 	return f
 }
 
+// covered says whether the prefixes right under regions[i] leave it no address of its own.
+func (f *fold) covered(i int) bool {
+	next, end := f.regions[i].Addr(), lastAddr(f.regions[i])
+	for c := i + 1; c < f.ends[i] && f.regions[c].Addr() == next; c = f.ends[c] {
+		last := lastAddr(f.regions[c])
+		if last == end {
+			return true
+		}
+		next = last.Next()
+	}
+	return false
+}
+
 // apply steps the regions of g. Grants must come by version, and those of one version by taker, lowest first: so the first that
 // continues a chain is the one that all hosts agree on. It returns the taker who was preferred to g's, if there was one.
 func (f *fold) apply(g Grant) (rival Owner) {
 	i, _ := slices.BinarySearchFunc(f.regions, g.Prefix, netip.Prefix.Compare)
-	f.step(1, 0, f.size, i, f.ends[i], g, &rival)
+	f.step(1, 0, f.size, f.leaves[i], f.leaves[f.ends[i]], g, &rival)
 	return rival
 }
 
@@ -100,7 +123,7 @@ func (f *fold) step(at, lo, hi, from, to int, g Grant, rival *Owner) {
 
 func (n *node) set(s state) { *n = node{uniform: true, state: s, min: s.version, max: s.version} }
 
-// states returns the state of each region.
+// states returns the state of each leaf.
 func (f *fold) states() []state {
 	out := make([]state, f.size)
 	var walk func(at, lo, hi int)
@@ -116,7 +139,7 @@ func (f *fold) states() []state {
 		walk(2*at+1, mid, hi)
 	}
 	walk(1, 0, f.size)
-	return out[:len(f.regions)]
+	return out
 }
 
 // each calls emit for the stretches of the range in the order of their addresses, without gap or overlap.
@@ -127,7 +150,7 @@ func (f *fold) each(emit func(first, last netip.Addr, s state)) {
 		next, end := f.regions[i].Addr(), lastAddr(f.regions[i])
 		for c := i + 1; c < f.ends[i]; c = f.ends[c] {
 			if child := f.regions[c].Addr(); next.Less(child) {
-				emit(next, child.Prev(), states[i])
+				emit(next, child.Prev(), states[f.leaves[i]])
 			}
 			walk(c)
 			last := lastAddr(f.regions[c])
@@ -136,7 +159,7 @@ func (f *fold) each(emit func(first, last netip.Addr, s state)) {
 			}
 			next = last.Next()
 		}
-		emit(next, end, states[i])
+		emit(next, end, states[f.leaves[i]])
 	}
 	walk(0)
 }

@@ -285,3 +285,20 @@ func BenchmarkOwner(b *testing.B) {
 		r.Owner(a)
 	}
 }
+
+// Both halves of the range were seeded for a; the chain that was granted for the whole has no address to its name, so it conflicts with nobody.
+func TestNoConflictWithoutAddresses(t *testing.T) {
+	a, b, c := host(1), host(2), host(3)
+	whole := pfx("10.0.0.0/28")
+	_, conflicts := NewRing(whole, []Grant{
+		{Prefix: pfx("10.0.0.0/29"), To: a, Version: 1},
+		{Prefix: pfx("10.0.0.8/29"), To: a, Version: 1},
+		{Prefix: whole, To: b, Version: 1},
+		{Prefix: whole, From: b, To: a, Version: 2},
+		{Prefix: whole, From: a, To: b, Version: 3},
+		{Prefix: whole, From: a, To: c, Version: 3},
+	})
+	if want := []Conflict{{Prefix: whole, Version: 1, A: a, B: b}}; !slices.Equal(conflicts, want) {
+		t.Errorf("conflicts are %v, want %v", conflicts, want)
+	}
+}
