@@ -22,7 +22,8 @@ type Allocator struct {
 	whole         netip.Prefix
 	defaultSubnet netip.Prefix
 	ring          *Ring
-	owned         []netip.Prefix // ring.Owned(self)
+	owned         []netip.Prefix // what self may use, sorted
+	suspended     bool           // nothing is given out anew
 	entries       []entry        // sorted by address, one per address
 }
 
@@ -41,9 +42,30 @@ func NewAllocator(self Owner, whole, defaultSubnet netip.Prefix) *Allocator {
 }
 
 // SetRing gives the allocator a newer ring. Addresses that are in use stay in use even where the ring no longer gives them to this host.
-func (al *Allocator) SetRing(r *Ring) {
-	al.ring, al.owned = r, r.Owned(al.self)
+func (al *Allocator) SetRing(r *Ring) { al.SetSpace(r, r.Owned(al.self)) }
+
+// SetSpace is SetRing for a host that may use less than the ring says is its own; see Ledger.Usable.
+func (al *Allocator) SetSpace(r *Ring, usable []netip.Prefix) {
+	al.ring, al.owned = r, usable
 }
+
+// owns says whether self may use an address of the range.
+func (al *Allocator) owns(a netip.Addr) bool {
+	return slices.ContainsFunc(al.owned, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// Stray returns the addresses of the range that containers have and this host may not use any more, sorted: others have taken over its
+// space, and may have given them to containers of their own.
+func (al *Allocator) Stray() []Allocation {
+	return al.allocations(al.stray)
+}
+
+func (al *Allocator) stray(e entry) bool {
+	return al.ring.Seeded() && al.whole.Contains(e.Addr.Addr()) && !al.owns(e.Addr.Addr())
+}
+
+// Suspend keeps the allocator from giving out addresses of the range anew, or lets it again: what containers have they keep.
+func (al *Allocator) Suspend(yes bool) { al.suspended = yes }
 
 // Restore takes back allocations that an earlier run made, whatever the ring says: their containers have these addresses. It returns an
 // error for each that cannot be, and takes the others.
@@ -84,11 +106,17 @@ func (al *Allocator) Allocate(container string, subnet netip.Prefix) (a Allocati
 			continue
 		}
 		if e.heldUntil.IsZero() {
+			if al.stray(e) {
+				continue
+			}
 			return e.Allocation, false, nil
 		}
-		if held < 0 && al.ring.Owner(e.Addr.Addr()) == al.self {
+		if held < 0 && al.owns(e.Addr.Addr()) {
 			held = i
 		}
+	}
+	if al.suspended {
+		return Allocation{}, false, fmt.Errorf("allocate in subnet %v: %w", subnet, ErrUnproven)
 	}
 	if held >= 0 {
 		e := &al.entries[held]
