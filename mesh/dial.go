@@ -15,10 +15,13 @@ import (
 )
 
 const (
-	dialers     = 8               // joins under way at a time
+	dialers     = 32              // joins under way at a time
 	dialTick    = time.Second     // one random host that is not in gossip is dialled through the tunnel
 	redialEvery = 5 * time.Second // each host that is not in gossip is dialled at its join port
 	insideTry   = 4 * time.Second // how long a dial through a tunnel, likely dead, may take
+
+	seekAfter = 3 * time.Second  // what is heard of a host but gossip does not know is asked for
+	seekEvery = 15 * time.Second // … and by hosts that do not dial all others, anyway
 )
 
 // dialAll dials targets, and hosts that are known and not in gossip, until ctx ends.
@@ -50,6 +53,13 @@ func (m *Mesh) dialAll(ctx context.Context) {
 		case <-m.redial:
 			continue
 		case <-tick.C:
+		}
+		if id, ok := m.seek(time.Now()); ok {
+			start(func() {
+				ctx, cancel := context.WithTimeout(ctx, insideTry)
+				defer cancel()
+				_ = m.joinGossip(ctx, id)
+			})
 		}
 		if id, ok := m.pickLost(); ok {
 			start(func() {
@@ -207,6 +217,35 @@ func (m *Mesh) pickLost() (peer.ID, bool) {
 			ids = append(ids, id)
 		}
 	}
+	if len(ids) == 0 {
+		return peer.ID{}, false
+	}
+	return ids[rand.IntN(len(ids))], true
+}
+
+// seek picks a live host to ask who else is there. Gossip tells of a newcomer a
+// few times only; who misses it would not learn of it again, since whole states are
+// not exchanged from time to time. That the newcomer is there shows in its log.
+func (m *Mesh) seek(now time.Time) (peer.ID, bool) {
+	m.mu.Lock()
+	want := false
+	for _, h := range m.hosts {
+		if h.gossip || h.rec.left() {
+			continue
+		}
+		want = want || !h.news.IsZero() && now.Sub(h.news) >= seekAfter || !m.o.Discovery && now.Sub(m.sought) >= seekEvery
+	}
+	if want {
+		m.sought = now
+		for _, h := range m.hosts {
+			h.news = time.Time{}
+		}
+	}
+	m.mu.Unlock()
+	if !want {
+		return peer.ID{}, false
+	}
+	ids := m.live()
 	if len(ids) == 0 {
 		return peer.ID{}, false
 	}

@@ -324,7 +324,7 @@ func oneMesh(bs ...*box) bool {
 func (b *box) root() [32]byte {
 	b.mesh.mu.Lock()
 	defer b.mesh.mu.Unlock()
-	return rootOf(b.mesh.logs.digest())
+	return b.mesh.logs.root()
 }
 
 // names are the payloads of the KindName entries of x that b holds.
