@@ -47,19 +47,19 @@ func (m *Mesh) dialAll(ctx context.Context) {
 	for {
 		m.dialTargets(ctx, start)
 		m.dialHosts(ctx, start)
-		select {
-		case <-ctx.Done():
-			return
-		case <-m.redial:
-			continue
-		case <-tick.C:
-		}
 		if id, ok := m.seek(time.Now()); ok {
 			start(func() {
 				ctx, cancel := context.WithTimeout(ctx, insideTry)
 				defer cancel()
 				_ = m.joinGossip(ctx, id)
 			})
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-m.redial:
+			continue
+		case <-tick.C:
 		}
 		if id, ok := m.pickLost(); ok {
 			start(func() {
@@ -223,11 +223,30 @@ func (m *Mesh) pickLost() (peer.ID, bool) {
 	return ids[rand.IntN(len(ids))], true
 }
 
-// seek picks a live host to ask who else is there. Gossip tells of a newcomer a
-// few times only; who misses it would not learn of it again, since whole states are
-// not exchanged from time to time. That the newcomer is there shows in its log.
+// hearFrom notes that a host holds this one for a member: it tells it its root.
+// If it is not one here, gossip knows of one direction only; it would stay so.
+func (m *Mesh) hearFrom(id peer.ID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if h := m.hosts[id]; h != nil && !h.gossip && !h.rec.left() {
+		m.knocked = id
+		poke(m.redial)
+	}
+}
+
+// seek picks a host to ask who is there: one that knocked, or any live one. Gossip
+// tells of a newcomer a few times only; who misses it would not learn of it again,
+// since whole states are not exchanged from time to time. That the newcomer is there
+// shows in its log.
 func (m *Mesh) seek(now time.Time) (peer.ID, bool) {
 	m.mu.Lock()
+	if id := m.knocked; !id.IsZero() && now.Sub(m.sought) >= dialTick {
+		m.sought, m.knocked = now, peer.ID{}
+		if !m.leaving {
+			m.mu.Unlock()
+			return id, true
+		}
+	}
 	want := false
 	for _, h := range m.hosts {
 		if h.gossip || h.rec.left() {

@@ -69,6 +69,7 @@ type Mesh struct {
 	stale    bool   // a delegate of memberlist has changed what State shows
 	leaving  bool
 	sought   time.Time // when another host was last asked who is there
+	knocked  peer.ID   // sends datagrams and is not in gossip here
 }
 
 // New checks the options and loads what is on disk. Nothing is on the network

@@ -273,6 +273,7 @@ func (m *Mesh) readInbox(ctx context.Context) {
 
 func (m *Mesh) read(l letter) {
 	if l.kind == gossipRoot {
+		m.hearFrom(l.from)
 		m.compareRoot(l.from, [32]byte(l.body))
 		return
 	}

@@ -337,7 +337,7 @@ func TestNoDiscovery(t *testing.T) {
 		a.crash()
 		b.host.Up()
 		b.launch(func(o *Options) { o.Discovery = false })
-		time.Sleep(70 * time.Second) // host3 meets it at memberlist's next push/pull, at the latest
+		time.Sleep(30 * time.Second) // host3 dials it, or tells it its root
 		if b.mesh.Counters()["redial_failed"] != 0 || b.sees(c) != Alive {
 			t.Errorf("dials on its own\n%s", w.picture())
 		}
