@@ -16,6 +16,7 @@ const (
 	reasonInvalid    = "invalid"    // not signed by its author, or not admitted
 	reasonQuota      = "quota"      // over what one author may make the others keep
 	reasonFork       = "fork"       // its author wrote one number twice
+	reasonPayload    = "payload"    // signed, and means nothing or what its author may not say
 	reasonWithdrawal = "withdrawal" // a new epoch without grants that its author has made
 	reasonFull       = "full"       // this host keeps no more
 	reasonFlood      = "flood"      // more than one member may send

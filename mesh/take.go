@@ -67,7 +67,22 @@ func (m *Mesh) take(es []Entry, from peer.ID, asked bool) []Entry {
 	if news {
 		m.o.OnChange()
 	}
+	m.checkPayloads(ch.put)
 	return ch.put
+}
+
+func (m *Mesh) checkPayloads(es []Entry) {
+	if m.o.Check == nil {
+		return
+	}
+	for _, e := range es {
+		if e.Kind == KindBegin || e.Kind == KindHost || e.Author == m.id {
+			continue
+		}
+		if err := m.o.Check(e.Author, e.Kind, e.Payload); err != nil {
+			m.reject(e.Author, reasonPayload, err)
+		}
+	}
 }
 
 // recordsOf verifies the host records among proven entries. An author speaks for
