@@ -295,6 +295,52 @@ func TestOwnPast(t *testing.T) {
 	})
 }
 
+// A host that has lost its disk and was started more often since than before has a
+// higher epoch than the others know of it. It learns of its past all the same, and the
+// others keep that for it, on disk too.
+func TestOwnPastBelow(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.box("host1"), w.box("host2")
+		a.found()
+		b.join(a)
+		w.within(5*time.Second, "two hosts", func() bool { return oneMesh(a, b) })
+		if _, err := b.mesh.Append(Draft{KindGrant, []byte("a grant")}, Draft{KindName, []byte("a name")}); err != nil {
+			t.Fatal(err)
+		}
+		w.within(time.Second, "both have it", func() bool { return oneMesh(a, b) })
+		b.crash()
+		b.host.Up()
+		w.cut([]*box{a}, []*box{b})
+		b.disk = newDisk()
+		b.base = func() []Draft { return nil }
+		for range 4 {
+			b.join(a)
+			time.Sleep(time.Second)
+			b.kill()
+		}
+		b.join(a)
+		w.heal([]*box{a}, []*box{b})
+		had := func(x *box) bool {
+			return slices.ContainsFunc(x.mesh.State().Logs[b.id.ID()], func(e Entry) bool { return e.Kind == KindGrant })
+		}
+		w.within(10*time.Second, "its epoch there", func() bool {
+			h, _ := a.mesh.State().Host(b.id.ID())
+			return h.Record.Epoch>>32 > 4
+		})
+		if !had(a) { // not yet given back: it is not forgotten by a restart
+			a.kill()
+			a.launch()
+		}
+		w.within(15*time.Second, "its past", func() bool { return had(a) && had(b) && oneMesh(a, b) })
+		if n := append(a.names(b), b.names(b)...); len(n) > 0 {
+			t.Errorf("names %q come back", n)
+		}
+		if es := a.mesh.logs.orphans(b.id.ID()); len(es) > 0 {
+			t.Error("the orphan stays")
+		}
+	})
+}
+
 // With a lossy network everything still gets everywhere, and nobody is taken for dead.
 func TestLoss(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
