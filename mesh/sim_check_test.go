@@ -55,8 +55,10 @@ func (b *box) held() (es []Entry) {
 		if a.current != nil {
 			es = append(es, a.current.entries...)
 		}
-		for _, ep := range slices.Concat(a.next, a.orphans) {
-			es = append(es, ep.entries...)
+		for _, ep := range append(slices.Clone(a.next), a.older) {
+			if ep != nil {
+				es = append(es, ep.entries...)
+			}
 		}
 	}
 	return es

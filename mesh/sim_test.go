@@ -464,9 +464,13 @@ func (s *sim) move() {
 // forge hands a host what a member might make up: an entry in another's name, and
 // another's entry with other content.
 func (s *sim) forge() {
-	at, liar := s.some(isUp), s.some(isUp)
+	at := s.some(isUp)
+	liar := s.some(func(a *actor) bool { return a != at })
+	if at == nil || liar == nil {
+		return
+	}
 	victim := s.some(func(a *actor) bool { return a != liar && a != at })
-	if at == nil || victim == nil {
+	if victim == nil {
 		return
 	}
 	s.tell("%s lies to %s about %s", liar.name, at.name, victim.name)
@@ -485,11 +489,11 @@ func (s *sim) forge() {
 		}
 		raw := slices.Clone(forged.raw)
 		copy(raw[1:], last.Author[:])
-		(&delegate{at.mesh}).NotifyMsg(append([]byte{gossipRelay, byte(len(raw) >> 8), byte(len(raw))}, raw...))
+		at.mesh.receive(liar.control(), AppendEntries([]byte{gossipMagic, gossipRelay}, Entry{raw: raw}))
 	}
 	raw := slices.Clone(last.raw)
 	raw[entryHeader] ^= 1
-	(&delegate{at.mesh}).NotifyMsg(append([]byte{gossipDirect, byte(len(raw) >> 8), byte(len(raw))}, raw...))
+	at.mesh.receive(liar.control(), AppendEntries([]byte{gossipMagic, gossipDirect}, Entry{raw: raw}))
 }
 
 // reset takes a host out for ever.

@@ -296,8 +296,7 @@ func TestOwnPast(t *testing.T) {
 }
 
 // A host that has lost its disk and was started more often since than before has a
-// higher epoch than the others know of it. It learns of its past all the same, and the
-// others keep that for it, on disk too.
+// higher epoch than the others know of it. It learns of its past all the same.
 func TestOwnPastBelow(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		a, b := w.box("host1"), w.box("host2")
@@ -323,20 +322,9 @@ func TestOwnPastBelow(t *testing.T) {
 		had := func(x *box) bool {
 			return slices.ContainsFunc(x.mesh.State().Logs[b.id.ID()], func(e Entry) bool { return e.Kind == KindGrant })
 		}
-		w.within(10*time.Second, "its epoch there", func() bool {
-			h, _ := a.mesh.State().Host(b.id.ID())
-			return h.Record.Epoch>>32 > 4
-		})
-		if !had(a) { // not yet given back: it is not forgotten by a restart
-			a.kill()
-			a.launch()
-		}
 		w.within(15*time.Second, "its past", func() bool { return had(a) && had(b) && oneMesh(a, b) })
 		if n := append(a.names(b), b.names(b)...); len(n) > 0 {
 			t.Errorf("names %q come back", n)
-		}
-		if es := a.mesh.logs.orphans(b.id.ID()); len(es) > 0 {
-			t.Error("the orphan stays")
 		}
 	})
 }
