@@ -231,3 +231,40 @@ func (h *Host) Detach(p Port) error {
 	}
 	return nil
 }
+
+// ContainerAddrs returns the addresses that the interface ethwe of a namespace
+// really has, each with its subnet's length; none if there is no such interface
+// or it is not the one of the container with that key.
+func (h *Host) ContainerAddrs(netNS, key string) ([]netip.Prefix, error) {
+	nl, err := openNetlink()
+	if err != nil {
+		return nil, err
+	}
+	defer nl.Close()
+	s, err := openSandbox(netNS)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	outer, err := findLink(nl, VethName(key))
+	if err != nil {
+		return nil, err
+	}
+	inner, err := findLink(s.nl, containerLink)
+	if err != nil || inner == nil || !isPair(outer, inner) {
+		return nil, err
+	}
+	as, err := s.nl.AddrList(inner, netlink.FAMILY_V4)
+	if err != nil {
+		return nil, fmt.Errorf("list addresses of %s in %s: %w", containerLink, netNS, err)
+	}
+	var out []netip.Prefix
+	for _, a := range as {
+		ip, ok := netip.AddrFromSlice(a.IP.To4())
+		bits, _ := a.Mask.Size()
+		if ok {
+			out = append(out, netip.PrefixFrom(ip, bits))
+		}
+	}
+	return out, nil
+}

@@ -159,7 +159,7 @@ func (f Fact) check() error {
 		if err := (SignedGrant{Grant: f.Grant, By: f.By}).Check(); err != nil {
 			return err
 		}
-		if f.Grant.takeover() {
+		if f.Grant.Takeover() {
 			return bad("version %d is a takeover's", f.Grant.Version)
 		}
 	case FactAccept:

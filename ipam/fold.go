@@ -102,7 +102,7 @@ func (f *fold) step(at, lo, hi, from, to int, g Grant, rival *Owner) {
 	}
 	if n.uniform && from <= lo && hi <= to {
 		switch s := n.state; {
-		case s.version < g.Version && (s.owner == g.From || g.takeover() && s.version > 0):
+		case s.version < g.Version && (s.owner == g.From || g.Takeover() && s.version > 0):
 			n.set(state{version: g.Version, owner: g.To, from: g.From})
 		case s.version == g.Version && s.from == g.From && s.owner != g.To:
 			*rival = s.owner

@@ -19,9 +19,9 @@ type Grant struct {
 // nobody has heard of is of a lower version.
 const takeoverStep = 1 << 16
 
-// takeover says that g takes the space of a host that is dead, by the council's decision: see Ledger. Its version outranks what that
+// Takeover says that g takes the space of a host that is dead, by the council's decision: see Ledger. Its version outranks what that
 // host may still have given away.
-func (g Grant) takeover() bool { return g.Version > 0 && g.Version%takeoverStep == 0 }
+func (g Grant) Takeover() bool { return g.Version > 0 && g.Version%takeoverStep == 0 }
 
 // after is the version of a grant that follows one of version v.
 func after(v uint32) uint32 {

@@ -140,7 +140,7 @@ func (l *Ledger) collect(given []Grant) {
 		l.grants = append(l.grants, seedGrants(l.whole, l.seeds)...)
 	}
 	for g := range l.accepts {
-		if !g.takeover() || slices.ContainsFunc(l.takeovers, func(t Takeover) bool { return t.version == g.Version && t.From == g.From && t.To == g.To }) {
+		if !g.Takeover() || slices.ContainsFunc(l.takeovers, func(t Takeover) bool { return t.version == g.Version && t.From == g.From && t.To == g.To }) {
 			l.grants = append(l.grants, g)
 		}
 	}
@@ -297,3 +297,11 @@ func seedGrants(whole netip.Prefix, hosts []Owner) []Grant {
 	}
 	return gs
 }
+
+// Brings says whether g is one of the grants by which a takeover was carried out.
+func (t Takeover) Brings(g Grant) bool {
+	return g.From == t.From && g.To == t.To && g.Version == t.version
+}
+
+// Size is the number of addresses of p; the largest uint64 stands for all that is more.
+func Size(p netip.Prefix) uint64 { return countOf(p).saturated() }

@@ -68,6 +68,7 @@ type Mesh struct {
 	told     []byte // own record as gossip was told it
 	stale    bool   // a delegate of memberlist has changed what State shows
 	leaving  bool
+	heard    bool      // see State
 	sought   time.Time // when another host was last asked who is there
 	knocked  peer.ID   // sends datagrams and is not in gossip here
 }

@@ -36,9 +36,21 @@ func (r *Router) findLiving(ctx context.Context) {
 	if bridge, err := r.docker.BridgeAddr(ctx); err == nil {
 		r.setBridge(bridge)
 	}
+	r.adopt(live)
+	r.mu.Lock()
+	r.engine = err == nil
+	all := slices.Collect(maps.Values(r.attached))
+	r.mu.Unlock()
+	held := map[string]bool{}
+	for _, a := range all {
+		b := a.clone()
+		if c, ok := live[a.Key]; ok && c.PID != 0 {
+			b.NetNS = pidNetNS(c.PID)
+		}
+		held[a.Key] = r.heldBack(b)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.engine = err == nil
 	for _, a := range r.attached {
 		c, ok := live[a.Key]
 		switch {
@@ -50,6 +62,9 @@ func (r *Router) findLiving(ctx context.Context) {
 			}
 		default:
 			a.running = sameNamespace(a)
+		}
+		if a.running && held[a.Key] {
+			a.running, r.dirty[a.Key] = false, true
 		}
 	}
 }
@@ -189,6 +204,9 @@ func (r *Router) containerStarted(c docker.Container) error {
 // wire gives a living container its interface, stores its attachment and makes
 // it effective. The container is locked.
 func (r *Router) wire(a *attachment) error {
+	if r.heldBack(a) {
+		return errUnproven
+	}
 	mac, err := r.host.Attach(r.port(a))
 	if err != nil {
 		return fmt.Errorf("attach %s: %w", shortKey(a.Key), err)
@@ -325,6 +343,7 @@ func (r *Router) restoreAllocations(f mesh.Founding) {
 	for _, err := range alloc.Restore(held) {
 		r.log.Error("restore an address", "err", err)
 	}
+	alloc.Suspend(r.unproven)
 	r.alloc = alloc
 }
 
