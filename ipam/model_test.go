@@ -224,6 +224,30 @@ func TestModel(t *testing.T) {
 		subnet := func() netip.Prefix {
 			return rapid.SampledFrom([]netip.Prefix{{}, netip.PrefixFrom(w.whole.Addr(), w.whole.Bits()+1), netip.PrefixFrom(lastAddr(w.whole), w.whole.Bits()+2).Masked()}).Draw(t, "subnet")
 		}
+		talk := func(t *rapid.T) { // as seconds without a fault bring about, in which some hear little
+			for range rapid.IntRange(1, 4).Draw(t, "rounds") {
+				for _, a := range w.members {
+					w.tick(a, rapid.IntRange(0, 2).Draw(t, "start") > 0, true)
+					w.check()
+					for _, b := range w.members {
+						if a != b && w.connected(a, b) && rapid.IntRange(0, 9).Draw(t, "hears") > 0 {
+							w.sync(a, b)
+						}
+					}
+				}
+			}
+		}
+		give := func(giver, o *member, s netip.Prefix, answered bool) {
+			if !w.connected(o, giver) || !giver.proven || !o.proven {
+				return
+			}
+			for _, g := range giver.led.Donate(o.id, giver.al.Used, s) {
+				w.write(giver, Fact{By: giver.id, Kind: FactGrant, Grant: g})
+				if answered && o.led.MayAccept(g) {
+					w.write(o, Fact{By: o.id, Kind: FactAccept, Grant: g})
+				}
+			}
+		}
 		ask := func(o *member, s netip.Prefix, answered bool) {
 			if !o.up || !o.proven {
 				return
@@ -233,16 +257,10 @@ func TestModel(t *testing.T) {
 			}
 			for _, d := range o.led.Ring().Donors(o.id, s) {
 				giver := w.member(d)
-				if !w.connected(o, giver) || !giver.proven {
-					continue
+				if w.connected(o, giver) && giver.proven {
+					give(giver, o, s, answered)
+					return
 				}
-				for _, g := range giver.led.Donate(o.id, giver.al.Used, s) {
-					w.write(giver, Fact{By: d, Kind: FactGrant, Grant: g})
-					if answered && o.led.MayAccept(g) {
-						w.write(o, Fact{By: o.id, Kind: FactAccept, Grant: g})
-					}
-				}
-				return
 			}
 		}
 		t.Repeat(map[string]func(*rapid.T){
@@ -306,17 +324,46 @@ func TestModel(t *testing.T) {
 					w.sync(a, b)
 				}
 			},
-			"everybody says and hears": func(t *rapid.T) { // as seconds without a fault bring about
-				for range 3 {
-					for _, a := range w.members {
-						w.tick(a, rapid.Bool().Draw(t, "start"), true)
-						for _, b := range w.members {
-							if a != b && w.connected(a, b) {
-								w.sync(a, b)
-							}
+			"everybody says and hears": talk,
+			// What a takeover must survive: the host that dies has just given space to one that few, or none, hear of.
+			"gives, dies, is taken over": func(t *rapid.T) {
+				d, e := pick("dead host"), pick("who asked it")
+				if !d.up || !d.proven || d == e {
+					return
+				}
+				if rapid.Bool().Draw(t, "partition") {
+					for _, m := range w.members {
+						m.side = rapid.IntRange(0, 1).Draw(t, "side")
+					}
+					e.side = d.side
+				}
+				give(d, e, w.whole, rapid.Bool().Draw(t, "answered"))
+				if rapid.Bool().Draw(t, "heard") && w.connected(d, e) {
+					w.sync(d, e)
+				}
+				if rapid.Bool().Draw(t, "the other dies, too") {
+					e.up = false
+				}
+				d.up = false
+				for range rapid.IntRange(1, 2).Draw(t, "operators") {
+					if m := pick("operator's host"); m.up && m.proven {
+						m.take = Value{OpTake, []Owner{rapid.SampledFrom([]Owner{d.id, d.id, e.id}).Draw(t, "of"), m.id}}
+						if m.take.Hosts[0] == m.id || !w.env(m).Dead(m.take.Hosts[0]) {
+							m.take = Value{}
 						}
 					}
+					talk(t)
 				}
+				if rapid.Bool().Draw(t, "heal") {
+					for _, m := range w.members {
+						m.side = 0
+					}
+				}
+				if rapid.Bool().Draw(t, "it boots") {
+					d.proven = false
+					w.boot(d)
+				}
+				talk(t)
 			},
 			"partition": func(t *rapid.T) {
 				for _, m := range w.members {
