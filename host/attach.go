@@ -96,6 +96,11 @@ func (h *Host) Attach(p Port) (mac string, err error) {
 		return "", err
 	}
 	name := VethName(p.Key)
+	if outer.Attrs().Alias != p.Key { // see AttachedKeys
+		if err := nl.LinkSetAlias(outer, p.Key); err != nil {
+			return "", fmt.Errorf("write the container's key to %s: %w", name, err)
+		}
+	}
 	// Before it comes up: the kernel would send multicast listener reports and
 	// router solicitations as soon as it is.
 	err = errors.Join(
@@ -230,6 +235,27 @@ func (h *Host) Detach(p Port) error {
 		return fmt.Errorf("detach from %s: %w", VethName(p.Key), err)
 	}
 	return nil
+}
+
+// AttachedKeys returns the keys of all containers that have an interface on the
+// mesh, as the interfaces themselves say.
+func (h *Host) AttachedKeys() ([]string, error) {
+	nl, err := openNetlink()
+	if err != nil {
+		return nil, err
+	}
+	defer nl.Close()
+	links, err := nl.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list interfaces: %w", err)
+	}
+	var keys []string
+	for _, l := range links {
+		if a := l.Attrs(); isVethName(a.Name) && a.Alias != "" && VethName(a.Alias) == a.Name {
+			keys = append(keys, a.Alias)
+		}
+	}
+	return keys, nil
 }
 
 // ContainerAddrs returns the addresses that the interface ethwe of a namespace

@@ -66,10 +66,10 @@ func TestConsensus(t *testing.T) {
 	joins(t, hs[1], token, hs[0].Addr().String())
 	do(t, hs[1], "prime")
 	ended(t, "attach", early)
-	if log := early.Log(); !strings.Contains(log, "10.32.0.1") {
+	if log := early.Log(); !strings.Contains(log, "\n10.") {
 		t.Errorf("attach ended with %q", log)
 	}
-	says(t, hs[0], 20*time.Second, []string{"status", "ipam"}, "524288 IPs (50.0% of total) (1 active)")
+	says(t, hs[0], 20*time.Second, []string{"status", "ipam"}, "IPs (50.0% of total) (1 active)")
 	// Later ones ask for a part; a majority is not needed for that.
 	joins(t, hs[2], token, hs[0].Addr().String(), "--ipalloc-init", "consensus=5")
 	do(t, hs[2], "prime")

@@ -3,6 +3,7 @@ package router
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"weft/docker"
@@ -35,13 +36,27 @@ func (r *Router) adopt(containers map[string]docker.Container) {
 			look(id, pidNetNS(c.PID))
 		}
 	}
-	for _, a := range r.attached {
-		if !a.docker() && sameNamespace(a) {
-			look(a.Key, a.NetNS)
+	keys, err := r.host.AttachedKeys()
+	if err != nil {
+		r.log.Warn("look for containers with an interface", "err", err)
+	}
+	spaces := map[string]string{}
+	for _, k := range keys {
+		if pid, ok := strings.CutPrefix(k, "pid:"); ok {
+			spaces[k] = "/proc/" + pid + "/ns/net"
+		} else if path, ok := strings.CutPrefix(k, "netns:"); ok {
+			spaces[k] = path
 		}
+	}
+	for k, ns := range spaces {
+		look(k, ns)
 	}
 	changed := adopted(r.attached, real, r.unproven)
 	for _, a := range changed {
+		if ns, ok := spaces[a.Key]; ok && a.NetNS == "" {
+			a.NetNS = ns
+			a.NSID, _ = host.NetNSID(ns)
+		}
 		if c, ok := containers[a.Key]; ok && a.Name == "" {
 			t := target{Key: c.ID, Name: c.Name, Hostname: c.Hostname, Domainname: c.Domainname}
 			a.Name, a.NetNS = c.Name, pidNetNS(c.PID)

@@ -308,7 +308,7 @@ func (r *Router) Run(ctx context.Context) (err error) {
 	g.Go(func() error { return r.loop(ctx) })
 	g.Go(func() error { return r.watchTunnels(ctx) })
 	g.Go(func() error { return r.watchNamespaces(ctx) })
-	if !r.o.NoIPAM {
+	if !r.o.NoIPAM && !r.beginning.observer {
 		g.Go(func() error { return r.gatherSpace(ctx) })
 	}
 	g.Go(func() error { return r.adoptFounding(ctx) })

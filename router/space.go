@@ -204,16 +204,14 @@ func (r *Router) identityOf(id peer.ID) ([]byte, error) {
 	return nil, fmt.Errorf("the identity key of %v is not known", id)
 }
 
-// gatherSpace gets this host a part of the ring as soon as it has joined, so
-// that containers can be attached here while everybody else is out of reach.
+// gatherSpace gets this host a part of the ring whenever it has none: as soon as
+// it has joined, so that containers can be attached here while everybody else is
+// out of reach, and when it finds that its part was taken over.
 func (r *Router) gatherSpace(ctx context.Context) error {
 	tick := time.NewTicker(askEvery)
 	defer tick.Stop()
 	for {
-		if r.hasSpace() || r.beginning.observer {
-			return nil
-		}
-		if ring, err := r.ringNow(); err == nil && ring.Seeded() && !r.isUnproven() {
+		if ring, err := r.ringNow(); err == nil && ring.Seeded() && !r.hasSpace() && !r.isUnproven() {
 			if _, err := r.ask(ctx, r.defaultSubnet()); err != nil && ctx.Err() == nil {
 				r.log.Debug("ask for address space", "err", err)
 			}
