@@ -22,9 +22,11 @@ type Allocator struct {
 	whole         netip.Prefix
 	defaultSubnet netip.Prefix
 	ring          *Ring
-	owned         []netip.Prefix // what self may use, sorted
-	suspended     bool           // nothing is given out anew
-	entries       []entry        // sorted by address, one per address
+	owned         []netip.Prefix          // what self may use, sorted
+	suspended     bool                    // nothing is given out anew
+	entries       []entry                 // sorted by address, one per address
+	byContainer   map[string][]netip.Addr // of entries, those on hold included
+	nextEnd       time.Time               // no hold ends before; zero: nothing is on hold
 }
 
 // entry is an address that is taken: by a container, or on hold after one.
@@ -38,7 +40,7 @@ func NewAllocator(self Owner, whole, defaultSubnet netip.Prefix) *Allocator {
 	if !defaultSubnet.IsValid() {
 		defaultSubnet = whole
 	}
-	return &Allocator{self: self, whole: whole.Masked(), defaultSubnet: defaultSubnet.Masked()}
+	return &Allocator{self: self, whole: whole.Masked(), defaultSubnet: defaultSubnet.Masked(), byContainer: map[string][]netip.Addr{}}
 }
 
 // SetRing gives the allocator a newer ring. Addresses that are in use stay in use even where the ring no longer gives them to this host.
@@ -101,8 +103,10 @@ func (al *Allocator) Allocate(container string, subnet netip.Prefix) (a Allocati
 		return Allocation{}, false, fmt.Errorf("allocate in subnet %v: %w", subnet, err)
 	}
 	held := -1
-	for i, e := range al.entries {
-		if e.Container != container || e.Addr.Masked() != subnet {
+	for _, addr := range al.byContainer[container] { // sorted
+		i, _ := al.find(addr)
+		e := al.entries[i]
+		if e.Addr.Masked() != subnet {
 			continue
 		}
 		if e.heldUntil.IsZero() {
@@ -178,7 +182,13 @@ func (al *Allocator) lowestFree(subnet netip.Prefix) (netip.Addr, bool) {
 
 // Lookup returns the addresses that a container has, sorted.
 func (al *Allocator) Lookup(container string) []Allocation {
-	return al.allocations(func(e entry) bool { return e.Container == container })
+	var out []Allocation
+	for _, addr := range al.byContainer[container] {
+		if i, _ := al.find(addr); al.entries[i].heldUntil.IsZero() {
+			out = append(out, al.entries[i].Allocation)
+		}
+	}
+	return out
 }
 
 // All returns the addresses that containers have, sorted.
@@ -211,8 +221,20 @@ func (al *Allocator) find(a netip.Addr) (int, bool) {
 // put makes a the allocation at place i, as found by find.
 func (al *Allocator) put(i int, replace bool, a Allocation) {
 	if replace {
+		al.unindex(al.entries[i].Allocation)
 		al.entries[i] = entry{Allocation: a}
-		return
+	} else {
+		al.entries = slices.Insert(al.entries, i, entry{Allocation: a})
 	}
-	al.entries = slices.Insert(al.entries, i, entry{Allocation: a})
+	as := al.byContainer[a.Container]
+	at, _ := slices.BinarySearchFunc(as, a.Addr.Addr(), netip.Addr.Compare)
+	al.byContainer[a.Container] = slices.Insert(as, at, a.Addr.Addr())
+}
+
+// unindex takes an entry that goes out of byContainer.
+func (al *Allocator) unindex(a Allocation) {
+	as := slices.DeleteFunc(al.byContainer[a.Container], func(x netip.Addr) bool { return x == a.Addr.Addr() })
+	if al.byContainer[a.Container] = as; len(as) == 0 {
+		delete(al.byContainer, a.Container)
+	}
 }

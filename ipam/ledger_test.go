@@ -237,6 +237,9 @@ func TestTakeoverWaitsForTheUnheard(t *testing.T) {
 	if u := w.ledger(host(1)).Unheard(1, w.env(host(1))); !slices.Equal(u, []Owner{host(4)}) {
 		t.Errorf("unheard: %v", u)
 	}
+	w.dead[host(3)] = false
+	w.want("the dead host, if it came back now", w.usable(host(3)), "C[] ")
+	w.dead[host(3)] = true
 	before := slices.Clone(w.facts)
 	// It has taken the part in time: it keeps it.
 	w.facts = append(w.facts, Fact{By: host(4), Kind: FactAccept, Grant: g})
