@@ -183,7 +183,7 @@ func TestTakeover(t *testing.T) {
 	}
 	// It comes back: its container's address is another's now.
 	do(t, hs[2], "launch")
-	says(t, hs[2], 30*time.Second, []string{"status"}, "its address "+c.addr+" is host", "took over while this host was away; detach and attach it again")
+	says(t, hs[2], 30*time.Second, []string{"status"}, "its address "+c.addr+" is ", "took over while this host was away; detach and attach it again")
 	for _, h := range hs {
 		resolves(t, h, 20*time.Second, "c.weft.local")
 	}

@@ -35,7 +35,8 @@ type entry struct {
 	heldUntil time.Time // zero: in use
 }
 
-// NewAllocator makes an allocator that knows no ring and no allocation. The zero defaultSubnet stands for the whole range.
+// NewAllocator makes an allocator that knows no ring and no allocation. The zero defaultSubnet stands for the whole range. A default
+// subnet may be larger than the range: then its other addresses are the operator's to claim.
 func NewAllocator(self Owner, whole, defaultSubnet netip.Prefix) *Allocator {
 	if !defaultSubnet.IsValid() {
 		defaultSubnet = whole
@@ -150,7 +151,7 @@ func (al *Allocator) checkAllocate(container string, subnet netip.Prefix) error 
 	if err := checkSubnet(subnet); err != nil {
 		return err
 	}
-	if !within(subnet, al.whole) {
+	if !within(subnet, al.whole) && (subnet != al.defaultSubnet || !subnet.Overlaps(al.whole)) {
 		return &RangeError{subnet, al.whole}
 	}
 	return nil

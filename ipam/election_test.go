@@ -229,12 +229,16 @@ func TestElectionWithoutAgreement(t *testing.T) {
 	if v, ok := w.view(1).step(host(2), Value{}, false, func(Owner, Value) bool { return false }); ok {
 		t.Errorf("promised what it does not agree to: %v", v)
 	}
-	w.step(1, true) // its own, of a higher round
+	v, ok := w.view(1).step(host(2), Value{OpSeed, []Owner{host(2)}}, true, func(by Owner, _ Value) bool { return by == host(2) })
+	if !ok || v.Promised != (Ballot{2, host(2)}) {
+		t.Fatalf("its own ballot is %+v", v)
+	}
+	w.cast[1] = append(w.cast[1], v)
 	w.seen[0][1] = 1
 	w.step(0, false)
 	w.seen[1][0] = len(w.cast[0])
 	w.step(1, false)
-	if v := w.cast[1][len(w.cast[1])-1]; v.Accepted.By != host(2) || v.Value.Hosts[0] != host(2) {
+	if v = w.cast[1][len(w.cast[1])-1]; v.Accepted.By != host(2) || v.Value.Hosts[0] != host(2) {
 		t.Errorf("the other's value was not proposed: %v", fmt.Sprint(v))
 	}
 }

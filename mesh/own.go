@@ -348,7 +348,17 @@ func (m *Mesh) takeOwnLocked(p proven, asked bool) {
 	if now == nil || now == before && p.Kind != KindGrant {
 		return
 	}
-	if now.number > m.own.epoch || !now.keptBy(m.logs.authors[m.id].current) {
+	if m.lacksPastLocked() {
 		poke(m.reroll)
 	}
+}
+
+// lacksPastLocked says that others have told of a past of this host that its own
+// log does not have yet.
+func (m *Mesh) lacksPastLocked() bool {
+	past, own := m.past.authors[m.id], m.logs.authors[m.id]
+	if past == nil || past.current == nil {
+		return false
+	}
+	return past.current.number > m.own.epoch || own == nil || own.current == nil || !past.current.keptBy(own.current)
 }

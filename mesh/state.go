@@ -137,7 +137,7 @@ func (m *Mesh) publishLocked() {
 		Logs:     make(map[peer.ID][]Entry, len(m.logs.authors)),
 		Notices:  m.notices.texts(),
 		Copied:   m.copied,
-		Heard:    m.heard && len(m.past.log(m.id)) == 0,
+		Heard:    m.heard && !m.lacksPastLocked(),
 	}
 	s.Hosts = append(s.Hosts, Host{ID: m.id, Record: m.own.rec, Self: true, Liveness: Alive})
 	for id, h := range m.hosts {
