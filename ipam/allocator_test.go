@@ -278,7 +278,7 @@ func TestRangeWithinTheSubnet(t *testing.T) {
 		a, _, err := al.Allocate(fmt.Sprint("c", i), netip.Prefix{})
 		got += fmt.Sprint(a.Addr, errors.Is(err, ErrNoSpace), " ")
 	}
-	if want := "10.1.0.1/16false 10.1.0.2/16false 10.1.0.3/16false invalid Prefixtrue "; got != want {
+	if want := "10.1.0.1/16 false 10.1.0.2/16 false 10.1.0.3/16 false invalid Prefix true "; got != want {
 		t.Errorf("allocated %s, want %s", got, want)
 	}
 	if _, _, err := al.Claim("d", pfx("10.1.77.1/16")); err != nil {

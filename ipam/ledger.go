@@ -226,6 +226,9 @@ func (l *Ledger) Electors() []Owner { return slices.Clone(l.electors) }
 // Beginning tells how the ring begins: with how many hosts, 0 for the founder alone, and whether the founder names them.
 func (l *Ledger) Beginning() (first int, named bool) { return l.first, l.named }
 
+// Instance is the number of the decision that is open.
+func (l *Ledger) Instance() uint32 { return l.open.instance }
+
 // Seeds are the hosts that an election shared the range out to; nil if there was none.
 func (l *Ledger) Seeds() []Owner { return slices.Clone(l.seeds) }
 

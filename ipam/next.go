@@ -180,6 +180,9 @@ func (l *Ledger) wish(e Env) Value {
 			ready = append(ready, h)
 		}
 	}
+	if len(ready) < l.open.quorum() {
+		return Value{} // nothing would come of it
+	}
 	limit := MaxElectors
 	if !begun {
 		limit = l.first
@@ -214,9 +217,15 @@ func (l *Ledger) agree(e Env, by Owner, v Value) bool {
 	case OpDrop:
 		return !slices.ContainsFunc(v.Hosts, func(h Owner) bool { return h != by && !e.Gone(h) })
 	case OpTake:
-		return v.Hosts[0] != l.self && e.Dead(v.Hosts[0]) && l.ring.Seeded()
+		return v.Hosts[0] != l.self && e.Dead(v.Hosts[0]) && l.Owns(v.Hosts[0])
 	}
 	return false
+}
+
+// Owns says whether a host owns anything that was not taken over from it yet.
+func (l *Ledger) Owns(h Owner) bool {
+	void := l.outranked(h)
+	return slices.ContainsFunc(l.ring.parts, func(p Part) bool { return p.Owner == h && p.Version > void })
 }
 
 // Force is the fact by which self's operator takes over a host's space without a majority. If that host lives, or others decide

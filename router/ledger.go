@@ -44,18 +44,19 @@ func (r *Router) booksNow() (*books, error) {
 	return b, nil
 }
 
-// proofs are copies of the entries that the ownership of prefixes rests on, and
-// of what the council has decided, but for those that the log of to has itself.
-func (r *Router) proofs(b *books, prefixes []netip.Prefix, to peer.ID) [][]byte {
+// proofs are copies of the entries that the ownership of prefixes rests on, but
+// for those that the log of to has itself. Of a host that leaves they are also all
+// that it has ever said or kept: what was decided rests on its votes, too.
+func (r *Router) proofs(b *books, prefixes []netip.Prefix, to peer.ID, leaving bool) [][]byte {
 	var out [][]byte
 	have := map[string]bool{}
 	for _, e := range b.st.Logs[to] {
 		have[string(e.Payload)] = true
 	}
 	for _, s := range b.folded.Source {
-		g := s.Fact.Grant
-		ofGrant := s.Fact.Kind == ipam.FactGrant || s.Fact.Kind == ipam.FactAccept
-		if s.Entry.Author == to || ofGrant && !slices.ContainsFunc(prefixes, g.Prefix.Overlaps) {
+		link := (s.Fact.Kind == ipam.FactGrant || s.Fact.Kind == ipam.FactAccept) && slices.ContainsFunc(prefixes, s.Fact.Grant.Prefix.Overlaps)
+		left := leaving && (s.Entry.Author == b.st.Self || s.Key != nil)
+		if s.Entry.Author == to || !link && !left {
 			continue
 		}
 		if s.Fact.Kind == ipam.FactSeen || s.Fact.Kind == ipam.FactStand {
@@ -145,8 +146,14 @@ func (r *Router) deliberate() []error {
 	e := r.envLocked(b)
 	now := time.Now()
 	if b.ledger.Wishes(e) {
+		if i := b.ledger.Instance(); i != r.balloting {
+			r.balloting, r.ballots, r.nextBallot = i, 0, time.Time{}
+		}
 		if e.Start = !now.Before(r.nextBallot); e.Start {
-			wait := 400*time.Millisecond + rand.N(800*time.Millisecond)
+			// Who outbids somebody else should not do it again at the same time, and
+			// who finds no majority should not fill its log with tries.
+			wait := 400*time.Millisecond<<min(r.ballots, 8) + rand.N(800*time.Millisecond)
+			r.ballots++
 			r.nextBallot = now.Add(wait)
 			time.AfterFunc(wait+10*time.Millisecond, r.Poke)
 		}
@@ -161,7 +168,7 @@ func (r *Router) deliberate() []error {
 			continue
 		}
 		s := b.folded.Source[i]
-		gift := gift{Grants: []mesh.Entry{s.Entry}, Proofs: r.proofs(b, []netip.Prefix{g.Prefix}, b.st.Self)}
+		gift := gift{Grants: []mesh.Entry{s.Entry}, Proofs: r.proofs(b, []netip.Prefix{g.Prefix}, b.st.Self, false)}
 		key := s.Key
 		if h, ok := b.st.Host(s.Entry.Author); key == nil && ok {
 			key = h.Record.Identity

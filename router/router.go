@@ -87,6 +87,8 @@ type Router struct {
 	unprovenBy  string              // why
 	leaving     bool                // the council is to decide without this host
 	taking      map[peer.ID]peer.ID // dead hosts whose space is to be taken over, and by whom; zero: by this host
+	balloting   uint32              // the instance for which this host has begun ballots
+	ballots     int                 // how many
 	nextBallot  time.Time
 	lastAlive   map[peer.ID]time.Time
 	wasAlive    map[peer.ID]bool

@@ -61,7 +61,7 @@ func (r *Router) give(to peer.ID, subnet netip.Prefix) ([]byte, error) {
 	if len(gs) == 0 {
 		return nil, nil
 	}
-	proofs := r.proofs(b, prefixesOf(gs), to)
+	proofs := r.proofs(b, prefixesOf(gs), to, false)
 	var ds []mesh.Draft
 	for _, g := range gs {
 		b, err := encodeGrant(g)

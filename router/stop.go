@@ -3,7 +3,6 @@ package router
 import (
 	"context"
 	"errors"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -175,7 +174,7 @@ func (r *Router) grantAll(to peer.ID) (gift, error) {
 	if len(ds) == 0 {
 		return gift{}, nil
 	}
-	proofs := r.proofs(b, []netip.Prefix{b.st.Founding.Range}, to)
+	proofs := r.proofs(b, b.ledger.Usable(), to, true)
 	es, err := r.mesh.Append(ds...)
 	return gift{Grants: es, Proofs: proofs}, err
 }
@@ -242,8 +241,8 @@ func (r *Router) take(ctx context.Context, from peer.ID, body []byte) error {
 func removeFiles(o Options) error {
 	var errs []error
 	for dir, patterns := range map[string][]string{
-		o.StateDir: {"identity", "identity.tmp-*", tokenFile, "." + tokenFile + "-*", "state.db"},
-		o.RunDir:   {"weft.lock", "weft.sock", ".s*", "router.log*", "device.log*", "device.pid*"},
+		o.StateDir: {"identity", "identity.tmp-*", tokenFile, "." + tokenFile + "-*", "state.db", "state.db.damaged-*"},
+		o.RunDir:   {"weft.lock", "weft.sock", ".s*", "router.log*", "device.log*", "device.pid*", markFile},
 	} {
 		if dir == "" {
 			continue

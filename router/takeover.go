@@ -74,7 +74,7 @@ func (r *Router) removePeer(ctx context.Context, name string, force bool) (remov
 		return out, &Error{Msg: "this is the host itself", Tip: "`weft reset` hands its address space to another host and leaves the mesh", Code: 409}
 	case h.Liveness == mesh.Alive && !gone:
 		return out, &Error{Msg: fmt.Sprintf("%s is alive", shown), Tip: "run `weft reset` on it: it hands its address space over", Code: 409}
-	case len(b.ledger.Ring().Owned(dead)) == 0:
+	case !b.ledger.Owns(dead):
 		if t, ok := takenBefore(b, dead); ok {
 			return out, &Error{Msg: fmt.Sprintf("%s took over from %s already", r.show(b.st, t.To), shown), Tip: "`weft status ipam` shows who owns what", Code: 409}
 		}
@@ -150,7 +150,7 @@ func (r *Router) propose(ctx context.Context, b *books, dead peer.ID) error {
 	electors := b.ledger.Electors()
 	if slices.Contains(electors, ipam.Owner(b.st.Self)) {
 		r.mu.Lock()
-		r.taking[dead], r.nextBallot = peer.ID{}, time.Time{}
+		r.taking[dead], r.ballots, r.nextBallot = peer.ID{}, 0, time.Time{}
 		r.mu.Unlock()
 		r.Poke()
 		return nil
@@ -178,7 +178,7 @@ func (r *Router) proposeFor(from peer.ID, body []byte) error {
 	}
 	dead := peer.ID(body)
 	r.mu.Lock()
-	r.taking[dead], r.nextBallot = from, time.Time{}
+	r.taking[dead], r.ballots, r.nextBallot = from, 0, time.Time{}
 	r.mu.Unlock()
 	time.AfterFunc(takePatience, func() {
 		r.mu.Lock()
