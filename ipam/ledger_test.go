@@ -396,3 +396,59 @@ func FuzzParseFact(f *testing.F) {
 		NewLedger(host(2), host(1), pfx("10.0.0.0/24"), []Fact{x, x})
 	})
 }
+
+// What was given counts for the taker when it has said that it takes it.
+func TestGrantsAreUsedWhenAccepted(t *testing.T) {
+	w := threeOwners(t, 4)
+	g := w.give(host(1), host(4), "10.0.0.64/26")
+	w.want("before", w.usable(host(1), host(4)), "A[10.0.0.0/26] D[] ")
+	if got := w.ledger(host(4)).Waiting(); !slices.Equal(got, []Grant{g}) {
+		t.Errorf("waiting: %v", got)
+	}
+	w.talk()
+	w.want("after", w.usable(host(1), host(4)), "A[10.0.0.0/26] D[10.0.0.64/26] ")
+}
+
+// Takeovers come into force one after the other: what two dead hosts have given each other is not taken twice.
+func TestTakeoversInTurn(t *testing.T) {
+	w := threeOwners(t, 5)
+	w.give(host(1), host(4), "10.0.0.64/26")
+	w.give(host(1), host(5), "10.0.0.32/27")
+	w.talk() // five electors
+	// The fourth gives the fifth something that only the second hears of, later; both die.
+	g := w.give(host(4), host(5), "10.0.0.96/27")
+	late := []Fact{w.facts[len(w.facts)-1], {By: host(5), Kind: FactAccept, Grant: g}}
+	w.facts = w.facts[:len(w.facts)-1]
+	w.dead[host(4)] = true
+	w.dead[host(5)] = true
+	w.rmpeer(1, 4)
+	w.talk()
+	w.rmpeer(2, 5)
+	for range 60 {
+		n := len(w.facts)
+		for _, h := range w.hosts[:3] {
+			fs := w.ledger(h).Next(w.env(h))
+			if h == host(1) { // whose turn it is, and who is slow
+				fs = slices.DeleteFunc(fs, func(f Fact) bool { return f.Kind == FactTook || f.Kind == FactAccept })
+			}
+			w.facts = append(w.facts, fs...)
+		}
+		if len(w.facts) == n {
+			break
+		}
+	}
+	if n := len(w.ledger(host(2)).Takeovers()); n != 2 {
+		t.Fatalf("%d takeovers are decided", n)
+	}
+	// The first takes its part without knowing of the gift; the second, who knows, must not have taken that before.
+	second := NewLedger(host(2), host(1), w.whole, append(slices.Clone(w.facts), late...))
+	for _, f := range second.Next(w.env(host(2))) {
+		if f.Kind == FactTook {
+			t.Error("the second has not waited for its turn")
+		}
+	}
+	w.talk()
+	w.facts = append(w.facts, late...)
+	w.talk()
+	w.want("usable", w.usable(host(1), host(2)), "A[10.0.0.0/27 10.0.0.64/26] B[10.0.0.32/27 10.0.0.128/26] ")
+}

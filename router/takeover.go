@@ -75,7 +75,10 @@ func (r *Router) removePeer(ctx context.Context, name string, force bool) (remov
 	case h.Liveness == mesh.Alive && !gone:
 		return out, &Error{Msg: fmt.Sprintf("%s is alive", shown), Tip: "run `weft reset` on it: it hands its address space over", Code: 409}
 	case !b.ledger.Owns(dead):
-		if t, ok := takenBefore(b, dead); ok {
+		if t, n, ok := takenBefore(b, dead); ok {
+			if b.ledger.Pending(n) && t.To == ipam.Owner(b.st.Self) {
+				return out, r.whyNotTaken(b, h, shown, int(n)-1)
+			}
 			return out, &Error{Msg: fmt.Sprintf("%s took over from %s already", r.show(b.st, t.To), shown), Tip: "`weft status ipam` shows who owns what", Code: 409}
 		}
 		return out, &Error{Msg: fmt.Sprintf("%s owns no addresses", shown), Tip: "`weft status ipam` shows who owns what", Code: 409}
@@ -124,13 +127,14 @@ func (r *Router) removePeer(ctx context.Context, name string, force bool) (remov
 	}
 }
 
-func takenBefore(b *books, dead ipam.Owner) (t ipam.Takeover, found bool) {
-	for _, x := range b.ledger.Takeovers() {
+// takenBefore finds the last takeover of a host's space, and its number.
+func takenBefore(b *books, dead ipam.Owner) (t ipam.Takeover, n uint32, found bool) {
+	for i, x := range b.ledger.Takeovers() {
 		if x.From == dead {
-			t, found = x, true
+			t, n, found = x, uint32(i+1), true
 		}
 	}
-	return t, found
+	return t, n, found
 }
 
 // taken counts the addresses that a takeover has brought.
