@@ -239,6 +239,9 @@ func TestTakeoverWaitsForTheUnheard(t *testing.T) {
 	}
 	w.dead[host(3)] = false
 	w.want("the dead host, if it came back now", w.usable(host(3)), "C[] ")
+	if gs := append(w.ledger(host(3)).Donate(host(2), none, netip.Prefix{}), w.ledger(host(3)).HandOver(host(2))...); len(gs) > 0 {
+		t.Errorf("it gives away what it has lost: %v", gs)
+	}
 	w.dead[host(3)] = true
 	before := slices.Clone(w.facts)
 	// It has taken the part in time: it keeps it.
