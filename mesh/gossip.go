@@ -265,5 +265,5 @@ func parseName(name string) (peer.ID, uint64, bool) {
 	if _, e := fmt.Sscanf(nonce, "%016x", &n); err != nil || e != nil {
 		return peer.ID{}, 0, false
 	}
-	return id, n, true
+	return id, n, name == nodeName(id, n)
 }
