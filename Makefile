@@ -1,12 +1,14 @@
 # weft: `make` lists the targets.
 SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 GO ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 4000x
+SEEDS ?= 1000
 
-.PHONY: help build demo test check unit bubbles integration fuzz lint image deps-demo deps-test clean
+.PHONY: help build demo test check unit bubbles sim integration fuzz lint image deps-demo deps-test clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -28,6 +30,9 @@ unit: ## unit and kernel tests of every package but integration, with the race d
 
 bubbles: ## simulations in virtual time, without the race detector (see docs/decisions.md)
 	$(GO) test -timeout 5m ./mesh/... ./internal/simnet/...
+
+sim: ## more random stories of hosts (`make sim SEEDS=10000`), or one again, told at length (`make sim SEED=17`)
+	SEEDS=$(SEEDS) SEED=$(SEED) $(GO) test -timeout 0 -count 1 -v -run '^TestSimulations$$' ./mesh | grep -vE '^ *(=== RUN|--- PASS)'
 
 integration: build ## black box: the built binary on hosts with real Docker engines (root)
 	WEFT_BINARY=$(CURDIR)/bin/weft $(GO) test -timeout 15m -parallel 3 ./integration/...

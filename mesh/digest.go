@@ -1,9 +1,11 @@
 package mesh
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"weft/peer"
 )
@@ -40,13 +42,13 @@ func (r *replica) digest() []mark {
 	return ms
 }
 
-// rootOf is the SHA-256 over what counts of a digest: two hosts with the same
-// root hold the same effective logs.
-func rootOf(ms []mark) [32]byte {
+// root is the SHA-256 over what counts of a digest: two hosts with the same root
+// hold the same effective logs, those of departed hosts aside.
+func (r *replica) root() [32]byte {
 	h := sha256.New()
 	var b []byte
-	for _, m := range ms {
-		if m.epoch == 0 {
+	for _, m := range r.digest() {
+		if m.epoch == 0 || r.authors[m.author].departure() != nil {
 			continue
 		}
 		b = append(b[:0], m.author[:]...)
@@ -86,15 +88,29 @@ func parseDigest(b []byte) ([]mark, error) {
 	return ms, in.end()
 }
 
-// missing are the entries that a host with the digest theirs lacks, in an order
-// in which it can take them. forked names authors whose logs have the same
+// missing are the entries that the host to, with the digest theirs, lacks, in an
+// order in which it can take them. forked names authors whose logs have the same
 // numbers on both sides and differ.
-func (r *replica) missing(theirs []mark) (logs [][]Entry, forked []peer.ID) {
+//
+// Departed authors come first: they do not count in roots, so that an exchange
+// which breaks off must leave something that does.
+func (r *replica) missing(theirs []mark, to peer.ID) (logs [][]Entry, forked []peer.ID) {
 	have := make(map[peer.ID]mark, len(theirs))
 	for _, m := range theirs {
 		have[m.author] = m
 	}
-	for _, id := range r.ids() {
+	ids := r.ids()
+	slices.SortStableFunc(ids, func(a, b peer.ID) int {
+		return cmp.Compare(r.authors[a].rank(), r.authors[b].rank())
+	})
+	for _, id := range ids {
+		if gone := r.authors[id].gone; gone != nil {
+			m, ok := have[id]
+			if ok && (m.epoch < gone.Epoch || m.epoch == gone.Epoch && m.seq < gone.Seq) {
+				logs = append(logs, []Entry{*gone})
+			}
+			continue
+		}
 		es := r.log(id)
 		if len(es) == 0 {
 			continue
@@ -102,8 +118,9 @@ func (r *replica) missing(theirs []mark) (logs [][]Entry, forked []peer.ID) {
 		cur := r.authors[id].current
 		from := uint64(0)
 		switch m := have[id]; {
-		case m.epoch > cur.number:
+		case m.epoch > cur.number && id != to && !r.authors[id].forgotten(m.epoch):
 			continue
+		case m.epoch > cur.number: // theirs may lack grants that this one has
 		case m.epoch == cur.number:
 			from = m.seq
 			if m.seq == uint64(len(es)) && m.sum != [8]byte(cur.sum[:8]) {

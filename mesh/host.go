@@ -21,6 +21,7 @@ type host struct {
 	pings  int           // measured since this router started
 	shown  time.Duration // rtt in the newest State
 
+	news     time.Time // when a fresher record came, if gossip has not got it since
 	nextDial time.Time // of its join port, when it is not in gossip
 	dialling bool
 }
@@ -101,7 +102,7 @@ func (m *Mesh) noteRecordLocked(rec Record, raw []byte) bool {
 	} else if !fresher(rec, h.rec) {
 		return false
 	}
-	h.rec, h.raw = rec, append([]byte(nil), raw...)
+	h.rec, h.raw, h.news = rec, append([]byte(nil), raw...), time.Now()
 	m.dirtyLocked(bucketMesh, remembered(id), h.raw)
 	poke(m.look)
 	return true

@@ -63,7 +63,7 @@ func mergeAll(t fataler, r *replica, ps []proven) *change {
 	t.Helper()
 	ch := &change{}
 	for _, p := range ps {
-		if err := r.merge(p, ch); err != nil {
+		if err := r.merge(p, false, ch); err != nil {
 			t.Fatalf("merge %d/%d: %v", p.Epoch, p.Seq, err)
 		}
 	}
@@ -145,7 +145,7 @@ func TestMergeRefuses(t *testing.T) {
 		{"a snapshot over the quota", big, errQuota},
 		{"a sequence over the quota", far, errQuota},
 	} {
-		if err := r.merge(c.p, &change{}); !errors.Is(err, c.want) {
+		if err := r.merge(c.p, false, &change{}); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", c.name, err, c.want)
 		}
 	}
@@ -202,7 +202,7 @@ func TestMergeIsOrderFree(t *testing.T) {
 			disk := map[string]bool{}
 			for _, p := range in {
 				*ch = change{}
-				if err := r.merge(p, ch); err != nil {
+				if err := r.merge(p, false, ch); err != nil {
 					t.Fatal(err)
 				}
 				for _, e := range ch.put {
@@ -212,7 +212,7 @@ func TestMergeIsOrderFree(t *testing.T) {
 					delete(disk, logKey(e))
 				}
 			}
-			roots[i] = rootOf(r.digest())
+			roots[i] = r.root()
 			n := 0
 			for _, s := range scribes {
 				n += len(r.log(s.id.ID()))
@@ -248,7 +248,7 @@ func TestExchangeMakesEqual(t *testing.T) {
 		}
 		a, b := rs[0].digest(), rs[1].digest()
 		send := func(from, to *replica, digest []mark) {
-			logs, forked := from.missing(digest)
+			logs, forked := from.missing(digest, peer.ID{})
 			if len(forked) > 0 {
 				t.Fatalf("forked: %v", forked)
 			}
@@ -262,7 +262,7 @@ func TestExchangeMakesEqual(t *testing.T) {
 						}
 						p.begin = &g
 					}
-					if err := to.merge(p, &change{}); err != nil {
+					if err := to.merge(p, true, &change{}); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -270,7 +270,7 @@ func TestExchangeMakesEqual(t *testing.T) {
 		}
 		send(rs[1], rs[0], a)
 		send(rs[0], rs[1], b)
-		if rootOf(rs[0].digest()) != rootOf(rs[1].digest()) {
+		if rs[0].root() != rs[1].root() {
 			t.Fatalf("not equal:\n%v\n%v", rs[0].digest(), rs[1].digest())
 		}
 	})
@@ -291,10 +291,10 @@ func TestForkShowsInDigest(t *testing.T) {
 	a, b := newReplica(), newReplica()
 	mergeAll(t, a, append(slices.Clone(e), proven{Entry: other}))
 	mergeAll(t, b, append(slices.Clone(e), proven{Entry: another}))
-	if rootOf(a.digest()) == rootOf(b.digest()) {
+	if a.root() == b.root() {
 		t.Error("roots do not differ")
 	}
-	if _, forked := a.missing(b.digest()); len(forked) != 1 {
+	if _, forked := a.missing(b.digest(), peer.ID{}); len(forked) != 1 {
 		t.Errorf("forked: %v", forked)
 	}
 }

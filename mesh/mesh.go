@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/memberlist"
 
@@ -17,19 +18,26 @@ import (
 
 // Mesh is one host's membership and its copy of every host's log.
 type Mesh struct {
-	o      Options
-	id     peer.ID
-	mesh   MeshID
-	nonce  uint64 // boot nonce
-	log    *slog.Logger
-	count  counters
-	state  atomic.Pointer[State]
-	gossip atomic.Pointer[memberlist.Memberlist] // nil unless Run has it up
-	queue  *memberlist.TransmitLimitedQueue
-	inbox  chan []byte   // entries that came by gossip
-	limits *sourceLimits // of strangers
-	guests chan struct{} // sessions served on the underlay, strangers included
-	locals chan struct{} // sessions served through the tunnel
+	o       Options
+	id      peer.ID
+	mesh    MeshID
+	nonce   uint64 // boot nonce
+	log     *slog.Logger
+	count   counters
+	state   atomic.Pointer[State]
+	gossip  atomic.Pointer[memberlist.Memberlist] // nil unless Run has it up
+	inbox   chan letter                           // what came by gossip
+	outbox  outbox
+	differs chan difference // roots that were not this host's
+	limits  *sourceLimits   // of strangers
+	guests  chan struct{}   // sessions served on the underlay, strangers included
+	locals  chan struct{}   // sessions served through the tunnel
+
+	guestHolds, localHolds *holds // of one source among them
+
+	transport atomic.Pointer[transport] // gossip's
+	senders   *sourceLimits             // of members, for datagrams
+	rejected  rejections
 
 	look     chan struct{} // look at liveness again
 	redial   chan struct{} // look for somebody to dial
@@ -42,6 +50,7 @@ type Mesh struct {
 
 	farewell sync.Mutex // held while gossip says goodbye or stops: memberlist panics when it is told to leave after that
 	writing  sync.Mutex // held while this host's own log is written; taken before mu
+	flushing sync.Mutex // held while others' entries are written; taken before mu
 
 	mu       sync.Mutex // guards the fields below
 	founding Founding
@@ -53,10 +62,14 @@ type Mesh struct {
 	targets  map[string]*target
 	notices  notices
 	dirty    map[string]dirtyBucket // waits for the disk
+	departed map[peer.ID]time.Time  // when this router learnt of a departure
+	buried   time.Time              // when it was last looked which of them have had their time
 	base     func() []Draft
 	told     []byte // own record as gossip was told it
 	stale    bool   // a delegate of memberlist has changed what State shows
 	leaving  bool
+	sought   time.Time // when another host was last asked who is there
+	knocked  peer.ID   // sends datagrams and is not in gossip here
 }
 
 // New checks the options and loads what is on disk. Nothing is on the network
@@ -67,14 +80,21 @@ func New(o Options) (*Mesh, error) {
 		return nil, fmt.Errorf("make mesh: %w", err)
 	}
 	m := &Mesh{
-		o:        o,
-		id:       o.Identity.ID(),
-		mesh:     o.Secret.MeshID(),
-		log:      o.Log,
-		inbox:    make(chan []byte, inboxLen),
-		limits:   newSourceLimits(),
-		guests:   make(chan struct{}, o.ConnLimit),
-		locals:   make(chan struct{}, o.ConnLimit),
+		o:       o,
+		id:      o.Identity.ID(),
+		mesh:    o.Secret.MeshID(),
+		log:     o.Log,
+		inbox:   make(chan letter, inboxLen),
+		outbox:  outbox{poked: make(chan struct{}, 1)},
+		differs: make(chan difference, 16),
+		limits:  newSourceLimits(sourceBurst, sourceRate),
+		senders: newSourceLimits(senderBurst, senderRate),
+		guests:  make(chan struct{}, o.ConnLimit),
+		locals:  make(chan struct{}, o.ConnLimit),
+
+		guestHolds: newHolds(max(1, o.ConnLimit/2)),
+		localHolds: newHolds(max(1, o.ConnLimit/4)),
+
 		look:     make(chan struct{}, 1),
 		redial:   make(chan struct{}, 1),
 		flush:    make(chan struct{}, 1),
@@ -90,8 +110,8 @@ func New(o Options) (*Mesh, error) {
 		targets:  make(map[string]*target),
 		notices:  make(notices),
 		dirty:    make(map[string]dirtyBucket),
+		departed: make(map[peer.ID]time.Time),
 	}
-	m.queue = &memberlist.TransmitLimitedQueue{RetransmitMult: gossipRetransmit, NumNodes: m.numNodes}
 	var n [8]byte
 	rand.Read(n[:]) // never fails: crypto/rand ends the program instead
 	m.nonce = binary.BigEndian.Uint64(n[:])
@@ -187,7 +207,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 	close(m.ready)
 
 	for _, task := range []func(context.Context){
-		m.readInbox, m.watch, m.dialAll, m.syncLoop, m.persist, m.keepRecord,
+		m.readInbox, m.spreadAll, m.watch, m.dialAll, m.syncLoop, m.persist, m.keepRecord,
 	} {
 		wg.Go(func() { task(ctx) })
 	}

@@ -79,7 +79,7 @@ func TestBackoff(t *testing.T) {
 }
 
 func TestSourceLimits(t *testing.T) {
-	s, now := newSourceLimits(), time.Now()
+	s, now := newSourceLimits(sourceBurst, sourceRate), time.Now()
 	allowed := func(a string, n int) (k int) {
 		for range n {
 			if s.allow(netip.MustParseAddr(a), now) {
@@ -143,7 +143,7 @@ func TestAppendIsDurableOrNothing(t *testing.T) {
 	if _, err := m.Append(Draft{KindName, []byte("one")}); err != nil {
 		t.Fatal(err)
 	}
-	root := func() [32]byte { return rootOf(m.logs.digest()) }
+	root := func() [32]byte { return m.logs.root() }
 	before := root()
 	d.fail = errors.New("no space left")
 	if _, err := m.Append(Draft{KindName, []byte("two")}); err == nil || !strings.Contains(err.Error(), "no space left") {

@@ -52,7 +52,7 @@ func (m *Mesh) Append(ds ...Draft) ([]Entry, error) {
 func (m *Mesh) append(ds []Draft, edit func(*Record)) ([]Entry, error) {
 	es, err := m.appendLocking(ds, edit)
 	if err == nil {
-		m.broadcast(es, nil)
+		m.broadcast(es)
 		m.o.OnChange()
 	}
 	return es, err
@@ -202,7 +202,7 @@ func (m *Mesh) openEpochWriting(ds []Draft, from int, based bool) error {
 		if i == 0 {
 			p.begin = &begin
 		}
-		if err := fresh.merge(p, ch); err != nil {
+		if err := fresh.merge(p, false, ch); err != nil {
 			return fmt.Errorf("open epoch: %w", err)
 		}
 		put[logKey(e)] = e.raw
@@ -227,9 +227,7 @@ func (m *Mesh) openEpochWriting(ds []Draft, from int, based bool) error {
 	m.publishLocked()
 	m.mu.Unlock()
 	poke(m.announce)
-	if len(ch.put) <= relayMax {
-		m.broadcast(ch.put, nil)
-	}
+	m.broadcast(ch.put)
 	return nil
 }
 
@@ -333,20 +331,24 @@ func (m *Mesh) tellGossip() {
 
 const updateTimeout = 2 * time.Second
 
-// takeOwn looks at entries of this host's own log that come from others: what
-// it wrote before its disk was lost or put back. When a whole higher epoch is
-// there, a still higher one is opened that keeps its grants.
-func (m *Mesh) takeOwnLocked(p proven) {
-	if p.Epoch <= m.own.epoch {
+// takeOwnLocked looks at entries of this host's own log that come from others:
+// what it wrote before its disk was lost or put back. When a whole epoch is there
+// that is higher than its own, or has grants that its own lacks, a new one is
+// opened that has it all.
+func (m *Mesh) takeOwnLocked(p proven, asked bool) {
+	if p.Epoch == m.own.epoch || p.Epoch < m.own.epoch && !asked {
 		return
 	}
 	if err := m.past.learn(m.o.Identity.Public()); err != nil {
 		return
 	}
-	if err := m.past.merge(p, &change{}); err != nil {
+	before := m.past.authors[m.id].current
+	_ = m.past.merge(p, asked, &change{}) // what is wrong with it, is this host's own
+	now := m.past.authors[m.id].current
+	if now == nil || now == before && p.Kind != KindGrant {
 		return
 	}
-	if len(m.past.log(m.id)) > 0 {
+	if now.number > m.own.epoch || !now.keptBy(m.logs.authors[m.id].current) {
 		poke(m.reroll)
 	}
 }

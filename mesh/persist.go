@@ -78,7 +78,8 @@ func (m *Mesh) load() error {
 		es = append(es, e)
 	}
 	slices.SortFunc(es, func(a, b Entry) int { return strings.Compare(logKey(a), logKey(b)) })
-	m.take(es)
+	m.loadGraves(es)
+	m.take(es, peer.ID{}, false)
 	for k, raw := range meta {
 		if !strings.HasPrefix(k, keyPeer) {
 			continue
@@ -138,8 +139,29 @@ func (m *Mesh) persist(ctx context.Context) {
 	}
 }
 
+// dirtyMax is how many values may wait for the disk while entries are fetched.
+const dirtyMax = 4096
+
+// drain writes at once if much waits for the disk.
+func (m *Mesh) drain() {
+	if m.waitsForDisk() > dirtyMax {
+		m.write()
+	}
+}
+
+func (m *Mesh) waitsForDisk() (n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, kv := range m.dirty {
+		n += len(kv)
+	}
+	return n
+}
+
 // write puts on disk what waits for it; what fails waits on.
 func (m *Mesh) write() (ok bool) {
+	m.flushing.Lock()
+	defer m.flushing.Unlock()
 	m.mu.Lock()
 	dirty := m.dirty
 	m.dirty = make(map[string]dirtyBucket)

@@ -57,7 +57,9 @@ func (m *Mesh) lookAtHosts() {
 				h.nextDial = now.Add(time.Second + rand.N(time.Second))
 			}
 		}
-		h.gossip = s.current
+		if h.gossip = s.current; h.gossip {
+			h.news = time.Time{}
+		}
 		if live == h.live {
 			continue
 		}
@@ -69,6 +71,10 @@ func (m *Mesh) lookAtHosts() {
 		h.live, h.since, changed = live, now, true
 	}
 	changed = m.notices.expire(now) || changed
+	if now.Sub(m.buried) >= buryEvery {
+		m.buried = now
+		changed = m.buryLocked(now) || changed
+	}
 	if changed {
 		m.publishLocked()
 	}

@@ -63,6 +63,16 @@ func (r *Router) routerReport(v *view, st *mesh.State, names map[peer.ID]string)
 		rr.Counters = append(rr.Counters, CounterReport{event, n})
 	}
 	rr.Counters = append(rr.Counters, CounterReport{"state_entries_rejected", uint64(r.rejects.Load())})
+	for _, x := range r.mesh.Rejections() {
+		rj := RejectReport{Reason: x.Reason, Count: x.Count}
+		if !x.Peer.IsZero() {
+			rj.Peer = x.Peer.String()
+		}
+		rr.Rejected = append(rr.Rejected, rj)
+	}
+	s := r.mesh.Stats()
+	rr.Log = LogReport{Hosts: s.Authors, Entries: s.Entries, Bytes: s.LogBytes, DiskQueue: s.DiskQueue, Inbox: s.Inbox,
+		Outbox: s.Outbox, Relay: s.Relay, Guests: s.Guests, Locals: s.Locals}
 	slices.SortFunc(rr.Counters, func(a, b CounterReport) int { return cmp.Compare(a.Event, b.Event) })
 	if !st.Founding.IsZero() {
 		rr.Founded = label(st.Founding.Founder.String(), names[st.Founding.Founder])
