@@ -62,7 +62,7 @@ func (r *Router) nameAdd(ctx context.Context, q nameRequest) (nameResponse, erro
 		if err := r.changeStatic(ips, fqdn, true); err != nil {
 			return none, err
 		}
-		return nameResponse{fqdn, ips, warnings(r.pass(ctx))}, nil
+		return nameResponse{Name: fqdn, Addresses: ips, Warnings: warnings(r.pass(ctx))}, nil
 	}
 	key, unlock, err := r.lockAttached(ctx, q.Container)
 	if err != nil {
@@ -94,7 +94,7 @@ func (r *Router) nameAdd(ctx context.Context, q nameRequest) (nameResponse, erro
 	if err != nil {
 		return none, err
 	}
-	return nameResponse{fqdn, ips, warnings(r.pass(ctx))}, nil
+	return nameResponse{Name: fqdn, Addresses: ips, Warnings: warnings(r.pass(ctx))}, nil
 }
 
 func (r *Router) nameRemove(ctx context.Context, q nameRequest) (nameResponse, error) {
@@ -110,7 +110,7 @@ func (r *Router) nameRemove(ctx context.Context, q nameRequest) (nameResponse, e
 		if err := r.changeStatic(ips, fqdn, false); err != nil {
 			return none, err
 		}
-		return nameResponse{fqdn, ips, warnings(r.pass(ctx))}, nil
+		return nameResponse{Name: fqdn, Addresses: ips, Warnings: warnings(r.pass(ctx))}, nil
 	}
 	key, unlock, err := r.lockAttached(ctx, q.Container)
 	if err != nil {
@@ -133,7 +133,7 @@ func (r *Router) nameRemove(ctx context.Context, q nameRequest) (nameResponse, e
 	if err != nil {
 		return none, err
 	}
-	return nameResponse{fqdn, gone, warnings(r.pass(ctx))}, nil
+	return nameResponse{Name: fqdn, Addresses: gone, Warnings: warnings(r.pass(ctx))}, nil
 }
 
 // errNoSuchName answers a removal that would remove nothing.
