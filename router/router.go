@@ -35,7 +35,7 @@ type Router struct {
 	o      Options
 	log    *slog.Logger
 	id     *peer.Identity
-	fresh  bool // the identity was made by this launch
+	fresh  bool // this launch found no state here: what is there is its own
 	made   bool // so was the tunnel device
 	member membership
 	kept   atomic.Bool // the launch was a success: what it wrote stays
@@ -70,11 +70,12 @@ type Router struct {
 	mu         sync.Mutex // guards the fields below
 	attached   map[string]*attachment
 	static     map[nameKey]bool
-	alloc      *ipam.Allocator // nil with NoIPAM
+	alloc      *ipam.Allocator // nil until the mesh's range is known
 	engine     bool            // the container engine answers
 	dirty      map[string]bool // containers of the engine that must be looked at again
 	failing    map[string]bool // those of dirty whose failure was logged
 	resetting  bool            // addresses are being given back: nothing new is attached
+	promised   time.Time       // until then this host is to take another's space, and is not reset
 	bridgeDNS  netip.Addr      // Docker's bridge address; invalid: none
 	allocating int             // calls that wait for address space
 
@@ -128,9 +129,11 @@ func New(o Options) (_ *Router, err error) {
 	if err != nil {
 		return nil, err
 	}
+	empty := emptyState(o.StateDir)
 	if r.id, r.fresh, err = peer.LoadIdentity(o.StateDir); err != nil {
 		return nil, err
 	}
+	r.fresh = r.fresh && empty
 	if r.db, err = statedb.Open(filepath.Join(o.StateDir, "state.db")); err != nil {
 		return nil, err
 	}
@@ -203,12 +206,11 @@ func (r *Router) Done() <-chan struct{} { return r.done }
 
 func (r *Router) end() { r.ended.Do(func() { close(r.done) }) }
 
-// Close releases the lock and the state file. Run calls it.
+// Close releases the lock and the state file. Run calls it. Repeatable.
 func (r *Router) Close() error {
 	var errs []error
 	if r.db != nil {
-		errs = append(errs, r.db.Close())
-		r.db = nil
+		errs = append(errs, r.db.Close()) // it stays: the API may still serve, and gets errors
 	}
 	if r.lock != nil {
 		// Left behind, the file says that the last router did not end by itself.
@@ -308,6 +310,16 @@ func (r *Router) clearFailure() error {
 	return errors.Join(err, removeFiles(o))
 }
 
+// emptyState says that no router has left anything in a state directory.
+func emptyState(dir string) bool {
+	for _, f := range []string{"identity", tokenFile, "state.db"} {
+		if _, err := os.Lstat(filepath.Join(dir, f)); !errors.Is(err, fs.ErrNotExist) {
+			return false
+		}
+	}
+	return true
+}
+
 // start opens or adopts the device and does the first pass, before anything
 // listens.
 func (r *Router) start(ctx context.Context) error {
@@ -338,6 +350,6 @@ func (r *Router) start(ctx context.Context) error {
 	r.rewire.Store(true)
 	// Errors of the first pass are of single containers or routes: they are
 	// logged and tried again by the loop.
-	r.pass(ctx)
+	_ = r.pass(ctx)
 	return nil
 }

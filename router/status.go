@@ -81,7 +81,7 @@ func (r *Router) routerReport(v *view, st *mesh.State, names map[peer.ID]string)
 		rr.Notices = append(rr.Notices, *p)
 	}
 	if p := r.lastProblem(); p != "" {
-		rr.Notices = append(rr.Notices, "the host does not match its wanted state: "+p)
+		rr.Notices = append(rr.Notices, mismatch+p)
 	}
 	byPeer := map[peer.ID]bool{}
 	for _, t := range r.mesh.Targets() {
