@@ -331,6 +331,17 @@ func (r *replica) fold(a *author, ch *change) (err error) {
 	return err
 }
 
+// replace takes an author's logs from another replica, instead of its own.
+func (r *replica) replace(id peer.ID, from *replica) {
+	if a := r.authors[id]; a != nil {
+		for _, ep := range append([]*epoch{a.current, a.older}, a.next...) {
+			r.drop(ep, &change{})
+		}
+	}
+	r.authors[id] = from.authors[id]
+	r.held += from.held
+}
+
 // log is the effective log of a host; nil if there is none. It may be kept, not changed.
 func (r *replica) log(id peer.ID) []Entry {
 	a := r.authors[id]

@@ -107,6 +107,7 @@ func (m *Mesh) appendLocking(ds []Draft, edit func(*Record)) ([]Entry, error) {
 	m.mu.Lock()
 	for _, e := range es {
 		m.logs.authors[m.id].current.append(e, &change{})
+		m.logs.held += len(e.raw)
 	}
 	if raw != nil {
 		m.own.rec, _ = ParseRecord(raw)
@@ -220,7 +221,7 @@ func (m *Mesh) openEpochWriting(ds []Draft, from int, based bool) error {
 	}
 
 	m.mu.Lock()
-	m.logs.authors[m.id] = fresh.authors[m.id]
+	m.logs.replace(m.id, fresh)
 	m.past = newReplica()
 	m.own = ownLog{open: true, boots: boots, epoch: number, raw: raw}
 	m.own.rec, _ = ParseRecord(raw)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -93,7 +94,11 @@ func (m *Mesh) load() error {
 		m.noteRecordLocked(rec, raw)
 		m.mu.Unlock()
 	}
-	m.dirty = make(map[string]dirtyBucket) // what was just read
+	m.mu.Lock()
+	for _, kv := range m.dirty { // what was just read is there; what it has made obsolete can go
+		maps.DeleteFunc(kv, func(_ string, v []byte) bool { return v != nil })
+	}
+	m.mu.Unlock()
 	return nil
 }
 
