@@ -78,7 +78,7 @@ func (f *forwarder) ask(ctx context.Context, r *miekg.Msg) (*miekg.Msg, error) {
 		asked++
 		pending++
 		wg.Go(func() {
-			m, err := exchange(ctx, servers[i], query(r))
+			m, err := exchange(ctx, servers[i], questionOf(r))
 			outcomes <- outcome{i, m, err}
 		})
 	}
@@ -124,10 +124,10 @@ func (f *forwarder) ask(ctx context.Context, r *miekg.Msg) (*miekg.Msg, error) {
 	}
 }
 
-// query makes the message that carries a client's question to a server: a new
+// questionOf makes the message that carries a client's question to a server: a new
 // random ID, the client's flags, and EDNS only if the client spoke it, with a size that
 // passes everywhere and none of its options.
-func query(r *miekg.Msg) *miekg.Msg {
+func questionOf(r *miekg.Msg) *miekg.Msg {
 	q := new(miekg.Msg)
 	q.Id = miekg.Id()
 	q.RecursionDesired = r.RecursionDesired

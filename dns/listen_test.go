@@ -170,7 +170,7 @@ func TestLostSocket(t *testing.T) {
 	s := newServer(t, Options{})
 	run(t, s)
 	listen(t, s)
-	for _, lose := range []func(*socket){func(b *socket) { b.udp.Close() }, func(b *socket) { b.tcp.Close() }} {
+	for _, lose := range []func(*socket){func(b *socket) { closeAll(b.udp) }, func(b *socket) { b.tcp.Close() }} {
 		s.mu.Lock()
 		b := s.sockets[loopback]
 		s.mu.Unlock()

@@ -48,7 +48,7 @@ type Server struct {
 	table     atomic.Pointer[Table]
 	listening atomic.Pointer[[]netip.AddrPort] // what is bound; read with mu free, see stop
 
-	queries, malformed, refused, forwarded, failed atomic.Uint64
+	queries, malformed, refused, forwarded, failed, shed atomic.Uint64
 
 	mu      sync.Mutex // guards the fields below
 	state   state
@@ -145,13 +145,14 @@ type Counters struct {
 	Refused   uint64 // queries of strangers
 	Forwarded uint64 // queries for upstream servers
 	Failed    uint64 // queries that ended in SERVFAIL
+	Shed      uint64 // packets that were dropped because too many came
 }
 
 // Counters gives the totals so far.
 func (s *Server) Counters() Counters {
 	return Counters{
 		Queries: s.queries.Load(), Malformed: s.malformed.Load(), Refused: s.refused.Load(),
-		Forwarded: s.forwarded.Load(), Failed: s.failed.Load(),
+		Forwarded: s.forwarded.Load(), Failed: s.failed.Load(), Shed: s.shed.Load(),
 	}
 }
 
