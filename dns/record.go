@@ -50,15 +50,9 @@ func (r Record) rrtype() uint16 {
 // checked gives the record in the form that tables hold, and the reason why it can't be in
 // a domain's table.
 func (r Record) checked(domain string) (Record, error) {
-	name, star := strings.CutPrefix(r.Name, "*.")
-	var err error
-	if star && canonical(name) == domain {
-		name = domain
-	} else if name, err = ValidName(name, domain); err != nil {
+	name, err := ValidPattern(r.Name, domain)
+	if err != nil {
 		return r, err
-	}
-	if star {
-		name = "*." + name
 	}
 	r.Name, r.Addr = name, r.Addr.Unmap().WithZone("")
 	set := 0

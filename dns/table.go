@@ -338,6 +338,12 @@ func (t *Table) Records() []Record {
 	return rs
 }
 
+// At gives the records of one name in full, as Records does.
+func (t *Table) At(name string) []Record {
+	wire := toWire(canonical(name))
+	return t.appendShown(nil, wire, t.names.get([]byte(wire)))
+}
+
 func (t *Table) appendShown(rs []Record, name string, n *node) []Record {
 	if n == nil {
 		return rs
@@ -401,6 +407,11 @@ func (t *Table) sameHidden(o *Table) bool {
 		}
 	}
 	return true
+}
+
+// SameHosts says whether both tables answer for the same hosts in the same way.
+func (t *Table) SameHosts(o *Table) bool {
+	return t.hosts == o.hosts || slices.Equal(t.hosts.list, o.hosts.list)
 }
 
 // Len is how many names exist.

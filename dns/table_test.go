@@ -40,6 +40,17 @@ func TestValidName(t *testing.T) {
 	}
 }
 
+func TestValidPattern(t *testing.T) {
+	for name, want := range map[string]string{
+		"*.x": "*.x.weft.local.", "*.X.weft.local": "*.x.weft.local.", "*.weft.local.": "*.weft.local.", "web": "web.weft.local.",
+		"*": "", "*x": "", "a.*.weft.local": "", "*.*.weft.local": "", "*.example.com": "", "*.": "",
+	} {
+		if got, err := ValidPattern(name, "weft.local"); got != want || (err == nil) != (want != "") {
+			t.Errorf("%q: %q, %v", name, got, err)
+		}
+	}
+}
+
 func FuzzValidName(f *testing.F) {
 	for _, s := range []string{"web", "a.b.weft.local.", "-", "..", `\000`, "A_1.weft.local", "weft.local"} {
 		f.Add(s)

@@ -45,6 +45,7 @@ func (r *Router) findLiving(ctx context.Context) {
 		case a.docker() && err == nil:
 			a.running = ok && c.PID != 0
 			if a.running {
+				a.follow(c, r.o.Domain)
 				a.NetNS = pidNetNS(c.PID)
 				a.NSID, _ = host.NetNSID(a.NetNS)
 			}
@@ -93,7 +94,7 @@ func (r *Router) onEvent(ctx context.Context) func(docker.Event) {
 		default:
 			r.lookAt(ctx, e.Container)
 		}
-		r.Poke()
+		r.pokeBoth()
 	}
 }
 
@@ -178,11 +179,12 @@ func (r *Router) containerStarted(c docker.Container) error {
 	if err != nil {
 		return err
 	}
-	if a.running && a.NSID == id && a.NetNS == ns && a.Name == c.Name {
-		return nil
-	}
 	todo := a.clone()
 	todo.NetNS, todo.NSID, todo.Name = ns, id, c.Name
+	todo.follow(c, r.o.Domain)
+	if a.running && a.NSID == id && a.NetNS == ns && a.Name == c.Name {
+		return r.updateNames(todo)
+	}
 	return r.wire(todo)
 }
 
@@ -209,7 +211,7 @@ func (r *Router) containerDied(key string) {
 		r.attached[key] = c
 	}
 	r.mu.Unlock()
-	r.Poke()
+	r.pokeBoth()
 }
 
 // containerRemoved ends an attachment with its container, which is locked.
@@ -225,7 +227,7 @@ func (r *Router) containerRemoved(key string) error {
 	if r.alloc != nil {
 		r.alloc.FreeAll(time.Now(), key)
 	}
-	r.Poke()
+	r.pokeBoth()
 	return nil
 }
 

@@ -23,6 +23,12 @@ const (
 	DefaultRunDir          = "/run/weft"
 )
 
+// Orders of the addresses in an answer.
+const (
+	OrderNearest = "nearest" // this host's own first, then by round trip, shuffled within a class
+	OrderShuffle = "shuffle"
+)
+
 // DefaultRange is the address space handed out to containers unless the
 // founder of the mesh said otherwise.
 var DefaultRange = netip.MustParsePrefix("10.32.0.0/12")
@@ -61,6 +67,7 @@ type Options struct {
 	Domain          string
 	DNSListen       []netip.AddrPort // empty: port 53 on the bridge and on Docker's bridge
 	DNSTTL          uint32           // seconds; 0: nobody is to keep an answer
+	DNSOrder        string           // OrderNearest or OrderShuffle; empty: the former
 	Upstream        []netip.AddrPort // empty: resolv.conf
 	FallbackTimeout time.Duration
 
@@ -178,6 +185,12 @@ func (o Options) withDefaults() (Options, error) {
 		bad("--dns-domain: %w", err)
 	} else {
 		o.Domain = strings.TrimSuffix(d, ".")
+	}
+	if o.DNSOrder == "" {
+		o.DNSOrder = OrderNearest
+	}
+	if o.DNSOrder != OrderNearest && o.DNSOrder != OrderShuffle {
+		bad("--dns-order %q is neither %s nor %s", o.DNSOrder, OrderNearest, OrderShuffle)
 	}
 	if o.FallbackTimeout == 0 {
 		o.FallbackTimeout = DefaultFallbackTimeout

@@ -80,6 +80,7 @@ func (f *launchFlags) define(cmd *cobra.Command) {
 	fs.StringVar(&f.o.Domain, "dns-domain", router.DefaultDomain, "domain of the containers' names")
 	fs.StringSliceVar(&f.dnsListen, "dns-listen-address", nil, "address[:port] to serve names on (default 169.254.53.1 and Docker's bridge)")
 	fs.Uint32Var(&f.o.DNSTTL, "dns-ttl", router.DefaultTTL, "seconds that a name may be remembered")
+	fs.StringVar(&f.o.DNSOrder, "dns-order", router.OrderNearest, "addresses of a name: nearest first, or shuffle")
 	fs.StringSliceVar(&f.dnsUpstream, "dns-upstream", nil, "address[:port] to ask for other names (default from resolv.conf)")
 	fs.DurationVar(&f.o.FallbackTimeout, "dns-fallback-timeout", router.DefaultFallbackTimeout, "how long to wait for an upstream server")
 	fs.BoolVar(&f.o.NoRewriteHosts, "no-rewrite-hosts", false, "leave containers' /etc/hosts alone")
