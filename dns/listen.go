@@ -42,6 +42,7 @@ func (s *Server) SetListen(addrs []netip.AddrPort) error {
 		return fmt.Errorf("set DNS addresses: %w", net.ErrClosed)
 	}
 	defer s.publishLocked()
+	defer s.keepLocked()
 
 	wanted := make(map[netip.AddrPort]bool, len(addrs))
 	failed := make(map[netip.AddrPort]error)
@@ -53,6 +54,12 @@ func (s *Server) SetListen(addrs []netip.AddrPort) error {
 		}
 		wanted[a] = true
 		order = append(order, a)
+	}
+	if s.keeper != nil && !s.inherited {
+		s.inherited = true
+		s.inheritLocked(order)
+	}
+	for _, a := range order {
 		if s.sockets[a] == nil {
 			failed[a] = s.bindLocked(a)
 		}
@@ -61,6 +68,7 @@ func (s *Server) SetListen(addrs []netip.AddrPort) error {
 		if !wanted[want] {
 			b.stop()
 			delete(s.sockets, want)
+			s.dropLocked(b)
 		}
 	}
 	var errs []error
@@ -178,6 +186,17 @@ func closeAll(conns []*net.UDPConn) {
 	}
 }
 
+// dropLocked has the duplicates of a socket closed, which would keep its address taken.
+func (s *Server) dropLocked(b *socket) {
+	if s.keeper == nil {
+		return
+	}
+	for i := range b.udp {
+		s.keeper.Drop(udpName(b.want, i))
+	}
+	s.keeper.Drop(tcpName(b.want))
+}
+
 func (b *socket) close() {
 	closeAll(b.udp)
 	b.tcp.Close()
@@ -262,6 +281,7 @@ func (s *Server) lost(b *socket, err error) {
 	s.mu.Lock()
 	if s.sockets[b.want] == b {
 		delete(s.sockets, b.want)
+		s.dropLocked(b)
 		s.publishLocked()
 	}
 	s.mu.Unlock()

@@ -31,6 +31,9 @@ type Options struct {
 	// Allow says whether an address may ask; others are refused. It is called for every query,
 	// from many goroutines, and must not block. Nil: all may.
 	Allow func(src netip.Addr) bool
+	// Keeper holds the sockets when the server ends or is killed; the first call of SetListen takes over
+	// what it holds. Nil: they end with the server.
+	Keeper Keeper
 	// Log; nil: nothing is logged.
 	Log *slog.Logger
 }
@@ -41,6 +44,7 @@ type Server struct {
 	ttl       uint32
 	allow     func(netip.Addr) bool
 	log       *slog.Logger
+	keeper    Keeper
 	forwarder *forwarder
 	upstream  *upstream
 	tcp       tcpLimits
@@ -53,8 +57,10 @@ type Server struct {
 	mu      sync.Mutex // guards the fields below
 	state   state
 	sockets map[netip.AddrPort]*socket // by wanted address
-	start   func(*socket)              // serves a socket; set while Run runs
-	wg      sync.WaitGroup             // what start started
+	// inherited says that what a predecessor left was looked at.
+	inherited bool
+	start     func(*socket)  // serves a socket; set while Run runs
+	wg        sync.WaitGroup // what start started
 }
 
 type state int
@@ -107,7 +113,7 @@ func New(o Options) (*Server, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{
-		ttl: o.TTL, allow: o.Allow, log: o.Log,
+		ttl: o.TTL, allow: o.Allow, keeper: o.Keeper, log: o.Log,
 		sockets: make(map[netip.AddrPort]*socket),
 		tcp:     defaultTCPLimits,
 	}

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"weft/dns"
+	"weft/internal/fdkeep"
 )
 
 // defaultName is the name that a container gets when it is attached: its
@@ -385,4 +387,22 @@ func (k nameKey) text() string {
 		return fmt.Sprintf("%d %s", k.Port, k.Data)
 	}
 	return k.Data
+}
+
+// SocketHolder is where the tunnel device's process, where there is one, holds the name server's
+// sockets for the next router.
+func SocketHolder(runDir string) string { return filepath.Join(runDir, "sockets.sock") }
+
+// dropSockets ends what a router with DNS has left to one without.
+func (r *Router) dropSockets() {
+	holder := fdkeep.Client{Path: SocketHolder(r.o.RunDir)}
+	names, err := holder.Names()
+	if err != nil {
+		return // there is none
+	}
+	for _, name := range names {
+		if err := holder.Drop(name); err != nil {
+			r.log.Warn("drop a dns socket", "err", err)
+		}
+	}
 }

@@ -18,6 +18,7 @@ import (
 	"weft/dns"
 	"weft/docker"
 	"weft/host"
+	"weft/internal/fdkeep"
 	"weft/internal/statedb"
 	"weft/ipam"
 	"weft/mesh"
@@ -169,7 +170,7 @@ func New(o Options) (_ *Router, err error) {
 	r.zone = newZone(o.Domain+".", o.DNSOrder != OrderShuffle)
 	if !o.NoDNS {
 		if r.dns, err = dns.New(dns.Options{Domain: o.Domain, TTL: o.DNSTTL, Upstream: o.Upstream, FallbackTimeout: o.FallbackTimeout,
-			Allow: r.guests.allow, Log: r.log}); err != nil {
+			Allow: r.guests.allow, Keeper: fdkeep.Client{Path: SocketHolder(o.RunDir)}, Log: r.log}); err != nil {
 			return nil, err
 		}
 	}
@@ -327,6 +328,9 @@ func (r *Router) start(ctx context.Context) error {
 	}
 	if err := r.openDevice(ctx); err != nil {
 		return err
+	}
+	if r.dns == nil {
+		r.dropSockets()
 	}
 	r.restoreAllocations(r.member.Founding)
 	had, err := r.dev.Status()
