@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -153,6 +154,11 @@ func relay(r, up *miekg.Msg) *miekg.Msg {
 		m.Rcode = miekg.RcodeServerFailure // it takes an OPT to say more
 	}
 	m.Answer = up.Answer
+	for _, rr := range m.Answer {
+		if h := rr.Header(); h.Name != r.Question[0].Name && strings.EqualFold(h.Name, r.Question[0].Name) {
+			h.Name = r.Question[0].Name // what is kept was asked for in another case
+		}
+	}
 	m.Ns = up.Ns
 	for _, rr := range up.Extra {
 		switch rr.Header().Rrtype {

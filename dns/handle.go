@@ -90,7 +90,10 @@ func (s *Server) reply(ctx context.Context, r *miekg.Msg, src netip.Addr, udp bo
 // forward has upstream servers answer; nil is silence.
 func (s *Server) forward(ctx context.Context, r *miekg.Msg, src netip.Addr) *miekg.Msg {
 	s.forwarded.Add(1)
-	up, err := s.forwarder.ask(ctx, r)
+	if s.resolver.loops.is(r.Question[0]) {
+		return new(miekg.Msg).SetRcode(r, miekg.RcodeRefused)
+	}
+	up, err := s.resolver.ask(ctx, r, src)
 	switch {
 	case err == nil:
 		return relay(r, up)
@@ -104,6 +107,9 @@ func (s *Server) forward(ctx context.Context, r *miekg.Msg, src netip.Addr) *mie
 		// Nobody to ask, and the mesh has no such name: an answer that ends a
 		// client's search, where SERVFAIL would make it try and try.
 		m.Rcode = miekg.RcodeNameError
+	}
+	if errors.Is(err, errRebind) {
+		m.Rcode = miekg.RcodeRefused
 	}
 	return m
 }

@@ -48,6 +48,9 @@ func newModel(t testing.TB) *model {
 			if err != nil {
 				return
 			}
+			if isProbe(buf[:n]) { // silence tells it as much as an answer
+				continue
+			}
 			u.udp.Add(1)
 			for _, p := range u.respond(buf[:n], true) {
 				pc.WriteTo(p, from)
@@ -188,4 +191,9 @@ func (u *model) respond(packet []byte, udp bool) (out [][]byte) {
 		answer(nil)
 	}
 	return out
+}
+
+func isProbe(p []byte) bool {
+	m := new(miekg.Msg)
+	return m.Unpack(p) == nil && len(m.Question) == 1 && m.Question[0].Qtype == miekg.TypeHINFO
 }
