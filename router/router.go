@@ -170,6 +170,7 @@ func New(o Options) (_ *Router, err error) {
 	r.zone = newZone(o.Domain+".", o.DNSOrder != OrderShuffle)
 	if !o.NoDNS {
 		if r.dns, err = dns.New(dns.Options{Domain: o.Domain, TTL: o.DNSTTL, Upstream: o.Upstream, FallbackTimeout: o.FallbackTimeout,
+			Forward: o.DNSForward, RefusePrivate: o.DNSRebindProtect,
 			Allow: r.guests.allow, Keeper: fdkeep.Client{Path: SocketHolder(o.RunDir)}, Log: r.log}); err != nil {
 			return nil, err
 		}

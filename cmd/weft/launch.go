@@ -17,6 +17,7 @@ type launchFlags struct {
 	o                      router.Options // those that need no parsing
 	ipallocRange, subnet   string
 	dnsListen, dnsUpstream []string
+	dnsForward             []string
 	logLevel, logFormat    string
 	foreground, asJSON     bool
 }
@@ -82,6 +83,8 @@ func (f *launchFlags) define(cmd *cobra.Command) {
 	fs.Uint32Var(&f.o.DNSTTL, "dns-ttl", router.DefaultTTL, "seconds that a name may be remembered")
 	fs.StringVar(&f.o.DNSOrder, "dns-order", router.OrderNearest, "addresses of a name: nearest first, or shuffle")
 	fs.StringSliceVar(&f.dnsUpstream, "dns-upstream", nil, "address[:port] to ask for other names (default from resolv.conf)")
+	fs.StringSliceVar(&f.dnsForward, "dns-forward", nil, "domain=address[:port][,address…]: servers to ask for that domain")
+	fs.BoolVar(&f.o.DNSRebindProtect, "dns-rebind-protect", false, "refuse private addresses from upstream servers")
 	fs.DurationVar(&f.o.FallbackTimeout, "dns-fallback-timeout", router.DefaultFallbackTimeout, "how long to wait for an upstream server")
 	fs.BoolVar(&f.o.NoRewriteHosts, "no-rewrite-hosts", false, "leave containers' /etc/hosts alone")
 	fs.BoolVar(&f.o.NoMulticastRoute, "no-multicast-route", false, "send no multicast over the mesh")
