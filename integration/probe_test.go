@@ -15,6 +15,7 @@ import (
 	"time"
 
 	miekg "github.com/miekg/dns"
+	"golang.org/x/sys/unix"
 
 	"weft/internal/netlab"
 )
@@ -32,6 +33,13 @@ func probe(what string) error {
 		return probeWatch(name)
 	case "stream":
 		return probeStream(name)
+	case "lookup": // by Go's own resolver; the name is the argument
+		addrs, err := (&net.Resolver{PreferGo: true}).LookupHost(context.Background(), os.Args[1])
+		if err == nil {
+			fmt.Println(strings.Join(addrs, "\n"))
+			os.Exit(0)
+		}
+		return err
 	}
 	return fmt.Errorf("probe %q", what)
 }
@@ -85,6 +93,10 @@ func probeStream(name string) error {
 	conn, err := net.Dial("udp", nameServer)
 	if err != nil {
 		return err
+	}
+	// A second's answers come at once when the server is back.
+	if raw, err := conn.(*net.UDPConn).SyscallConn(); err == nil {
+		raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20) })
 	}
 	var mu sync.Mutex
 	var s streamed

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Installs, by apt, what is missing for `make demo` or `make test`. Does nothing
+# Installs, by apt, what is missing for `make demo`, `make test` or `make bench-dns`. Does nothing
 # where everything is there, and says what to install where apt or root is not.
 set -euo pipefail
 
 case "${1:-}" in
 demo) wanted=() ;; # the demo needs the kernel and the binary only
 test) wanted=(dockerd:docker.io iptables:iptables wg:wireguard-tools tcpdump:tcpdump nft:nftables ip:iproute2
-	ping:iputils-ping busybox:busybox-static nsenter:util-linux dig:dnsutils) ;;
-*) echo "usage: $0 demo|test" >&2; exit 2 ;;
+	ping:iputils-ping busybox:busybox-static nsenter:util-linux dig:dnsutils kdig:knot-dnsutils drill:ldnsutils
+	python3:python3 gcc:gcc musl-gcc:musl-tools) ;;
+bench-dns) wanted=(dnsperf:dnsperf dnsmasq:dnsmasq-base unbound:unbound dig:dnsutils) ;;
+*) echo "usage: $0 demo|test|bench-dns" >&2; exit 2 ;;
 esac
 
 PATH=$PATH:/usr/sbin:/sbin
