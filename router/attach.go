@@ -104,6 +104,9 @@ func (r *Router) attachLocked(t target, req attachRequest, got []ipam.Allocation
 			a.addName(attachedName{FQDN: fqdn, Addr: al.Addr.Addr()})
 		}
 	}
+	if t.container.ID != "" && !req.WithoutDNS {
+		a.follow(t.container, r.o.Domain)
+	}
 	a.running = true
 	r.mu.Lock()
 	if err = r.stillHeldLocked(t.Key, got); err == nil {

@@ -27,13 +27,15 @@ type attachment struct {
 	Addrs        []netip.Prefix // address with its subnet's length
 	Claimed      []netip.Addr   // those of Addrs that were asked for by name
 	Names        []attachedName
-	Default      string // of Names, what came from the container: it follows a renaming; empty: attached without
+	Services     []attachedName // from the container's labels and exposed ports; found anew at each start of it
+	Default      string         // of Names, what came from the container: it follows a renaming; empty: attached without
 	NoMulticast  bool
 	RewriteHosts bool // the container's hosts file, which the engine writes anew at each start
 
 	// What follows is not stored.
-	running bool
-	mac     string
+	running   bool
+	unhealthy bool
+	mac       string
 }
 
 // attachedName is a name of an attachment. It is answered while the container
@@ -41,6 +43,13 @@ type attachment struct {
 type attachedName struct {
 	FQDN string
 	Addr netip.Addr
+	Type nameType `json:",omitempty"` // zero: Addr
+	Port uint16   `json:",omitempty"`
+	Data string   `json:",omitempty"`
+}
+
+func (n attachedName) key(container string) nameKey {
+	return nameKey{Name: n.FQDN, Addr: n.Addr, Container: container, Type: n.Type, Port: n.Port, Data: n.Data}
 }
 
 const (
@@ -58,6 +67,7 @@ func (a *attachment) clone() *attachment {
 	c.Addrs = slices.Clone(a.Addrs)
 	c.Claimed = slices.Clone(a.Claimed)
 	c.Names = slices.Clone(a.Names)
+	c.Services = slices.Clone(a.Services)
 	return &c
 }
 

@@ -77,6 +77,7 @@ func (r *Router) renewed(a *attachment, c docker.Container) (*attachment, error)
 	if a.Name != c.Name {
 		b.rename(r.defaultName(target{Key: c.ID, Name: c.Name, Hostname: c.Hostname, Domainname: c.Domainname}))
 	}
+	b.follow(c, r.o.Domain)
 	return b, nil
 }
 
@@ -120,7 +121,7 @@ func (r *Router) onEvent(ctx context.Context) func(docker.Event) {
 		default:
 			r.lookAt(ctx, e.Container)
 		}
-		r.Poke()
+		r.pokeBoth()
 	}
 }
 
@@ -204,10 +205,14 @@ func (r *Router) containerStarted(c docker.Container) error {
 	if err != nil {
 		return err
 	}
-	if !a.running || !todo.sameContainer(a) {
-		if err := r.wire(todo); err != nil {
-			return err
-		}
+	switch {
+	case !a.running || !todo.sameContainer(a):
+		err = r.wire(todo)
+	default:
+		err = r.updateNames(todo)
+	}
+	if err != nil {
+		return err
 	}
 	return r.rewriteHosts(todo, c.HostsPath, c.Hostname, c.Domainname)
 }
@@ -235,7 +240,7 @@ func (r *Router) containerDied(key string) {
 		r.attached[key] = c
 	}
 	r.mu.Unlock()
-	r.Poke()
+	r.pokeBoth()
 }
 
 // containerRemoved ends an attachment with its container, which is locked.
@@ -251,7 +256,7 @@ func (r *Router) containerRemoved(key string) error {
 	if r.alloc != nil {
 		r.alloc.FreeAll(time.Now(), key)
 	}
-	r.Poke()
+	r.pokeBoth()
 	return nil
 }
 

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"weft/api"
-	"weft/dns"
 	"weft/host"
 	"weft/ipam"
 	"weft/mesh"
@@ -88,23 +87,6 @@ func warnings(err error) []string {
 
 const mismatch = "the host does not match its wanted state: "
 
-// announceChanges writes the names and addresses of what lives here into this
-// host's log, as far as they are not there yet. applyMu is held: of two passes,
-// each must see what the other has written.
-func (r *Router) announceChanges() []error {
-	want := r.announce()
-	r.wanted.Store(want)
-	names, claims := ownNames(r.mesh.State())
-	ds, err := nameDrafts(names, want.Names)
-	errs := []error{err}
-	if ds = append(ds, claimDrafts(claims, want.Claims)...); len(ds) > 0 {
-		if _, err := r.mesh.Append(ds...); err != nil {
-			errs = append(errs, fmt.Errorf("announce names: %w", err))
-		}
-	}
-	return errs
-}
-
 // announce is what the own log should say: the names of living containers,
 // the names without a container, and addresses outside the range.
 func (r *Router) announce() *announced {
@@ -121,13 +103,19 @@ func (r *Router) announce() *announced {
 		if !at.running {
 			continue
 		}
-		for _, n := range at.Names {
-			a.Names[nameKey{Name: n.FQDN, Addr: n.Addr, Container: shortKey(at.Key)}] = true
+		named := false
+		for _, n := range slices.Concat(at.Names, at.Services) {
+			named = true
+			a.Names[n.key(shortKey(at.Key))] = true
+		}
+		if named && at.unhealthy {
+			a.Names[nameKey{Container: shortKey(at.Key), Type: typeUnhealthy}] = true
 		}
 	}
 	for k := range r.static {
 		a.Names[k] = true
 	}
+	r.addLingeringLocked(a.Names)
 	return a
 }
 
@@ -200,20 +188,14 @@ func (r *Router) look() *view {
 	}
 	listen := r.listenLocked()
 	r.mu.Unlock()
-	r.rejects.Store(int64(v.Folded.Bad))
+	r.rejects.Store(int64(v.Folded.Bad) + r.zone.bad.Load())
 
-	state := map[peer.ID]mesh.Host{}
-	for _, h := range st.Hosts {
-		state[h.ID] = h
-	}
 	self := r.id.WireGuardPublic()
 	v.Plan = makePlan(inputs{
 		Self: r.id.ID(), MeshID: r.member.Secret.MeshID(), Hosts: r.tunnels.withIntroduced(known), Gone: v.Folded.Gone, Ring: v.Ring, Range: whole,
-		Domain: r.o.Domain + ".", Port: r.o.Port, Gossip: DefaultGossipPort, MTU: mtu,
-		PSK:   func(k peer.Key) peer.Key { return r.member.Secret.WireGuardPSK(self, k) },
-		Names: v.Folded.Names, Claims: v.Folded.Claims, Local: local, DNS: listen,
-		Hidden:  func(id peer.ID) bool { return r.hidden(state[id]) },
-		Rank:    func(id peer.ID) int { return boolInt(id != r.id.ID()) },
+		Port: r.o.Port, Gossip: DefaultGossipPort, MTU: mtu,
+		PSK:    func(k peer.Key) peer.Key { return r.member.Secret.WireGuardPSK(self, k) },
+		Claims: v.Folded.Claims, Local: local, DNS: listen,
 		Observe: r.tunnels.observedOf,
 	})
 	return v
@@ -262,7 +244,9 @@ func (r *Router) apply(v *view) []error {
 		errs = append(errs, r.wireAll()...)
 	}
 	if r.dns != nil {
-		r.dns.SetTable(dns.NewTable(r.o.Domain+".", v.Plan.Reverse, v.Plan.Names))
+		r.guests.setMesh(v.Plan.Host.Covered)
+		r.zone.setRanges(v.Plan.Reverse, v.State, r.hidden)
+		r.syncNames()
 		if err := r.dns.SetListen(v.Plan.Host.DNS); err != nil {
 			errs = append(errs, err)
 		}

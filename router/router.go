@@ -18,6 +18,7 @@ import (
 	"weft/dns"
 	"weft/docker"
 	"weft/host"
+	"weft/internal/fdkeep"
 	"weft/internal/statedb"
 	"weft/ipam"
 	"weft/mesh"
@@ -50,34 +51,41 @@ type Router struct {
 	dns    *dns.Server // nil with NoDNS
 	docker *docker.Client
 
-	poke    chan struct{} // look again
-	rewire  atomic.Bool   // the next pass also checks every container's interface
-	ready   chan struct{}
-	done    chan struct{}
-	ended   sync.Once
-	ops     keyed // one operation at a time for a container
-	tunnels tunnels
-	view    atomic.Pointer[view] // what the last pass saw and wanted
-	wanted  atomic.Pointer[announced]
-	grants  grantCache
-	passes  broadcast // told after every pass
-	rejects atomic.Int64
-	overlap atomic.Pointer[string] // a warning about the range, for status
-	began   time.Time
+	poke     chan struct{} // look again
+	namePoke chan struct{} // the same, for names
+	zone     *zone
+	guests   guests
+	rewire   atomic.Bool // the next pass also checks every container's interface
+	ready    chan struct{}
+	done     chan struct{}
+	ended    sync.Once
+	ops      keyed // one operation at a time for a container
+	tunnels  tunnels
+	view     atomic.Pointer[view] // what the last pass saw and wanted
+	wanted   atomic.Pointer[announced]
+	grants   grantCache
+	passes   broadcast // told after every pass
+	rejects  atomic.Int64
+	overlap  atomic.Pointer[string] // a warning about the range, for status
+	began    time.Time
 	// generation is the tunnel device's, drawn when one is made: see mesh.Options.
 	generation atomic.Uint64
 
 	mu         sync.Mutex // guards the fields below
 	attached   map[string]*attachment
 	static     map[nameKey]bool
-	alloc      *ipam.Allocator // nil until the mesh's range is known
-	engine     bool            // the container engine answers
-	dirty      map[string]bool // containers of the engine that must be looked at again
-	failing    map[string]bool // those of dirty whose failure was logged
-	resetting  bool            // addresses are being given back: nothing new is attached
-	promised   time.Time       // until then this host is to take another's space, and is not reset
-	bridgeDNS  netip.Addr      // Docker's bridge address; invalid: none
-	allocating int             // calls that wait for address space
+	linger     map[nameKey]time.Time // removed names that are answered until then
+	alloc      *ipam.Allocator       // nil until the mesh's range is known
+	engine     bool                  // the container engine answers
+	dirty      map[string]bool       // containers of the engine that must be looked at again
+	failing    map[string]bool       // those of dirty whose failure was logged
+	resetting  bool                  // addresses are being given back: nothing new is attached
+	promised   time.Time             // until then this host is to take another's space, and is not reset
+	bridgeDNS  netip.Addr            // Docker's bridge address; invalid: none
+	allocating int                   // calls that wait for address space
+
+	announceMu sync.Mutex // one announcement at a time; guards the field below
+	silent     bool       // the stop was announced: nothing else is
 
 	applyMu sync.Mutex // one pass at a time; guards the fields below
 	stopped bool       // the tunnel was taken down: nothing is applied any more
@@ -112,8 +120,8 @@ func New(o Options) (_ *Router, err error) {
 	if os.Geteuid() != 0 {
 		return nil, &Error{Msg: "weft needs root to make network devices", Tip: "sudo weft launch …", Code: 403}
 	}
-	r := &Router{o: o, log: o.Log, poke: make(chan struct{}, 1), ready: make(chan struct{}), done: make(chan struct{}),
-		paths: peer.NewPaths(), met: map[peer.Key]meeting{}, devices: map[peer.Key]uint64{}, dirty: map[string]bool{}, failing: map[string]bool{}}
+	r := &Router{o: o, log: o.Log, poke: make(chan struct{}, 1), namePoke: make(chan struct{}, 1), ready: make(chan struct{}), done: make(chan struct{}),
+		paths: peer.NewPaths(), met: map[peer.Key]meeting{}, devices: map[peer.Key]uint64{}, linger: map[nameKey]time.Time{}, dirty: map[string]bool{}, failing: map[string]bool{}}
 	defer func() {
 		if err == nil {
 			return
@@ -161,8 +169,12 @@ func New(o Options) (_ *Router, err error) {
 	if r.docker, err = docker.New(docker.Options{Host: o.DockerAPI, Log: r.log}); err != nil {
 		return nil, err
 	}
+	r.guests.find = r.host.Guests
+	r.zone = newZone(o.Domain+".", o.DNSOrder != OrderShuffle)
 	if !o.NoDNS {
-		if r.dns, err = dns.New(dns.Options{Domain: o.Domain, TTL: o.DNSTTL, Upstream: o.Upstream, FallbackTimeout: o.FallbackTimeout, Log: r.log}); err != nil {
+		if r.dns, err = dns.New(dns.Options{Domain: o.Domain, TTL: o.DNSTTL, Upstream: o.Upstream, FallbackTimeout: o.FallbackTimeout,
+			Forward: o.DNSForward, RefusePrivate: o.DNSRebindProtect,
+			Allow: r.guests.allow, Keeper: fdkeep.Client{Path: SocketHolder(o.RunDir)}, Log: r.log}); err != nil {
 			return nil, err
 		}
 	}
@@ -179,7 +191,7 @@ func New(o Options) (_ *Router, err error) {
 		Founding: r.member.Founding, WantRange: want,
 		BindHost: bind, Port: o.Port, GossipPort: DefaultGossipPort,
 		Endpoints: r.endpoints, Device: r.generation.Load, Targets: r.member.Targets, Discovery: !o.NoDiscovery,
-		Store: r.db, Tunnel: &r.tunnels, Handle: r.handle, OnChange: r.Poke,
+		Store: r.db, Tunnel: &r.tunnels, Handle: r.handle, OnChange: r.pokeNames,
 		Check: r.checkEntry, ConnLimit: o.ConnLimit, Log: r.log,
 	})
 	if err != nil {
@@ -280,6 +292,7 @@ func (r *Router) Run(ctx context.Context) (err error) {
 	g.Go(func() error { return r.host.Watch(ctx, func() { r.rewire.Store(true); r.Poke() }) })
 	g.Go(func() error { return r.docker.Watch(ctx, r.onEvent(ctx)) })
 	g.Go(func() error { return r.loop(ctx) })
+	g.Go(func() error { return r.followNames(ctx) })
 	g.Go(func() error { return r.watchTunnels(ctx) })
 	g.Go(func() error { return r.watchNamespaces(ctx) })
 	if !r.o.NoIPAM {
@@ -329,6 +342,9 @@ func (r *Router) start(ctx context.Context) error {
 	if err := r.openDevice(ctx); err != nil {
 		return err
 	}
+	if r.dns == nil {
+		r.dropSockets()
+	}
 	r.restoreAllocations(r.member.Founding)
 	had, err := r.dev.Status()
 	if err != nil {
@@ -346,6 +362,7 @@ func (r *Router) start(ctx context.Context) error {
 	time.AfterFunc(benefit, r.Poke)
 	r.findLiving(ctx)
 	r.wanted.Store(r.announce())
+	r.syncNames()
 	r.mesh.SetBase(r.base)
 	r.rewire.Store(true)
 	// Errors of the first pass are of single containers or routes: they are

@@ -44,6 +44,7 @@ func (r *Router) Routes() []api.Route {
 			return "", nil
 		}),
 		read("/lookup", r.getLookup),
+		read("/names/watch", r.getNamesWatch),
 		read("/name/{container}/{ip}", r.getName),
 		read("/ip/{id}", r.getIP),
 

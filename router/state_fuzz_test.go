@@ -23,7 +23,7 @@ func FuzzStateFile(f *testing.F) {
 			whole, self := pfx("10.32.0.0/12"), ipam.Owner(peer.ID{1})
 			ipam.NewAllocator(self, whole, whole).Restore(a.allocations())
 			a.running = true
-			makePlan(inputs{Self: peer.ID{1}, Range: whole, Domain: "weft.local.", Local: []*attachment{a}})
+			makePlan(inputs{Self: peer.ID{1}, Range: whole, Local: []*attachment{a}})
 		}
 		if names, err := loadStatic(db.Load); err == nil {
 			_, _ = nameDrafts(nil, names) // what cannot be announced is reported

@@ -71,19 +71,19 @@ func TestRenamedContainer(t *testing.T) {
 	r := &Router{o: Options{Domain: DefaultDomain}}
 	addr := pfx("10.32.0.1/12").Addr()
 	a := &attachment{Key: "c", Name: "old", Default: "old.weft.local.", NetNS: "/proc/0/ns/net", NSID: "1",
-		Names: []attachedName{{"old.weft.local.", addr}, {"alias.weft.local.", addr}}}
+		Names: []attachedName{{FQDN: "old.weft.local.", Addr: addr}, {FQDN: "alias.weft.local.", Addr: addr}}}
 	b, err := r.renewed(a, docker.Container{ID: "c", Name: "new", PID: os.Getpid()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []attachedName{{"new.weft.local.", addr}, {"alias.weft.local.", addr}}; !slices.Equal(b.Names, want) || b.Default != "new.weft.local." || b.Name != "new" {
+	if want := []attachedName{{FQDN: "new.weft.local.", Addr: addr}, {FQDN: "alias.weft.local.", Addr: addr}}; !slices.Equal(b.Names, want) || b.Default != "new.weft.local." || b.Name != "new" {
 		t.Errorf("%+v", b)
 	}
 	if b.sameContainer(a) || a.Names[0].FQDN != "old.weft.local." {
 		t.Errorf("the attachment before was changed: %+v", a)
 	}
 	// One that has its name from -h keeps it, and one without gets none.
-	a.Default, a.Names = "host.weft.local.", []attachedName{{"host.weft.local.", addr}}
+	a.Default, a.Names = "host.weft.local.", []attachedName{{FQDN: "host.weft.local.", Addr: addr}}
 	if b, err = r.renewed(a, docker.Container{ID: "c", Name: "new", Hostname: "host", Domainname: "weft.local", PID: os.Getpid()}); err != nil || !slices.Equal(b.Names, a.Names) {
 		t.Errorf("%+v %v", b, err)
 	}

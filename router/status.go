@@ -28,7 +28,7 @@ func (r *Router) Report() Report {
 		rep.IPAM.Status = "off (launched with an empty --ipalloc-range)"
 	}
 	if r.dns != nil {
-		rep.DNS = r.dnsReport(v, st)
+		rep.DNS = r.dnsReport(st)
 	}
 	rep.Attachments = r.attachmentReports(nil)
 	return rep
@@ -237,7 +237,7 @@ func (r *Router) ipamReport(st *mesh.State, names map[peer.ID]string) *IPAMRepor
 	return rep
 }
 
-func (r *Router) dnsReport(v *view, st *mesh.State) *DNSReport {
+func (r *Router) dnsReport(st *mesh.State) *DNSReport {
 	rep := &DNSReport{Domain: r.o.Domain + ".", Upstream: r.dns.Upstream(), TTL: r.o.DNSTTL}
 	for _, a := range r.dns.Listening() {
 		rep.Addresses = append(rep.Addresses, a.String())
@@ -246,12 +246,13 @@ func (r *Router) dnsReport(v *view, st *mesh.State) *DNSReport {
 	for _, h := range st.Hosts {
 		hosts[h.ID] = h
 	}
-	for _, n := range v.Folded.Names {
-		rep.Entries = append(rep.Entries, DNSEntry{Name: shortName(n.Name, r.o.Domain), Address: n.Addr, Container: n.Container,
-			Peer: n.Host.String(), Hidden: r.hidden(hosts[n.Host])})
+	for _, n := range r.zone.all() {
+		rec := record(n.nameKey, n.Host, n.Unhealthy)
+		rep.Entries = append(rep.Entries, DNSEntry{Name: shortName(n.Name, r.o.Domain), Type: rec.Type(), Address: n.Addr, Data: n.text(), Container: n.Container,
+			Peer: n.Host.String(), Hidden: r.hidden(hosts[n.Host]), Unhealthy: n.Unhealthy})
 	}
 	slices.SortFunc(rep.Entries, func(a, b DNSEntry) int {
-		return cmp.Or(cmp.Compare(a.Name, b.Name), a.Address.Compare(b.Address), cmp.Compare(a.Peer, b.Peer))
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Type, b.Type), a.Address.Compare(b.Address), cmp.Compare(a.Data, b.Data), cmp.Compare(a.Peer, b.Peer))
 	})
 	return rep
 }

@@ -36,6 +36,9 @@ func (r *Router) takeDown(ctx context.Context) error {
 	ctx = context.WithoutCancel(ctx) // a caller that hangs up must not leave half a stop
 	leave, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
+	r.announceMu.Lock()
+	r.silent = true
+	r.announceMu.Unlock()
 	if err := r.mesh.Leave(leave); err != nil {
 		r.log.Warn("announce the stop", "err", err)
 	}
