@@ -187,7 +187,7 @@ func (d *delegate) NotifyAlive(n *memberlist.Node) error {
 			return fmt.Errorf("node %s is a former start of its host", n.Name)
 		}
 	}
-	if m.noteRecordLocked(rec, n.Meta) {
+	if m.noteRecordLocked(rec, n.Meta, false) {
 		m.stale = true
 	}
 	if m.hosts[id] == nil {
