@@ -8,7 +8,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 4000x
 SEEDS ?= 1000
 
-.PHONY: help build demo test check unit bubbles sim sim-ipam integration fuzz lint image deps-demo deps-test clean
+.PHONY: help build demo test check unit bubbles sim sim-ipam integration fuzz lint image deps-demo deps-test deps-bench-dns bench-dns freshness clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -44,6 +44,14 @@ integration: build ## black box: the built binary on hosts with real Docker engi
 fuzz: ## every fuzz target, 4000 inputs each (`make fuzz FUZZTIME=10m` at length)
 	@./scripts/fuzz.sh $(FUZZTIME)
 
+bench-dns: deps-bench-dns ## the name server beside CoreDNS, dnsmasq, unbound and a bare echo (minutes)
+	$(GO) build -o bin/benchdns ./internal/benchdns
+	cd internal/benchdns/coredns && $(GO) build -o $(CURDIR)/bin/coredns .
+	./bin/benchdns -coredns ./bin/coredns $(BENCHDNS)
+
+freshness: deps-test build ## a thousand starts and stops of containers, seen by name on other hosts (root, long)
+	WEFT_FRESHNESS=$${WEFT_FRESHNESS:-1000} WEFT_BINARY=$(CURDIR)/bin/weft $(GO) test -v -timeout 3h -run TestFreshness ./integration/...
+
 lint: ## formatting, vet, staticcheck, tidy modules
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'run gofmt -w on these'; exit 1; }
 	$(GO) vet ./...
@@ -58,6 +66,9 @@ deps-demo: ## install by apt what the demo needs
 
 deps-test: ## install by apt what the tests need
 	@./scripts/deps.sh test
+
+deps-bench-dns:
+	@./scripts/deps.sh bench-dns
 
 clean: ## remove what make made
 	rm -rf bin

@@ -30,6 +30,9 @@ func serve(h Handler, w http.ResponseWriter, r *http.Request, log *slog.Logger) 
 	if err == nil {
 		result, err = call(h, &Request{r: r, body: body}, log)
 	}
+	if stream, ok := result.(Stream); ok && err == nil {
+		return serveStream(stream, w, r)
+	}
 	var code int
 	var contentType string
 	var out []byte
@@ -48,6 +51,25 @@ func serve(h Handler, w http.ResponseWriter, r *http.Request, log *slog.Logger) 
 		_, _ = w.Write(out) // a caller that has gone is no event
 	}
 	return code
+}
+
+// serveStream sends line by line. A caller that reads nothing for writeTimeout is cut off.
+func serveStream(stream Stream, w http.ResponseWriter, r *http.Request) int {
+	rc := http.NewResponseController(w)
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.WriteHeader(http.StatusOK)
+	_ = stream(r.Context(), func(v any) error {
+		line, err := json.Marshal(v)
+		if err != nil {
+			return fmt.Errorf("encode line: %w", err)
+		}
+		_ = rc.SetWriteDeadline(time.Now().Add(writeTimeout))
+		if _, err := w.Write(append(line, '\n')); err != nil {
+			return err
+		}
+		return rc.Flush()
+	})
+	return http.StatusOK
 }
 
 // call runs the handler and turns a panic into an error: one broken operation

@@ -19,7 +19,7 @@ type Route struct {
 // at a time; ctx ends when the caller hangs up or the server stops.
 //
 // The result becomes the response: nil is 204 without a body, a string is
-// text/plain, a [Raw] is sent as it is, anything else is JSON. An error becomes
+// text/plain, a [Raw] is sent as it is, a [Stream] writes as long as it likes, anything else is JSON. An error becomes
 // {"error", "hint"}: its status is 500 unless it, or one it wraps, has a method
 // Status() int; its hint is that of the first in its chain with Hint() string.
 type Handler func(ctx context.Context, r *Request) (any, error)
@@ -29,3 +29,8 @@ type Raw struct {
 	ContentType string
 	Body        []byte
 }
+
+// Stream is a response without an end of its own: JSON values, one a line, each sent when
+// it is written. It returns when ctx ends, or at write's first error; nobody reads its own
+// error then.
+type Stream func(ctx context.Context, write func(v any) error) error

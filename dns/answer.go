@@ -1,86 +1,326 @@
 package dns
 
 import (
-	"math/rand/v2"
-	"slices"
+	"encoding/binary"
 
 	miekg "github.com/miekg/dns"
 )
 
-// answer fills m with what the table says to a question of class IN, and
-// reports whether the question is for the table at all.
-func (t *Table) answer(m *miekg.Msg, q miekg.Question, ttl uint32) bool {
-	n, apex := t.find(q.Name)
-	if apex == "" {
+const (
+	headerLen = 12
+	optLen    = 11 // of an OPT record without options
+	// toQuestion is a compressed name: that of the question (RFC 1035, 4.1.4).
+	toQuestion = 0xc000 | headerLen
+)
+
+// query is a question of class IN, as far as answers depend on it.
+type query struct {
+	id      uint16
+	name    []byte // wire form, as it was asked
+	lower   []byte // the same in lower case
+	qtype   uint16
+	rd, cd  bool
+	edns    bool
+	do      bool
+	size    int // of the largest reply that the client takes, in bytes
+	nameBuf [maxName + 2]byte
+	pickBuf [24]picked
+}
+
+// answer appends to b, which is empty, what the table says to a question. False: the table does not
+// answer for the name; then, if name is not nil, it stands for a name elsewhere, and what was
+// appended says so.
+func (t *Table) answer(b []byte, q *query, ttl uint32) (reply []byte, elsewhere []byte, ok bool) {
+	limit := q.size
+	if q.edns {
+		limit -= optLen
+	}
+	w := writer{b: b, limit: limit, ttl: ttl}
+	w.begin(q)
+
+	name, owner := q.lower, uint16(toQuestion)
+	var n *node
+	for hops := 0; ; hops++ {
+		f := t.find(name)
+		if f.zone < 0 {
+			if hops == 0 {
+				return b, nil, false
+			}
+			w.end(q)
+			return w.b, name, false
+		}
+		n = f.node
+		if n == nil {
+			w.rcode = miekg.RcodeNameError
+			w.negative(t, name, f.zone, hops > 0)
+			break
+		}
+		if target, is := t.alias(n, q.qtype); is && hops < maxAliases {
+			at := w.record(owner, miekg.TypeCNAME, target)
+			if at == 0 {
+				break
+			}
+			name, owner = []byte(target), 0xc000|uint16(at)
+			continue
+		}
+		if !w.all(t, q, n, owner) {
+			w.negative(t, name, f.zone, hops > 0)
+		}
+		break
+	}
+	if n != nil && q.qtype == miekg.TypeSRV && !w.cut {
+		w.targets(t, q, n)
+	}
+	w.end(q)
+	return w.b, nil, true
+}
+
+// writer writes a reply, record by record.
+type writer struct {
+	b          []byte
+	limit      int
+	ttl        uint32
+	rcode      int
+	an, ns, ar uint16
+	cut        bool // a record found no room
+}
+
+func (w *writer) begin(q *query) {
+	w.b = append(w.b[:0], make([]byte, headerLen)...)
+	w.b = append(w.b, q.name...)
+	w.b = binary.BigEndian.AppendUint16(w.b, q.qtype)
+	w.b = binary.BigEndian.AppendUint16(w.b, miekg.ClassINET)
+}
+
+// record appends one, and gives where its data begins; zero: it has no room.
+func (w *writer) record(owner, rtype uint16, data string) int {
+	if len(w.b)+12+len(data) > w.limit {
+		w.cut = true
+		return 0
+	}
+	w.b = append(w.b, byte(owner>>8), byte(owner), byte(rtype>>8), byte(rtype), 0, miekg.ClassINET,
+		byte(w.ttl>>24), byte(w.ttl>>16), byte(w.ttl>>8), byte(w.ttl), byte(len(data)>>8), byte(len(data)))
+	at := len(w.b)
+	w.b = append(w.b, data...)
+	w.an++
+	return at
+}
+
+// all appends the records of a name that a question asks for, and says whether
+// there are any. Apexes have SOA and NS records too.
+func (w *writer) all(t *Table, q *query, n *node, owner uint16) bool {
+	before := w.an
+	if q.qtype != miekg.TypeANY {
+		es := n.of(q.qtype)
+		ps := t.pick(q.pickBuf[:0], es)
+		for _, p := range ps {
+			if w.record(owner, q.qtype, es[p.at].data) == 0 {
+				break
+			}
+		}
+		if len(ps) > 0 {
+			return true
+		}
+	} else {
+		for from := 0; from < len(n.entries); {
+			es := n.of(n.entries[from].rtype)
+			for _, p := range t.pick(nil, es) {
+				w.record(owner, es[p.at].rtype, es[p.at].data)
+			}
+			from += len(es)
+		}
+	}
+	if n.apex && (q.qtype == miekg.TypeSOA || q.qtype == miekg.TypeANY) {
+		w.record(owner, miekg.TypeSOA, t.soaFor(w.ttl))
+	}
+	if n.apex && (q.qtype == miekg.TypeNS || q.qtype == miekg.TypeANY) {
+		w.record(owner, miekg.TypeNS, t.ns)
+	}
+	return w.an > before || w.cut
+}
+
+func (t *Table) soaFor(ttl uint32) string {
+	var b [2*(maxName+2) + 32]byte
+	return string(binary.BigEndian.AppendUint32(append(b[:0], t.soa...), ttl))
+}
+
+// negative appends the SOA of a name's zone, by which a negative answer may be
+// kept (RFC 2308, 3).
+func (w *writer) negative(t *Table, name []byte, zone int, followed bool) {
+	if zone == unsaid {
+		zone = t.zoneOf(name)
+	}
+	need := 12 + len(t.soa) + 4
+	if followed {
+		need += len(name) - zone
+	}
+	if len(w.b)+need > w.limit {
+		return // it may do without: then nobody keeps it
+	}
+	if followed {
+		w.b = append(w.b, name[zone:]...)
+	} else {
+		// The apex as it stands at the end of the question, in the question's case.
+		w.b = binary.BigEndian.AppendUint16(w.b, 0xc000|uint16(headerLen+zone))
+	}
+	w.b = append(w.b, 0, byte(miekg.TypeSOA), 0, miekg.ClassINET, byte(w.ttl>>24), byte(w.ttl>>16), byte(w.ttl>>8), byte(w.ttl))
+	w.b = binary.BigEndian.AppendUint16(w.b, uint16(len(t.soa)+4))
+	w.b = binary.BigEndian.AppendUint32(append(w.b, t.soa...), w.ttl)
+	w.ns++
+}
+
+// targets adds the addresses of the targets of SRV records, as far as there is room.
+func (w *writer) targets(t *Table, q *query, n *node) {
+	an, cut := w.an, w.cut
+	var done []string
+next:
+	for off := headerLen + len(q.name) + 4; off+12 <= len(w.b); {
+		// The answers are ours: two bytes of name, and then what every record has.
+		rtype := binary.BigEndian.Uint16(w.b[off+2:])
+		data := off + 12
+		off = data + int(binary.BigEndian.Uint16(w.b[off+10:]))
+		if int(an) <= len(done) {
+			break
+		}
+		done = append(done, "")
+		if rtype != miekg.TypeSRV {
+			continue
+		}
+		target := string(w.b[data+6 : off])
+		for _, d := range done {
+			if d == target {
+				continue next
+			}
+		}
+		done[len(done)-1] = target
+		to := t.find([]byte(target))
+		if to.node == nil || to.zone < 0 || data+6 > 0x3fff {
+			continue
+		}
+		for _, rtype := range []uint16{miekg.TypeA, miekg.TypeAAAA} {
+			es := to.node.of(rtype)
+			for _, p := range t.pick(q.pickBuf[:0], es) {
+				if w.record(0xc000|uint16(data+6), rtype, es[p.at].data) == 0 {
+					break
+				}
+			}
+		}
+	}
+	w.ar += w.an - an
+	w.an, w.cut = an, cut
+}
+
+// end appends what EDNS wants and fills in the header.
+func (w *writer) end(q *query) {
+	if q.edns {
+		w.b = append(w.b, 0, 0, byte(miekg.TypeOPT), maxUDP>>8, maxUDP&0xff, 0, 0, 0, 0, 0, 0)
+		if q.do {
+			w.b[len(w.b)-4] = 0x80
+		}
+		w.ar++
+	}
+	const qr, aa, tc, ra, cd = 0x80, 0x04, 0x02, 0x80, 0x10
+	h := w.b[:headerLen]
+	binary.BigEndian.PutUint16(h, q.id)
+	h[2], h[3] = qr|aa, ra|byte(w.rcode)
+	if w.cut {
+		h[2] |= tc
+	}
+	if q.rd {
+		h[2] |= 1
+	}
+	if q.cd {
+		h[3] |= cd
+	}
+	h[5] = 1
+	binary.BigEndian.PutUint16(h[6:], w.an)
+	binary.BigEndian.PutUint16(h[8:], w.ns)
+	binary.BigEndian.PutUint16(h[10:], w.ar)
+}
+
+// parse reads a query of the form that nearly all have: one question of class
+// IN, perhaps with EDNS, and nothing else. False: the packet is something else, perhaps no
+// query at all, and is for the library. q keeps parts of the packet.
+func (q *query) parse(p []byte) bool {
+	const plain = headerLen + 1 + 4
+	if len(p) < plain || p[2]&^1 != 0 || p[3]&^0x30 != 0 || // only RD, AD and CD may be set
+		p[4] != 0 || p[5] != 1 || p[6]|p[7]|p[8]|p[9]|p[10] != 0 || p[11] > 1 {
 		return false
 	}
-	m.Authoritative = true
-	// The apex as it stands at the end of the question, in the question's case.
-	apexAsked := q.Name[len(q.Name)-len(apex):]
-	if n == nil {
-		m.Rcode = miekg.RcodeNameError
-		m.Ns = []miekg.RR{t.soa(apexAsked, ttl)}
-		return true
+	off := headerLen
+	for {
+		n := int(p[off])
+		if n == 0 {
+			break
+		}
+		off += 1 + n
+		if n > maxLabel || off > headerLen+maxName+1 || off+5 > len(p) {
+			return false
+		}
 	}
-	m.Answer = n.answer(q, ttl)
-	if _, ok := t.zones[apex]; ok && len(apex) == len(q.Name) && (q.Qtype == miekg.TypeSOA || q.Qtype == miekg.TypeANY) {
-		m.Answer = append(m.Answer, t.soa(apexAsked, ttl))
+	off++
+	q.id = binary.BigEndian.Uint16(p)
+	q.rd, q.cd = p[2]&1 != 0, p[3]&0x10 != 0
+	q.name = p[headerLen:off]
+	q.lower = appendLower(q.nameBuf[:0], q.name)
+	q.qtype = binary.BigEndian.Uint16(p[off:])
+	if binary.BigEndian.Uint16(p[off+2:]) != miekg.ClassINET || !ordinary(q.qtype) {
+		return false
 	}
-	if len(m.Answer) == 0 {
-		m.Ns = []miekg.RR{t.soa(apexAsked, ttl)}
+	off += 4
+	q.edns, q.do, q.size = false, false, miekg.MinMsgSize
+	if p[11] == 0 {
+		return off == len(p)
+	}
+	o := p[off:]
+	if len(o) < optLen || o[0] != 0 || binary.BigEndian.Uint16(o[1:]) != miekg.TypeOPT || o[5]|o[6] != 0 ||
+		len(o) != optLen+int(binary.BigEndian.Uint16(o[9:])) || !wholeOptions(o[optLen:]) {
+		return false
+	}
+	q.edns, q.do = true, o[7]&0x80 != 0
+	q.size = min(max(miekg.MinMsgSize, int(binary.BigEndian.Uint16(o[3:]))), maxUDP)
+	return true
+}
+
+// ordinary says whether a type is one that data may have, or ANY.
+func ordinary(qtype uint16) bool {
+	return qtype != miekg.TypeNone && qtype != miekg.TypeOPT && (qtype < 128 || qtype > 254)
+}
+
+// wholeOptions says whether options of EDNS end where they should. Which they are is no
+// matter: none changes an answer, and unknown ones are to be ignored (RFC 6891, 6.1.2).
+func wholeOptions(o []byte) bool {
+	for len(o) > 0 {
+		if len(o) < 4 {
+			return false
+		}
+		n := 4 + int(binary.BigEndian.Uint16(o[2:]))
+		if len(o) < n {
+			return false
+		}
+		o = o[n:]
 	}
 	return true
 }
 
-func (n *node) answer(q miekg.Question, ttl uint32) []miekg.RR {
-	all := q.Qtype == miekg.TypeANY
-	var rrs []miekg.RR
-	if q.Qtype == miekg.TypeA || all {
-		for _, a := range shuffled(n.v4) {
-			rrs = append(rrs, &miekg.A{Hdr: header(q.Name, miekg.TypeA, ttl), A: a.addr.AsSlice()})
+// of is parse for a message that the library has parsed. False: its name is none.
+func (q *query) of(r *miekg.Msg, udp bool) bool {
+	n, err := miekg.PackDomainName(r.Question[0].Name, q.nameBuf[:], 0, nil, false)
+	if err != nil {
+		return false
+	}
+	q.id, q.rd, q.cd = r.Id, r.RecursionDesired, r.CheckingDisabled
+	q.name = append([]byte(nil), q.nameBuf[:n]...)
+	q.lower = appendLower(q.nameBuf[:0], q.name)
+	q.qtype = r.Question[0].Qtype
+	opt := r.IsEdns0()
+	q.edns, q.do = opt != nil, opt != nil && opt.Do()
+	q.size = miekg.MaxMsgSize
+	if udp {
+		q.size = miekg.MinMsgSize
+		if opt != nil {
+			q.size = min(max(miekg.MinMsgSize, int(opt.UDPSize())), maxUDP)
 		}
 	}
-	if q.Qtype == miekg.TypeAAAA || all {
-		for _, a := range shuffled(n.v6) {
-			rrs = append(rrs, &miekg.AAAA{Hdr: header(q.Name, miekg.TypeAAAA, ttl), AAAA: a.addr.AsSlice()})
-		}
-	}
-	if q.Qtype == miekg.TypePTR || all {
-		for _, name := range n.names {
-			rrs = append(rrs, &miekg.PTR{Hdr: header(q.Name, miekg.TypePTR, ttl), Ptr: name})
-		}
-	}
-	return rrs
-}
-
-// soa is the record that makes a negative answer cacheable, for at most its
-// minimum (RFC 2308, 3). Nobody transfers the zone, so its serial says nothing.
-func (t *Table) soa(apex string, ttl uint32) *miekg.SOA {
-	return &miekg.SOA{
-		Hdr: header(apex, miekg.TypeSOA, ttl), Ns: t.domain, Mbox: "hostmaster." + t.domain,
-		Serial: 1, Refresh: 3600, Retry: 600, Expire: 86400, Minttl: ttl,
-	}
-}
-
-func header(name string, rrtype uint16, ttl uint32) miekg.RR_Header {
-	return miekg.RR_Header{Name: name, Rrtype: rrtype, Class: miekg.ClassINET, Ttl: ttl}
-}
-
-// shuffled gives the addresses in their classes of equal rank, each class in
-// random order, so that the containers of a name share the load.
-func shuffled(sorted []ranked) []ranked {
-	if len(sorted) < 2 {
-		return sorted
-	}
-	out := slices.Clone(sorted)
-	for from := 0; from < len(out); {
-		to := from + 1
-		for to < len(out) && out[to].rank == out[from].rank {
-			to++
-		}
-		class := out[from:to]
-		rand.Shuffle(len(class), func(i, j int) { class[i], class[j] = class[j], class[i] })
-		from = to
-	}
-	return out
+	return true
 }

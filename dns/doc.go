@@ -2,21 +2,24 @@
 // memory, and a DNS server in front of it.
 //
 // It owns the sockets that it was told to listen on and nothing else. The table
-// is made elsewhere and handed over whole: a [Table] is immutable, [Server.SetTable]
-// swaps a pointer, and a question reads that pointer once, so that lookups take
-// no lock and an answer never mixes two states.
+// is made elsewhere: a [Table] is immutable, [Table.Edit] makes a changed one at a cost that
+// does not depend on its size, [Server.SetTable] swaps a pointer, and a question reads that
+// pointer once, so that lookups take no lock and an answer never mixes two states.
 //
-// What is answered here: A, AAAA, PTR and the zone's SOA, for names of the
+// What is answered here: A, AAAA, PTR, SRV, TXT, CNAME and wildcards, SOA and NS, for names of the
 // domain and addresses of the table's ranges. A known name without the asked type
 // gets NODATA, an unknown one NXDOMAIN, both with the SOA (RFC 2308). A name of
 // one label that the table knows within the domain is answered as it was asked,
 // for resolvers that do not search. Everything else goes to the upstream servers,
-// over UDP and then TCP, with IDs and ports of our own, and comes back as SERVFAIL
-// in time when nobody answers.
+// over UDP and then TCP, with IDs and ports of our own, comes from a cache if it is there, and
+// comes back as SERVFAIL in time when nobody answers.
 //
 // What is refused: classes other than IN, zone transfers, strangers (see
-// [Options].Allow), everything but queries. It does not cache, does not validate
+// [Options].Allow), everything but queries. It does not validate
 // DNSSEC, and is no resolver: without upstream servers it knows the mesh only.
+//
+// Plain queries over UDP are read and answered without the library, in batches and without
+// allocation ([query.parse], [Table.answer]); all others, and TCP, go through it.
 //
 // Goroutines and locks: [New] starts nothing. [Server.Run] serves until its context
 // ends and owns every goroutine; [Server.SetListen] binds at once, before or during Run,

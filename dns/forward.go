@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -78,7 +79,7 @@ func (f *forwarder) ask(ctx context.Context, r *miekg.Msg) (*miekg.Msg, error) {
 		asked++
 		pending++
 		wg.Go(func() {
-			m, err := exchange(ctx, servers[i], query(r))
+			m, err := exchange(ctx, servers[i], questionOf(r))
 			outcomes <- outcome{i, m, err}
 		})
 	}
@@ -124,10 +125,10 @@ func (f *forwarder) ask(ctx context.Context, r *miekg.Msg) (*miekg.Msg, error) {
 	}
 }
 
-// query makes the message that carries a client's question to a server: a new
+// questionOf makes the message that carries a client's question to a server: a new
 // random ID, the client's flags, and EDNS only if the client spoke it, with a size that
 // passes everywhere and none of its options.
-func query(r *miekg.Msg) *miekg.Msg {
+func questionOf(r *miekg.Msg) *miekg.Msg {
 	q := new(miekg.Msg)
 	q.Id = miekg.Id()
 	q.RecursionDesired = r.RecursionDesired
@@ -153,6 +154,11 @@ func relay(r, up *miekg.Msg) *miekg.Msg {
 		m.Rcode = miekg.RcodeServerFailure // it takes an OPT to say more
 	}
 	m.Answer = up.Answer
+	for _, rr := range m.Answer {
+		if h := rr.Header(); h.Name != r.Question[0].Name && strings.EqualFold(h.Name, r.Question[0].Name) {
+			h.Name = r.Question[0].Name // what is kept was asked for in another case
+		}
+	}
 	m.Ns = up.Ns
 	for _, rr := range up.Extra {
 		switch rr.Header().Rrtype {

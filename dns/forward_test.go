@@ -122,8 +122,8 @@ func TestForwardToTheServerThatAnswers(t *testing.T) {
 	if d := time.Since(begin); d > 3*time.Second {
 		t.Errorf("first took %v", d)
 	}
-	if s.forwarder.first.Load() != 2 {
-		t.Errorf("asks server %d first", s.forwarder.first.Load())
+	if s.resolver.forwarders[0].first.Load() != 2 {
+		t.Errorf("asks server %d first", s.resolver.forwarders[0].first.Load())
 	}
 	// One that fails is left for one that does not, and told of if none does better.
 	if m := ask(t, "udp", addr, question("nx.example.com.", miekg.TypeA)); m.Rcode != miekg.RcodeNameError {
@@ -135,7 +135,7 @@ func TestForwardBound(t *testing.T) {
 	u := newModel(t)
 	s, addr := start(t, Options{Upstream: []netip.AddrPort{u.addr}})
 	for range maxInFlight {
-		s.forwarder.slots <- struct{}{}
+		s.resolver.forwarders[0].slots <- struct{}{}
 	}
 	if m := ask(t, "udp", addr, question("www.example.com.", miekg.TypeA)); m.Rcode != miekg.RcodeServerFailure {
 		t.Errorf("%v", m)
@@ -143,7 +143,7 @@ func TestForwardBound(t *testing.T) {
 	if m := ask(t, "udp", addr, question("web.weft.local.", miekg.TypeA)); len(m.Answer) != 2 {
 		t.Errorf("the mesh's own names: %v", m)
 	}
-	<-s.forwarder.slots
+	<-s.resolver.forwarders[0].slots
 	if m := ask(t, "udp", addr, question("www.example.com.", miekg.TypeA)); len(m.Answer) != 1 {
 		t.Errorf("%v", m)
 	}
@@ -157,7 +157,7 @@ func TestEndWhileForwarding(t *testing.T) {
 	u := newModel(t)
 	s := newServer(t, Options{Upstream: []netip.AddrPort{u.addr}, FallbackTimeout: time.Minute})
 	stop := run(t, s)
-	for _, end := range []func(){func() { s.SetListen(nil) }, stop} {
+	for i, end := range []func(){func() { s.SetListen(nil) }, stop} {
 		addr := listen(t, s)
 		var clients sync.WaitGroup
 		for _, network := range []string{"udp", "tcp"} {
@@ -166,7 +166,7 @@ func TestEndWhileForwarding(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer c.Close()
-			clients.Go(func() { c.WriteMsg(question("silent.example.com.", miekg.TypeA)) })
+			clients.Go(func() { c.WriteMsg(question(fmt.Sprintf("silent.%s%d.example.com.", network, i), miekg.TypeA)) })
 		}
 		clients.Wait()
 		for range 2 {

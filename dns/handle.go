@@ -34,17 +34,9 @@ func (s *Server) accept(h miekg.Header) miekg.MsgAcceptAction {
 
 // handle answers one parsed query: once, or not at all if ctx has ended.
 func (s *Server) handle(ctx context.Context, w miekg.ResponseWriter, r *miekg.Msg) {
-	s.queries.Add(1)
 	src, udp := source(w.RemoteAddr())
-	m := s.reply(ctx, r, src)
-	if m == nil {
-		return
-	}
-	if m.Rcode == miekg.RcodeServerFailure {
-		s.failed.Add(1)
-	}
-	packed, err := finish(m, r, udp)
-	if err != nil {
+	packed := s.reply(ctx, r, src, udp)
+	if packed == nil {
 		return
 	}
 	if _, err := w.Write(packed); err != nil && !udp {
@@ -52,38 +44,93 @@ func (s *Server) handle(ctx context.Context, w miekg.ResponseWriter, r *miekg.Ms
 	}
 }
 
-// reply decides what a query gets; nil is silence.
-func (s *Server) reply(ctx context.Context, r *miekg.Msg, src netip.Addr) *miekg.Msg {
+// reply decides what a parsed query gets; nil is silence.
+func (s *Server) reply(ctx context.Context, r *miekg.Msg, src netip.Addr, udp bool) []byte {
+	s.queries.Add(1)
 	m := new(miekg.Msg).SetReply(r)
 	m.RecursionAvailable = true
-	if s.allow != nil && !s.allow(src) {
+	switch {
+	case s.allow != nil && !s.allow(src):
 		s.refused.Add(1)
 		m.RecursionAvailable = false
 		m.Rcode = miekg.RcodeRefused
-		return m
+	default:
+		if m.Rcode = objection(r); m.Rcode != miekg.RcodeSuccess {
+			s.malformed.Add(1)
+			break
+		}
+		var q query
+		if !q.of(r, udp) {
+			m.Rcode = miekg.RcodeFormatError
+			break
+		}
+		answer, elsewhere, ok := s.table.Load().answer(nil, &q, s.ttl)
+		switch {
+		case ok:
+			return answer
+		case elsewhere != nil:
+			m = s.follow(ctx, r, answer, elsewhere, src)
+		default:
+			m = s.forward(ctx, r, src)
+		}
 	}
-	if m.Rcode = objection(r); m.Rcode != miekg.RcodeSuccess {
-		s.malformed.Add(1)
-		return m
+	if m == nil {
+		return nil
 	}
-	q := r.Question[0]
-	if s.table.Load().answer(m, q, s.ttl) {
-		return m
+	if m.Rcode == miekg.RcodeServerFailure {
+		s.failed.Add(1)
 	}
+	packed, err := finish(m, r, udp)
+	if err != nil {
+		return nil
+	}
+	return packed
+}
+
+// forward has upstream servers answer; nil is silence.
+func (s *Server) forward(ctx context.Context, r *miekg.Msg, src netip.Addr) *miekg.Msg {
 	s.forwarded.Add(1)
-	up, err := s.forwarder.ask(ctx, r)
+	if s.resolver.loops.is(r.Question[0]) {
+		return new(miekg.Msg).SetRcode(r, miekg.RcodeRefused)
+	}
+	up, err := s.resolver.ask(ctx, r, src)
 	switch {
 	case err == nil:
 		return relay(r, up)
 	case ctx.Err() != nil:
 		return nil // the socket is closing; the client asks again
-	case errors.Is(err, errNoUpstream) && miekg.CountLabel(q.Name) == 1:
+	}
+	m := new(miekg.Msg).SetReply(r)
+	m.RecursionAvailable = true
+	m.Rcode = miekg.RcodeServerFailure
+	if errors.Is(err, errNoUpstream) && miekg.CountLabel(r.Question[0].Name) == 1 {
 		// Nobody to ask, and the mesh has no such name: an answer that ends a
 		// client's search, where SERVFAIL would make it try and try.
 		m.Rcode = miekg.RcodeNameError
-	default:
-		m.Rcode = miekg.RcodeServerFailure
 	}
+	if errors.Is(err, errRebind) {
+		m.Rcode = miekg.RcodeRefused
+	}
+	return m
+}
+
+// follow completes an answer that ends with a name which is not of the table.
+func (s *Server) follow(ctx context.Context, r *miekg.Msg, sofar, elsewhere []byte, src netip.Addr) *miekg.Msg {
+	m := new(miekg.Msg)
+	name, _, err := miekg.UnpackDomainName(elsewhere, 0)
+	if err != nil || m.Unpack(sofar) != nil {
+		return nil
+	}
+	ask := r.Copy()
+	ask.Question[0].Name = name
+	up := s.forward(ctx, ask, src)
+	if up == nil {
+		return nil
+	}
+	m.Rcode = up.Rcode
+	m.Truncated = m.Truncated || up.Truncated
+	m.Answer = append(m.Answer, up.Answer...)
+	m.Ns, m.Extra = up.Ns, nil
 	return m
 }
 
@@ -119,10 +166,8 @@ func objection(r *miekg.Msg) int {
 		return miekg.RcodeFormatError
 	case miekg.TypeAXFR, miekg.TypeIXFR:
 		return miekg.RcodeRefused
-	case miekg.TypeANY:
-		return miekg.RcodeSuccess
 	}
-	if q.Qtype >= 128 && q.Qtype <= 255 { // RFC 6895, 3.1: types of questions, not of data
+	if !ordinary(q.Qtype) { // RFC 6895, 3.1: types of questions, not of data
 		return miekg.RcodeNotImplemented
 	}
 	return miekg.RcodeSuccess
@@ -154,6 +199,43 @@ func finish(m, r *miekg.Msg, udp bool) ([]byte, error) {
 		fail.SetEdns0(maxUDP, opt.Do())
 	}
 	return fail.Pack()
+}
+
+// odd answers a packet that [query.parse] leaves to the library; nil is silence.
+func (s *Server) odd(ctx context.Context, packet []byte, src netip.Addr) []byte {
+	r := new(miekg.Msg)
+	if len(packet) < headerLen {
+		s.malformed.Add(1)
+		return nil
+	}
+	action := s.accept(headerOf(packet))
+	if action == miekg.MsgAccept {
+		if r.Unpack(packet) == nil {
+			return s.reply(ctx, r, src, true)
+		}
+		s.malformed.Add(1)
+		action = miekg.MsgReject
+	}
+	if action == miekg.MsgIgnore {
+		return nil
+	}
+	// As miekg/dns does: the header again, and nothing else that might be wrong.
+	if s.allow != nil && !s.allow(src) {
+		s.refused.Add(1)
+		return nil
+	}
+	reply := append([]byte(nil), packet[:headerLen]...)
+	clear(reply[4:])
+	reply[2], reply[3] = 0x80|packet[2]&0x79, miekg.RcodeFormatError
+	if action == miekg.MsgRejectNotImplemented {
+		reply[3] = miekg.RcodeNotImplemented
+	}
+	return reply
+}
+
+func headerOf(p []byte) miekg.Header {
+	u := func(i int) uint16 { return uint16(p[i])<<8 | uint16(p[i+1]) }
+	return miekg.Header{Id: u(0), Bits: u(2), Qdcount: u(4), Ancount: u(6), Nscount: u(8), Arcount: u(10)}
 }
 
 func source(a net.Addr) (addr netip.Addr, udp bool) {

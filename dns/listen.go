@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync"
 	"syscall"
@@ -13,10 +14,14 @@ import (
 	miekg "github.com/miekg/dns"
 )
 
-// socket is one bound address: a UDP and a TCP socket on the same port.
+// maxReaders bounds the UDP sockets of one address. The kernel gives each client to one of
+// them (SO_REUSEPORT), so that several processors answer.
+const maxReaders = 4
+
+// socket is one bound address: UDP sockets and a TCP socket on the same port.
 type socket struct {
 	want, bound netip.AddrPort // they differ if port 0 was wanted
-	udp         *net.UDPConn
+	udp         []*net.UDPConn
 	tcp         *tcpListener
 	// stop closes both and waits until nothing of them runs; repeatable. It
 	// must not be called by a handler.
@@ -37,6 +42,7 @@ func (s *Server) SetListen(addrs []netip.AddrPort) error {
 		return fmt.Errorf("set DNS addresses: %w", net.ErrClosed)
 	}
 	defer s.publishLocked()
+	defer s.keepLocked()
 
 	wanted := make(map[netip.AddrPort]bool, len(addrs))
 	failed := make(map[netip.AddrPort]error)
@@ -48,6 +54,12 @@ func (s *Server) SetListen(addrs []netip.AddrPort) error {
 		}
 		wanted[a] = true
 		order = append(order, a)
+	}
+	if s.keeper != nil && !s.inherited {
+		s.inherited = true
+		s.inheritLocked(order)
+	}
+	for _, a := range order {
 		if s.sockets[a] == nil {
 			failed[a] = s.bindLocked(a)
 		}
@@ -56,6 +68,7 @@ func (s *Server) SetListen(addrs []netip.AddrPort) error {
 		if !wanted[want] {
 			b.stop()
 			delete(s.sockets, want)
+			s.dropLocked(b)
 		}
 	}
 	var errs []error
@@ -106,15 +119,15 @@ func (s *Server) bind(want netip.AddrPort) (*socket, error) {
 	}
 	// With port 0 the kernel picks a free UDP port whose TCP twin may be taken.
 	for try := 0; ; try++ {
-		udp, err := net.ListenUDP("udp"+family, net.UDPAddrFromAddrPort(want))
+		udp, err := listenUDP("udp"+family, want, readers(want))
 		if err != nil {
 			return nil, newListenError(want, "udp", err)
 		}
-		bound := udp.LocalAddr().(*net.UDPAddr).AddrPort()
+		bound := udp[0].LocalAddr().(*net.UDPAddr).AddrPort()
 		bound = netip.AddrPortFrom(bound.Addr().Unmap(), bound.Port())
 		tcp, err := net.ListenTCP("tcp"+family, net.TCPAddrFromAddrPort(bound))
 		if err != nil {
-			udp.Close()
+			closeAll(udp)
 			if want.Port() == 0 && errors.Is(err, syscall.EADDRINUSE) && try < 20 {
 				continue
 			}
@@ -126,51 +139,138 @@ func (s *Server) bind(want netip.AddrPort) (*socket, error) {
 	}
 }
 
+// readers is how many UDP sockets an address gets. Where the library reads, one does.
+func readers(a netip.AddrPort) int {
+	if !batches || a.Addr().IsUnspecified() {
+		return 1
+	}
+	return min(runtime.GOMAXPROCS(0), maxReaders)
+}
+
+// listenUDP opens n sockets on one address. The first is bound alone, so that a port which
+// another program shares in the same way is not mistaken for a free one.
+func listenUDP(network string, a netip.AddrPort, n int) (conns []*net.UDPConn, err error) {
+	first, err := net.ListenUDP(network, net.UDPAddrFromAddrPort(a))
+	if err != nil {
+		return nil, err
+	}
+	conns = append(conns, first)
+	tune(first)
+	if n == 1 {
+		return conns, nil
+	}
+	raw, err := first.SyscallConn()
+	if err == nil {
+		err = share(raw)
+	}
+	if err != nil {
+		closeAll(conns)
+		return nil, err
+	}
+	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error { return share(c) }}
+	for len(conns) < n {
+		c, err := config.ListenPacket(context.Background(), network, first.LocalAddr().String())
+		if err != nil {
+			closeAll(conns)
+			return nil, err
+		}
+		conns = append(conns, c.(*net.UDPConn))
+		tune(c.(*net.UDPConn))
+	}
+	return conns, nil
+}
+
+func closeAll(conns []*net.UDPConn) {
+	for _, c := range conns {
+		c.Close()
+	}
+}
+
+// dropLocked has the duplicates of a socket closed, which would keep its address taken.
+func (s *Server) dropLocked(b *socket) {
+	if s.keeper == nil {
+		return
+	}
+	for i := range b.udp {
+		s.keeper.Drop(udpName(b.want, i))
+	}
+	s.keeper.Drop(tcpName(b.want))
+}
+
 func (b *socket) close() {
-	b.udp.Close()
+	closeAll(b.udp)
 	b.tcp.Close()
 }
 
-// serve starts the two servers of a socket. Their questions are cut short when
+// part is one of the servers of a socket.
+type part struct {
+	run  func() error // until stop
+	stop func()       // before, while or after it runs; does not wait for its end
+}
+
+// serve starts the servers of a socket. Their questions are cut short when
 // ctx ends or the socket is stopped.
 func (s *Server) serve(ctx context.Context, b *socket) {
 	ctx, cancel := context.WithCancel(ctx)
 	handler := miekg.HandlerFunc(func(w miekg.ResponseWriter, r *miekg.Msg) { s.handle(ctx, w, r) })
-	udp, tcp := s.protocol(handler), s.protocol(handler)
-	udp.PacketConn = b.udp
+	tcp := s.protocol(handler)
 	tcp.Listener = b.tcp
+	parts := []part{partOf(tcp)}
+	for _, conn := range b.udp {
+		parts = append(parts, s.packets(ctx, conn, handler))
+	}
 
-	var stops []func()
+	var running sync.WaitGroup
 	b.stop = sync.OnceFunc(func() {
 		cancel()
-		for _, stop := range stops {
-			stop()
+		for _, p := range parts {
+			p.stop()
 		}
+		running.Wait()
 		b.close()
 	})
-	starts := make([]func(), 0, 2)
-	for _, srv := range []*miekg.Server{udp, tcp} {
-		started, done := make(chan struct{}), make(chan struct{})
-		srv.NotifyStartedFunc = func() { close(started) }
-		stops = append(stops, func() {
-			// A Shutdown that comes before the start is ignored.
-			select {
-			case <-started:
-				srv.Shutdown()
-			case <-done:
-			}
-			<-done
-		})
-		starts = append(starts, func() {
-			err := srv.ActivateAndServe()
-			close(done)
+	for _, p := range parts {
+		running.Add(1)
+		s.wg.Go(func() {
+			err := p.run()
+			running.Done()
 			if ctx.Err() == nil {
 				s.lost(b, err)
 			}
 		})
 	}
-	for _, start := range starts {
-		s.wg.Go(start)
+}
+
+// packets serves one UDP socket: in batches where that is possible, else through the
+// library, which also finds out the address that was asked when the socket has all.
+func (s *Server) packets(ctx context.Context, conn *net.UDPConn, h miekg.Handler) part {
+	if at := conn.LocalAddr().(*net.UDPAddr); batches && !at.IP.IsUnspecified() {
+		if r, err := newBatched(s, conn); err == nil {
+			return part{run: func() error { return r.run(ctx) }, stop: func() { conn.Close() }}
+		}
+	}
+	udp := s.protocol(h)
+	udp.PacketConn = conn
+	return partOf(udp)
+}
+
+// partOf makes a server of miekg/dns stoppable at any time: a Shutdown that comes
+// before the start is ignored.
+func partOf(srv *miekg.Server) part {
+	started, done := make(chan struct{}), make(chan struct{})
+	srv.NotifyStartedFunc = func() { close(started) }
+	return part{
+		run: func() error {
+			defer close(done)
+			return srv.ActivateAndServe()
+		},
+		stop: func() {
+			select {
+			case <-started:
+				srv.Shutdown()
+			case <-done:
+			}
+		},
 	}
 }
 
@@ -181,6 +281,7 @@ func (s *Server) lost(b *socket, err error) {
 	s.mu.Lock()
 	if s.sockets[b.want] == b {
 		delete(s.sockets, b.want)
+		s.dropLocked(b)
 		s.publishLocked()
 	}
 	s.mu.Unlock()

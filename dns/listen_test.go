@@ -3,12 +3,15 @@ package dns
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -170,7 +173,7 @@ func TestLostSocket(t *testing.T) {
 	s := newServer(t, Options{})
 	run(t, s)
 	listen(t, s)
-	for _, lose := range []func(*socket){func(b *socket) { b.udp.Close() }, func(b *socket) { b.tcp.Close() }} {
+	for _, lose := range []func(*socket){func(b *socket) { closeAll(b.udp) }, func(b *socket) { b.tcp.Close() }} {
 		s.mu.Lock()
 		b := s.sockets[loopback]
 		s.mu.Unlock()
@@ -188,4 +191,100 @@ func TestLostSocket(t *testing.T) {
 		ask(t, "udp", addr, question("db.weft.local.", miekg.TypeA))
 		ask(t, "tcp", addr, question("db.weft.local.", miekg.TypeA))
 	}
+}
+
+// keeping is a working model of a holder: duplicates of sockets, by name.
+type keeping map[string]*os.File
+
+func (k keeping) Take() (map[string]*os.File, error) {
+	out := map[string]*os.File{}
+	for name, f := range k {
+		fd, err := syscall.Dup(int(f.Fd()))
+		if err != nil {
+			return nil, err
+		}
+		out[name] = os.NewFile(uintptr(fd), name)
+	}
+	return out, nil
+}
+
+func (k keeping) Names() ([]string, error) { return slices.Sorted(maps.Keys(k)), nil }
+
+func (k keeping) Keep(name string, s syscall.RawConn) (err error) {
+	s.Control(func(fd uintptr) {
+		var dup int
+		if dup, err = syscall.Dup(int(fd)); err == nil {
+			k[name] = os.NewFile(uintptr(dup), name)
+		}
+	})
+	return err
+}
+
+func (k keeping) Drop(name string) error {
+	if f := k[name]; f != nil {
+		f.Close()
+		delete(k, name)
+	}
+	return nil
+}
+
+// Questions that come between two servers are answered by the second.
+func TestSocketsOutliveTheServer(t *testing.T) {
+	k := keeping{}
+	t.Cleanup(func() {
+		for name := range k {
+			k.Drop(name)
+		}
+	})
+	free := newServer(t, Options{})
+	at := netip.MustParseAddrPort(listen(t, free))
+	stop := run(t, free)
+	stop()
+	other := netip.MustParseAddrPort("127.0.0.9:" + strconv.Itoa(int(at.Port())))
+
+	first := newServer(t, Options{Keeper: k})
+	stop = run(t, first)
+	if err := first.SetListen([]netip.AddrPort{at, other}); err != nil {
+		t.Fatal(err)
+	}
+	ask(t, "udp", at.String(), question("db.weft.local.", miekg.TypeA))
+	stop()
+	if want := 2 * (readers(at) + 1); len(k) != want {
+		t.Fatalf("held: %v, want %d", slices.Collect(maps.Keys(k)), want)
+	}
+	var answers sync.WaitGroup
+	for _, network := range []string{"udp", "tcp"} {
+		c, err := miekg.DialTimeout(network, at.String(), 5*time.Second)
+		if err != nil {
+			t.Fatalf("%s while nobody serves: %v", network, err)
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(10 * time.Second))
+		if err := c.WriteMsg(question("db.weft.local.", miekg.TypeA)); err != nil {
+			t.Fatal(err)
+		}
+		answers.Go(func() {
+			if m, err := c.ReadMsg(); err != nil || len(m.Answer) != 1 {
+				t.Errorf("%s, asked while nobody served: %v %v", network, m, err)
+			}
+		})
+	}
+	second := newServer(t, Options{Keeper: k})
+	run(t, second)
+	if err := second.SetListen([]netip.AddrPort{at}); err != nil {
+		t.Fatal(err)
+	}
+	answers.Wait()
+	// What is not wanted any more is held no more, and what goes is dropped.
+	if want := readers(at) + 1; len(k) != want {
+		t.Errorf("held: %v, want %d", slices.Collect(maps.Keys(k)), want)
+	}
+	if err := second.SetListen(nil); err != nil || len(k) != 0 {
+		t.Errorf("nothing is bound, held: %v, %v", slices.Collect(maps.Keys(k)), err)
+	}
+	third := newServer(t, Options{})
+	if err := third.SetListen([]netip.AddrPort{at, other}); err != nil {
+		t.Errorf("dropped, and still there: %v", err)
+	}
+	third.SetListen(nil)
 }

@@ -42,6 +42,22 @@ func ValidName(name, domain string) (fqdn string, err error) {
 	return full, nil
 }
 
+// ValidPattern is [ValidName] that also takes "*." before a name, or before the
+// domain, for all names below it that do not exist.
+func ValidPattern(name, domain string) (fqdn string, err error) {
+	rest, star := strings.CutPrefix(name, "*.")
+	switch {
+	case !star:
+		return ValidName(name, domain)
+	case canonical(rest) == canonical(domain):
+		return "*." + canonical(domain), nil
+	}
+	if fqdn, err = ValidName(rest, domain); err != nil {
+		return "", err
+	}
+	return "*." + fqdn, nil
+}
+
 // ValidDomain checks a domain for the mesh and gives it in lower case with the
 // last dot.
 func ValidDomain(domain string) (fqdn string, err error) {

@@ -29,6 +29,7 @@ type upstream struct {
 	conf, systemd string
 	recheck       time.Duration
 	own           func() []netip.AddrPort
+	changed       func() // called when the files name other servers than before; may be nil
 	log           *slog.Logger
 
 	mu     sync.Mutex // guards the fields below
@@ -90,6 +91,9 @@ func (u *upstream) loadLocked() {
 	}
 	if u.raw == nil || !slices.Equal(usable, u.usable) {
 		u.log.Info("upstream dns servers", "path", u.conf, "servers", usable)
+		if u.raw != nil && u.changed != nil {
+			u.changed() // another network may have other answers
+		}
 	}
 	u.raw, u.usable = raw, usable
 }

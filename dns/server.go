@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,12 +26,19 @@ type Options struct {
 	// ResolvConf is read for upstream servers, and again when it changes. Empty:
 	// /etc/resolv.conf.
 	ResolvConf string
+	// Forward has servers for single domains and all names below them, port 53 if the port is zero.
+	Forward map[string][]netip.AddrPort
+	// RefusePrivate refuses answers of the other upstream servers that have private addresses.
+	RefusePrivate bool
 	// FallbackTimeout is how long a client waits at most for what upstream
 	// servers say, before it gets SERVFAIL. Zero: 5 s.
 	FallbackTimeout time.Duration
 	// Allow says whether an address may ask; others are refused. It is called for every query,
 	// from many goroutines, and must not block. Nil: all may.
 	Allow func(src netip.Addr) bool
+	// Keeper holds the sockets when the server ends or is killed; the first call of SetListen takes over
+	// what it holds. Nil: they end with the server.
+	Keeper Keeper
 	// Log; nil: nothing is logged.
 	Log *slog.Logger
 }
@@ -38,23 +46,26 @@ type Options struct {
 // Server answers DNS questions from its current table and asks upstream servers for
 // the rest.
 type Server struct {
-	ttl       uint32
-	allow     func(netip.Addr) bool
-	log       *slog.Logger
-	forwarder *forwarder
-	upstream  *upstream
-	tcp       tcpLimits
+	ttl      uint32
+	allow    func(netip.Addr) bool
+	log      *slog.Logger
+	keeper   Keeper
+	resolver *resolver
+	upstream *upstream
+	tcp      tcpLimits
 
 	table     atomic.Pointer[Table]
 	listening atomic.Pointer[[]netip.AddrPort] // what is bound; read with mu free, see stop
 
-	queries, malformed, refused, forwarded, failed atomic.Uint64
+	queries, malformed, refused, forwarded, failed, shed atomic.Uint64
 
 	mu      sync.Mutex // guards the fields below
 	state   state
 	sockets map[netip.AddrPort]*socket // by wanted address
-	start   func(*socket)              // serves a socket; set while Run runs
-	wg      sync.WaitGroup             // what start started
+	// inherited says that what a predecessor left was looked at.
+	inherited bool
+	start     func(*socket)  // serves a socket; set while Run runs
+	wg        sync.WaitGroup // what start started
 }
 
 type state int
@@ -85,20 +96,20 @@ func New(o Options) (*Server, error) {
 	if o.FallbackTimeout == 0 {
 		o.FallbackTimeout = 5 * time.Second
 	}
-	var fixed []netip.AddrPort
-	if o.Upstream != nil {
-		fixed = []netip.AddrPort{}
-	}
-	for _, a := range o.Upstream {
-		if !a.Addr().IsValid() || a.Addr().IsUnspecified() || a.Addr().IsMulticast() {
-			errs = append(errs, fmt.Errorf("upstream %v: not the address of a server", a))
-			continue
+	fixed, err := checkServers(o.Upstream)
+	errs = append(errs, err)
+	split := map[string][]netip.AddrPort{}
+	for name, servers := range o.Forward {
+		d, err := ValidDomain(name)
+		if err == nil && (d == domain || strings.HasSuffix(d, "."+domain)) {
+			err = fmt.Errorf("domain %q: is answered here", name)
 		}
-		port := a.Port()
-		if port == 0 {
-			port = 53
+		if err == nil && len(servers) == 0 {
+			err = fmt.Errorf("domain %q: no server is named", name)
 		}
-		fixed = append(fixed, netip.AddrPortFrom(a.Addr().Unmap(), port))
+		checked, serverErr := checkServers(servers)
+		errs = append(errs, err, serverErr)
+		split[d] = append(split[d], checked...)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -107,15 +118,41 @@ func New(o Options) (*Server, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{
-		ttl: o.TTL, allow: o.Allow, log: o.Log,
+		ttl: o.TTL, allow: o.Allow, keeper: o.Keeper, log: o.Log,
 		sockets: make(map[netip.AddrPort]*socket),
 		tcp:     defaultTCPLimits,
 	}
 	s.upstream = newUpstream(fixed, o.ResolvConf, s.Listening, o.Log)
-	s.forwarder = newForwarder(o.FallbackTimeout, s.upstream.servers)
+	forwarders := []zoneForwarder{{".", newForwarder(o.FallbackTimeout, s.upstream.servers)}}
+	for d, servers := range split {
+		u := newUpstream(servers, "", s.Listening, o.Log)
+		forwarders = append(forwarders, zoneForwarder{d, newForwarder(o.FallbackTimeout, u.servers)})
+	}
+	s.resolver = newResolver(forwarders, !o.RefusePrivate, o.Log)
+	s.upstream.changed = s.resolver.cache.clear
 	s.table.Store(NewTable(domain, nil, nil))
 	s.listening.Store(new([]netip.AddrPort))
 	return s, nil
+}
+
+// checkServers completes addresses of servers. Nil stays nil.
+func checkServers(as []netip.AddrPort) (out []netip.AddrPort, err error) {
+	if as != nil {
+		out = []netip.AddrPort{}
+	}
+	var errs []error
+	for _, a := range as {
+		if !a.Addr().IsValid() || a.Addr().IsUnspecified() || a.Addr().IsMulticast() {
+			errs = append(errs, fmt.Errorf("upstream %v: not the address of a server", a))
+			continue
+		}
+		port := a.Port()
+		if port == 0 {
+			port = 53
+		}
+		out = append(out, netip.AddrPortFrom(a.Addr().Unmap(), port))
+	}
+	return out, errors.Join(errs...)
 }
 
 // SetTable makes t what is answered from the next question on. It never blocks.
@@ -145,13 +182,14 @@ type Counters struct {
 	Refused   uint64 // queries of strangers
 	Forwarded uint64 // queries for upstream servers
 	Failed    uint64 // queries that ended in SERVFAIL
+	Shed      uint64 // packets that were dropped because too many came
 }
 
 // Counters gives the totals so far.
 func (s *Server) Counters() Counters {
 	return Counters{
 		Queries: s.queries.Load(), Malformed: s.malformed.Load(), Refused: s.refused.Load(),
-		Forwarded: s.forwarded.Load(), Failed: s.failed.Load(),
+		Forwarded: s.forwarded.Load(), Failed: s.failed.Load(), Shed: s.shed.Load(),
 	}
 }
 
@@ -181,6 +219,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	s.publishLocked()
 	s.mu.Unlock()
+	s.resolver.close()
 	s.wg.Wait()
 	return nil
 }

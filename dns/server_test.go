@@ -28,21 +28,32 @@ func mustAddrs(s ...string) (out []netip.Addr) {
 	return out
 }
 
-func records(host string, rank int, pairs ...string) (rs []Record) {
+func records(host string, pairs ...string) (rs []Record) {
 	for i := 0; i < len(pairs); i += 2 {
-		rs = append(rs, Record{Name: pairs[i], Addr: netip.MustParseAddr(pairs[i+1]), Host: host, Rank: rank})
+		rs = append(rs, Record{Name: pairs[i], Addr: netip.MustParseAddr(pairs[i+1]), Host: host})
 	}
 	return rs
 }
 
 func testTable() *Table {
-	rs := records("h1", 0, "web.weft.local.", "10.32.0.1", "Db.weft.local", "10.32.0.2", "db.weft.local", "fd00::2",
+	rs := records("h1", "web.weft.local.", "10.32.0.1", "Db.weft.local", "10.32.0.2", "db.weft.local", "fd00::2",
 		"a.b.weft.local.", "10.32.0.3", "only6.weft.local.", "fd00::6", "far.weft.local.", "192.0.2.9")
-	rs = append(rs, records("h2", 1, "web.weft.local.", "10.40.0.1", "alias.weft.local.", "10.32.0.1")...)
+	rs = append(rs, records("h2", "web.weft.local.", "10.40.0.1", "alias.weft.local.", "10.32.0.1")...)
 	for i := range 200 {
-		rs = append(rs, records("h3", 2, "many.weft.local.", fmt.Sprintf("10.33.0.%d", i+1))...)
+		rs = append(rs, records("h3", "many.weft.local.", fmt.Sprintf("10.33.0.%d", i+1))...)
 	}
-	return NewTable("weft.local", []netip.Prefix{netip.MustParsePrefix("10.32.0.0/12"), netip.MustParsePrefix("fd00::/62")}, rs)
+	rs = append(rs,
+		Record{Name: "_http._tcp.web.weft.local.", Port: 8080, Target: "web.weft.local.", Host: "h1"},
+		Record{Name: "web.weft.local.", Text: "version=1", Host: "h1"},
+		Record{Name: "www.weft.local.", Target: "web.weft.local.", Host: "h2"},
+		Record{Name: "out.weft.local.", Target: "example.com.", Host: "h2"},
+		Record{Name: "loop.weft.local.", Target: "loop.weft.local.", Host: "h2"},
+		Record{Name: "*.apps.weft.local.", Addr: netip.MustParseAddr("10.32.0.77"), Host: "h1"},
+		Record{Name: "own.apps.weft.local.", Addr: netip.MustParseAddr("10.32.0.78"), Host: "h1"})
+	e := NewTable("weft.local", []netip.Prefix{netip.MustParsePrefix("10.32.0.0/12"), netip.MustParsePrefix("fd00::/62")}, rs).Edit()
+	e.SetHost("h2", HostState{Rank: 1})
+	e.SetHost("h3", HostState{Rank: 2})
+	return e.Done()
 }
 
 // newServer makes a server with the test table, set up by the caller before it
@@ -151,7 +162,7 @@ func TestAnswers(t *testing.T) {
 		{"x.web.weft.local.", "A", "NXDOMAIN aa ns weft.local. SOA"},
 		{`w\.eb.weft.local.`, "A", "NXDOMAIN aa ns weft.local. SOA"},
 		{"b.weft.local.", "A", "NOERROR aa ns weft.local. SOA"},
-		{"weft.local.", "SOA", "NOERROR aa weft.local. SOA weft.local."},
+		{"weft.local.", "SOA", "NOERROR aa weft.local. SOA ns.dns.weft.local."},
 		{"weft.local.", "A", "NOERROR aa ns weft.local. SOA"},
 		{"web.weft.local.", "SOA", "NOERROR aa ns weft.local. SOA"},
 		{"web.", "A", "NOERROR aa web. A 10.32.0.1 web. A 10.40.0.1"},
@@ -161,16 +172,33 @@ func TestAnswers(t *testing.T) {
 		{"nosuch.", "A", "NXDOMAIN"},
 		{"2.0.32.10.in-addr.arpa.", "PTR", "NOERROR aa 2.0.32.10.in-addr.arpa. PTR db.weft.local."},
 		{"2.0.32.10.IN-ADDR.arpa.", "PTR", "NOERROR aa 2.0.32.10.IN-ADDR.arpa. PTR db.weft.local."},
-		{"1.0.32.10.in-addr.arpa.", "PTR", "NOERROR aa 1.0.32.10.in-addr.arpa. PTR alias.weft.local. 1.0.32.10.in-addr.arpa. PTR web.weft.local."},
+		{"1.0.32.10.in-addr.arpa.", "PTR", "NOERROR aa 1.0.32.10.in-addr.arpa. PTR web.weft.local. 1.0.32.10.in-addr.arpa. PTR alias.weft.local."},
 		{"2.0.32.10.in-addr.arpa.", "A", "NOERROR aa ns 32.10.in-addr.arpa. SOA"},
 		{"9.9.47.10.in-addr.arpa.", "PTR", "NXDOMAIN aa ns 47.10.in-addr.arpa. SOA"},
 		{"0.32.10.in-addr.arpa.", "PTR", "NOERROR aa ns 32.10.in-addr.arpa. SOA"},
-		{"32.10.in-addr.arpa.", "SOA", "NOERROR aa 32.10.in-addr.arpa. SOA weft.local."},
+		{"32.10.in-addr.arpa.", "SOA", "NOERROR aa 32.10.in-addr.arpa. SOA ns.dns.weft.local."},
 		{"1.0.48.10.in-addr.arpa.", "PTR", "SERVFAIL"},
 		{"10.in-addr.arpa.", "PTR", "SERVFAIL"},
 		{"9.2.0.192.in-addr.arpa.", "PTR", "SERVFAIL"},
 		{"2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa.", "PTR",
 			"NOERROR aa 2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa. PTR db.weft.local."},
+		{"weft.local.", "NS", "NOERROR aa weft.local. NS ns.dns.weft.local."},
+		{"weft.local.", "ANY", "NOERROR aa weft.local. SOA ns.dns.weft.local. weft.local. NS ns.dns.weft.local."},
+		{"web.weft.local.", "TXT", "NOERROR aa web.weft.local. TXT \"version=1\""},
+		{"_http._tcp.web.weft.local.", "SRV", "NOERROR aa _http._tcp.web.weft.local. SRV 0"},
+		{"_tcp.web.weft.local.", "SRV", "NOERROR aa ns weft.local. SOA"},
+		{"www.weft.local.", "A", "NOERROR aa www.weft.local. CNAME web.weft.local. web.weft.local. A 10.32.0.1 web.weft.local. A 10.40.0.1"},
+		{"WWW.weft.local.", "AAAA", "NOERROR aa WWW.weft.local. CNAME web.weft.local. ns weft.local. SOA"},
+		{"www.weft.local.", "CNAME", "NOERROR aa www.weft.local. CNAME web.weft.local."},
+		{"www.", "A", "NOERROR aa www. CNAME web.weft.local. web.weft.local. A 10.32.0.1 web.weft.local. A 10.40.0.1"},
+		{"x.apps.weft.local.", "A", "NOERROR aa x.apps.weft.local. A 10.32.0.77"},
+		{"X.y.Apps.weft.local.", "A", "NOERROR aa X.y.Apps.weft.local. A 10.32.0.77"},
+		{"*.apps.weft.local.", "A", "NOERROR aa *.apps.weft.local. A 10.32.0.77"},
+		{"x.apps.weft.local.", "AAAA", "NOERROR aa ns weft.local. SOA"},
+		{"own.apps.weft.local.", "A", "NOERROR aa own.apps.weft.local. A 10.32.0.78"},
+		{"x.own.apps.weft.local.", "A", "NXDOMAIN aa ns weft.local. SOA"},
+		{"apps.weft.local.", "A", "NOERROR aa ns weft.local. SOA"},
+		{"out.weft.local.", "A", "SERVFAIL aa out.weft.local. CNAME example.com."},
 		{"example.com.", "A", "SERVFAIL"},
 		{".", "NS", "SERVFAIL"},
 		{"weft.local.", "AXFR", "REFUSED"},
@@ -264,6 +292,13 @@ func TestTruncation(t *testing.T) {
 			t.Errorf("size %d: truncated %v, %d bytes, want up to %d (%d uncompressed)", c.size, m.Truncated, n, c.max, len(packed))
 		}
 	}
+	srv := ask(t, "udp", addr, question("_http._tcp.web.weft.local.", miekg.TypeSRV))
+	if len(srv.Answer) != 1 || srv.Answer[0].(*miekg.SRV).Port != 8080 || len(srv.Extra) != 2 || srv.Extra[0].Header().Name != "web.weft.local." {
+		t.Errorf("SRV without the addresses of its target: %v", srv)
+	}
+	if m := ask(t, "udp", addr, question("loop.weft.local.", miekg.TypeA)); len(m.Answer) != maxAliases || m.Rcode != miekg.RcodeSuccess {
+		t.Errorf("a name that stands for itself: %v", m)
+	}
 	m := ask(t, "tcp", addr, question("many.weft.local.", miekg.TypeA))
 	if m.Truncated || len(m.Answer) != 200 {
 		t.Errorf("over TCP: truncated %v, %d answers", m.Truncated, len(m.Answer))
@@ -287,7 +322,7 @@ func TestShuffledWithinRank(t *testing.T) {
 
 func TestSetTable(t *testing.T) {
 	s, addr := start(t, Options{})
-	s.SetTable(NewTable("weft.local", nil, records("h1", 0, "web.weft.local.", "10.32.7.7")))
+	s.SetTable(NewTable("weft.local", nil, records("h1", "web.weft.local.", "10.32.7.7")))
 	if got := tell(ask(t, "udp", addr, question("web.weft.local.", miekg.TypeA))); got != "NOERROR aa web.weft.local. A 10.32.7.7" {
 		t.Error(got)
 	}
@@ -300,15 +335,18 @@ func TestSetTable(t *testing.T) {
 func TestAnswersDoNotMixTables(t *testing.T) {
 	s := newServer(t, Options{})
 	tables := []*Table{
-		NewTable("weft.local", nil, records("h", 0, "web.weft.local", "10.1.0.1", "web.weft.local", "10.1.0.2")),
-		NewTable("weft.local", nil, records("h", 0, "web.weft.local", "10.2.0.1", "web.weft.local", "10.2.0.2")),
+		NewTable("weft.local", nil, records("h", "web.weft.local", "10.1.0.1", "web.weft.local", "10.1.0.2")),
+		NewTable("weft.local", nil, records("h", "web.weft.local", "10.2.0.1", "web.weft.local", "10.2.0.2")),
 	}
 	s.SetTable(tables[0])
 	var readers sync.WaitGroup
 	for range 4 {
 		readers.Go(func() {
 			for range 500 {
-				m := s.reply(t.Context(), question("web.weft.local.", miekg.TypeA), loopback.Addr())
+				m := new(miekg.Msg)
+				if err := m.Unpack(s.reply(t.Context(), question("web.weft.local.", miekg.TypeA), loopback.Addr(), true)); err != nil {
+					t.Error(err)
+				}
 				if len(m.Answer) != 2 || m.Answer[0].(*miekg.A).A[1] != m.Answer[1].(*miekg.A).A[1] {
 					t.Errorf("%v", m)
 				}
@@ -376,7 +414,7 @@ func TestDig(t *testing.T) {
 		{"+short +tcp db.weft.local", "10.32.0.2\n"},
 		{"+short -x 10.32.0.2", "db.weft.local.\n"},
 		{"+noall +comments nosuch.weft.local", "status: NXDOMAIN"},
-		{"+noall +authority db.weft.local MX", "SOA\tweft.local. hostmaster.weft.local."},
+		{"+noall +authority db.weft.local MX", "SOA\tns.dns.weft.local. hostmaster.weft.local."},
 		{"+noall +comments +cookie +nsid +subnet=192.0.2.0/24 db.weft.local", "status: NOERROR"},
 	} {
 		args := append([]string{"@" + ap.Addr().String(), "-p", fmt.Sprint(ap.Port()), "+time=5", "+tries=1"}, strings.Fields(c.args)...)

@@ -2,6 +2,7 @@ package dns
 
 import (
 	"cmp"
+	"encoding/binary"
 	"net/netip"
 	"slices"
 	"strings"
@@ -9,164 +10,412 @@ import (
 	miekg "github.com/miekg/dns"
 )
 
-// Record is one name with one address.
-type Record struct {
-	Name  string     // in full, in any case
-	Addr  netip.Addr // IPv4 or IPv6
-	Owner string     // the container's ID; empty if the name belongs to no container
-	Host  string     // peer ID of the host that registered it
-	Rank  int        // how far away: 0 on this host, then growing
-}
-
 // Table is the whole of what is answered here: names of one domain and the
 // reverse zones of some ranges. It is immutable; any number of goroutines may
-// read it.
+// read it. [Table.Edit] makes a changed one, at a cost that does not depend on
+// how much the table holds.
 type Table struct {
-	domain  string
-	records []Record            // what was taken, sorted
-	zones   map[string]struct{} // apexes, lower case
-	nodes   map[string]*node    // every name that exists, lower case
+	domain string              // in text
+	apex   string              // in wire form
+	zones  map[string]struct{} // apexes
+	names  trie                // every name that exists
+	stars  int                 // how many of them begin with "*"
+	hosts  *hosts
+	soa    string // RDATA
+	ns     string // RDATA
 }
 
-// node is one name of the tree. A node without data is an apex or a name that only has
-// names below it; it exists all the same (RFC 8020).
+// node is one name. It exists if it has entries of hosts that are not hidden, if there
+// are names below it (RFC 8020), or if it is an apex.
 type node struct {
-	v4, v6 []ranked // nearest first
-	names  []string // targets of PTR
+	entries []entry // sorted
+	below   int     // names further down that have entries
+	apex    bool
+	by      *edit
 }
 
-type ranked struct {
-	addr netip.Addr
-	rank int
+// hosts is what is known of those who registered names.
+type hosts struct {
+	index map[string]uint16
+	list  []hostState
+}
+
+type hostState struct {
+	name string
+	HostState
+}
+
+// HostState is what answers need to know of a host that registers names. The
+// zero value is a host that is there and near.
+type HostState struct {
+	// Rank is how far away the host is: lower ones are answered first, those of equal rank
+	// in random order.
+	Rank uint16
+	// Hidden hosts' records are kept and not answered.
+	Hidden bool
 }
 
 // NewTable makes a table of a domain. Ranges are the prefixes whose addresses
-// are looked up here by PTR; PTR of all others goes upstream. Records with
-// an invalid address, or a name that [ValidName] refuses, are left out. The
-// arguments stay the caller's.
+// are looked up here by PTR; PTR of all others goes upstream. Records that can't be
+// in the table are left out, see [Edit.Add]. The arguments stay the caller's.
 func NewTable(domain string, ranges []netip.Prefix, rs []Record) *Table {
-	t := &Table{
-		domain: canonical(domain),
-		zones:  make(map[string]struct{}),
-		nodes:  make(map[string]*node, len(rs)),
-	}
-	t.zones[t.domain] = struct{}{}
+	t := &Table{domain: canonical(domain), zones: make(map[string]struct{}), hosts: &hosts{index: map[string]uint16{}}}
+	t.apex = toWire(t.domain)
+	t.ns = toWire("ns.dns." + t.domain)
+	t.soa = string(soaData(t.ns, t.apex))
+	t.zones[t.apex] = struct{}{}
 	for _, p := range ranges {
 		if p.IsValid() {
 			for _, z := range reverseZones(p) {
-				t.zones[z] = struct{}{}
+				t.zones[toWire(z)] = struct{}{}
 			}
 		}
 	}
+	e := t.Edit()
 	for z := range t.zones {
-		t.node(z)
+		e.change(z, func(n *node) { n.apex = true })
+		for up := z; ; { // a zone within a zone
+			up = up[1+up[0]:]
+			if len(up) < 2 || t.zoneOf([]byte(up)) < 0 {
+				break
+			}
+			e.change(up, func(n *node) { n.below++ })
+		}
 	}
-
-	t.records = make([]Record, 0, len(rs))
 	for _, r := range rs {
-		name, err := ValidName(r.Name, t.domain)
-		if err != nil || !r.Addr.IsValid() {
-			continue
-		}
-		r.Name, r.Addr = name, r.Addr.Unmap().WithZone("")
-		t.records = append(t.records, r)
+		e.Add(r)
 	}
-	slices.SortFunc(t.records, func(a, b Record) int {
-		return cmp.Or(strings.Compare(a.Name, b.Name), cmp.Compare(a.Rank, b.Rank), a.Addr.Compare(b.Addr),
-			strings.Compare(a.Owner, b.Owner), strings.Compare(a.Host, b.Host))
+	return e.Done()
+}
+
+// soaData is the record that makes a negative answer cacheable, but for its
+// minimum, which is the TTL of the answer (RFC 2308, 3). Nobody transfers the zone, so its serial
+// says nothing.
+func soaData(ns, apex string) []byte {
+	b := append([]byte(ns), "\x0ahostmaster"+apex...)
+	for _, v := range []uint32{1, 3600, 600, 86400} { // serial, refresh, retry, expire
+		b = binary.BigEndian.AppendUint32(b, v)
+	}
+	return b
+}
+
+// Edit makes a changed table: what is called on it shows in the table that Done
+// gives, and nowhere else. It is for one goroutine.
+type Edit struct {
+	t  Table
+	by *edit
+}
+
+// Edit begins a change.
+func (t *Table) Edit() *Edit { return &Edit{t: *t, by: new(edit)} }
+
+// Done gives the changed table. The Edit is not to be used any more.
+func (e *Edit) Done() *Table {
+	t := e.t
+	*e = Edit{}
+	return &t
+}
+
+// Add adds a record, or sets Down of one that is there. The error says why it
+// can't be in this table; then nothing is changed.
+func (e *Edit) Add(r Record) error {
+	r, err := r.checked(e.t.domain)
+	if err != nil {
+		return err
+	}
+	name := toWire(r.Name)
+	x := entry{data: r.rdata(), owner: r.Owner, rtype: r.rrtype(), host: e.host(r.Host), down: r.Down}
+	e.put(name, x)
+	if rev, ok := e.reverse(r); ok {
+		e.put(rev, entry{data: name, owner: r.Owner, rtype: miekg.TypePTR, host: x.host, down: r.Down})
+	}
+	return nil
+}
+
+// Remove takes a record out, whatever its Down. One that is not there is no
+// matter.
+func (e *Edit) Remove(r Record) {
+	r, err := r.checked(e.t.domain)
+	if err != nil {
+		return
+	}
+	host, ok := e.t.hosts.index[r.Host]
+	if !ok {
+		return
+	}
+	name := toWire(r.Name)
+	e.take(name, entry{data: r.rdata(), owner: r.Owner, rtype: r.rrtype(), host: host})
+	if rev, ok := e.reverse(r); ok {
+		e.take(rev, entry{data: name, owner: r.Owner, rtype: miekg.TypePTR, host: host})
+	}
+}
+
+// SetHost sets what answers need to know of a host. It costs the same however
+// many records the host has.
+func (e *Edit) SetHost(host string, s HostState) {
+	i := e.host(host)
+	if e.t.hosts.list[i].HostState == s {
+		return
+	}
+	list := slices.Clone(e.t.hosts.list)
+	list[i].HostState = s
+	e.t.hosts = &hosts{index: e.t.hosts.index, list: list}
+}
+
+// host gives the index of a host, which is new if need be.
+func (e *Edit) host(name string) uint16 {
+	if i, ok := e.t.hosts.index[name]; ok {
+		return i
+	}
+	h := &hosts{index: make(map[string]uint16, len(e.t.hosts.list)+1), list: append(slices.Clone(e.t.hosts.list), hostState{name: name})}
+	for i, o := range h.list {
+		h.index[o.name] = uint16(i)
+	}
+	e.t.hosts = h
+	return h.index[name]
+}
+
+// reverse gives the name that leads back to a record, if it is of a zone of ours.
+func (e *Edit) reverse(r Record) (string, bool) {
+	if !r.Addr.IsValid() || r.Name[0] == '*' {
+		return "", false
+	}
+	rev := toWire(reverseOf(r.Addr))
+	return rev, e.t.zoneOf([]byte(rev)) >= 0
+}
+
+// change changes the node of a name, made if need be and dropped if nothing is
+// left of it.
+func (e *Edit) change(name string, f func(*node)) {
+	n := e.t.names.get([]byte(name))
+	switch {
+	case n == nil:
+		n = &node{by: e.by}
+	case n.by != e.by:
+		n = &node{entries: slices.Clone(n.entries), below: n.below, apex: n.apex, by: e.by}
+	}
+	f(n)
+	if len(n.entries) == 0 && n.below == 0 && !n.apex {
+		n = nil
+	}
+	e.t.names = e.t.names.set(name, n, e.by)
+}
+
+func (e *Edit) put(name string, x entry) {
+	first := false
+	e.change(name, func(n *node) {
+		first = len(n.entries) == 0
+		i, has := slices.BinarySearchFunc(n.entries, x, entry.compare)
+		if has {
+			n.entries[i].down = x.down
+			return
+		}
+		n.entries = slices.Insert(n.entries, i, x)
 	})
+	if first {
+		e.count(name, 1)
+	}
+}
 
-	seen := make(map[netip.Addr]struct{}) // addresses that the current name has
-	for i, r := range t.records {
-		if i > 0 && t.records[i-1].Name != r.Name {
-			clear(seen)
+func (e *Edit) take(name string, x entry) {
+	if e.t.names.get([]byte(name)) == nil {
+		return
+	}
+	last := false
+	e.change(name, func(n *node) {
+		i, has := slices.BinarySearchFunc(n.entries, x, entry.compare)
+		if has {
+			n.entries = slices.Delete(n.entries, i, i+1)
+			last = len(n.entries) == 0
 		}
-		if _, ok := seen[r.Addr]; ok {
+	})
+	if last {
+		e.count(name, -1)
+	}
+}
+
+// count tells all names above one, up to its apex, that it came or went.
+func (e *Edit) count(name string, by int) {
+	if strings.HasPrefix(name, "\x01*") {
+		e.t.stars += by
+	}
+	for {
+		if _, apex := e.t.zones[name]; apex {
+			return
+		}
+		name = name[1+name[0]:]
+		e.change(name, func(n *node) { n.below += by })
+	}
+}
+
+// zoneOf gives where in a name, in wire form and lower case, the apex of the
+// smallest zone of ours begins that has it, or -1.
+func (t *Table) zoneOf(name []byte) int {
+	reverse := len(t.zones) > 1 && len(name) > 6 && string(name[len(name)-6:]) == "\x04arpa\x00"
+	for off := 0; off < len(name) && name[off] != 0; off += 1 + int(name[off]) {
+		rest := name[off:]
+		if len(rest) == len(t.apex) && string(rest) == t.apex {
+			return off
+		}
+		if reverse {
+			if _, ok := t.zones[string(rest)]; ok {
+				return off
+			}
+		}
+	}
+	return -1
+}
+
+// exists says whether a name is there now.
+func (t *Table) exists(n *node) bool {
+	return n != nil && (n.below > 0 || n.apex || t.anyShown(n.entries))
+}
+
+func (t *Table) anyShown(es []entry) bool {
+	for i := range es {
+		if !t.hosts.list[es[i].host].Hidden {
+			return true
+		}
+	}
+	return false
+}
+
+// of gives the entries of one type.
+func (n *node) of(rtype uint16) []entry {
+	es := n.entries
+	from := 0
+	if len(es) > 16 {
+		from, _ = slices.BinarySearchFunc(es, rtype, func(e entry, t uint16) int { return cmp.Compare(e.rtype, t) })
+	}
+	for from < len(es) && es[from].rtype < rtype {
+		from++
+	}
+	to := from
+	for to < len(es) && es[to].rtype == rtype {
+		to++
+	}
+	return es[from:to]
+}
+
+// Lookup gives the addresses of a name, in the order of an answer: in full or with one
+// label only, in any case, with or without the last dot; names that stand for
+// others are followed within the table. Nil: unknown here.
+func (t *Table) Lookup(name string) []netip.Addr {
+	wire := make([]byte, maxName+2)
+	n, err := miekg.PackDomainName(canonical(name), wire, 0, nil, false)
+	if name == "" || err != nil {
+		return nil
+	}
+	at := wire[:n]
+	for range maxAliases {
+		found := t.find(at)
+		if found.node == nil {
+			return nil
+		}
+		if cname, ok := t.alias(found.node, miekg.TypeA); ok {
+			at = []byte(cname)
 			continue
 		}
-		seen[r.Addr] = struct{}{}
-		n := t.node(r.Name)
-		if r.Addr.Is4() {
-			n.v4 = append(n.v4, ranked{r.Addr, r.Rank})
-		} else {
-			n.v6 = append(n.v6, ranked{r.Addr, r.Rank})
+		var addrs []netip.Addr
+		for _, rtype := range []uint16{miekg.TypeA, miekg.TypeAAAA} {
+			es := found.node.of(rtype)
+			for _, p := range t.pick(nil, es) {
+				a, _ := netip.AddrFromSlice([]byte(es[p.at].data))
+				addrs = append(addrs, a)
+			}
 		}
-		if rev := reverseOf(r.Addr); t.zone(rev) != "" {
-			n := t.node(rev)
-			n.names = append(n.names, r.Name)
-		}
+		return addrs
 	}
-	return t
+	return nil
 }
 
-// node gives the node of a name, made with all that lie between it and its apex
-// if need be.
-func (t *Table) node(name string) *node {
-	if n, ok := t.nodes[name]; ok {
-		return n
-	}
-	n := new(node)
-	t.nodes[name] = n
-	for {
-		next, end := miekg.NextLabel(name, 0)
-		if end {
-			return n
-		}
-		name = name[next:]
-		if _, ok := t.nodes[name]; ok || t.zone(name) == "" {
-			return n
-		}
-		t.nodes[name] = new(node)
-	}
-}
-
-// zone gives the apex of the smallest zone of ours that a name (lower case, in
-// full) is in, or "".
-func (t *Table) zone(name string) string {
-	for off, end := 0, false; !end; off, end = miekg.NextLabel(name, off) {
-		if _, ok := t.zones[name[off:]]; ok {
-			return name[off:]
-		}
-	}
-	return ""
-}
-
-// find gives the node of a name as a question has it: in full, or with one label
-// and without the domain. The apex is that of the name's zone; for a name without
-// the domain, the name itself.
-func (t *Table) find(name string) (n *node, apex string) {
-	name = strings.ToLower(name)
-	if apex = t.zone(name); apex != "" {
-		return t.nodes[name], apex
-	}
-	if _, end := miekg.NextLabel(name, 0); end && name != "." {
-		if n = t.nodes[name+t.domain]; n != nil && len(n.v4)+len(n.v6) > 0 {
-			return n, name
-		}
-	}
-	return nil, ""
-}
-
-// Lookup gives the addresses of a name, nearest first: in full or with one
-// label only, in any case, with or without the last dot. Nil: unknown here.
-func (t *Table) Lookup(name string) []netip.Addr {
-	if name == "" {
-		return nil
-	}
-	n, _ := t.find(canonical(name))
-	if n == nil {
-		return nil
-	}
-	var addrs []netip.Addr
-	for _, r := range slices.Concat(n.v4, n.v6) {
-		addrs = append(addrs, r.addr)
-	}
-	return addrs
-}
-
-// Records gives what the table holds, sorted by name, rank and address, names in
+// Records gives what the table holds and does not hide, sorted by name, type and data, names in
 // lower case.
-func (t *Table) Records() []Record { return slices.Clone(t.records) }
+func (t *Table) Records() []Record {
+	var rs []Record
+	t.names.all(func(name string, n *node) { rs = t.appendShown(rs, name, n) })
+	slices.SortFunc(rs, Record.compare)
+	return rs
+}
+
+// At gives the records of one name in full, as Records does.
+func (t *Table) At(name string) []Record {
+	wire := toWire(canonical(name))
+	return t.appendShown(nil, wire, t.names.get([]byte(wire)))
+}
+
+func (t *Table) appendShown(rs []Record, name string, n *node) []Record {
+	if n == nil {
+		return rs
+	}
+	for _, x := range n.entries {
+		if h := t.hosts.list[x.host]; !h.Hidden {
+			if r, ok := x.record(name, h.name); ok {
+				rs = append(rs, r)
+			}
+		}
+	}
+	return rs
+}
+
+func (r Record) compare(o Record) int {
+	return cmp.Or(strings.Compare(r.Name, o.Name), cmp.Compare(r.rrtype(), o.rrtype()), r.Addr.Compare(o.Addr), strings.Compare(r.Target, o.Target),
+		cmp.Compare(r.Port, o.Port), strings.Compare(r.Text, o.Text), strings.Compare(r.Host, o.Host), strings.Compare(r.Owner, o.Owner))
+}
+
+// Since gives the records that came and those that went since an older table
+// of the same edits, each sorted; a change of Down is both. Its cost is that of the changes, and that
+// of the whole table only if a host was hidden or shown.
+func (t *Table) Since(old *Table) (came, went []Record) {
+	visit := func(name string, was, is *node) {
+		before, now := old.appendShown(nil, name, was), t.appendShown(nil, name, is)
+		for _, r := range now {
+			if !slices.Contains(before, r) {
+				came = append(came, r)
+			}
+		}
+		for _, r := range before {
+			if !slices.Contains(now, r) {
+				went = append(went, r)
+			}
+		}
+	}
+	if old.sameHidden(t) {
+		old.names.differ(&t.names, visit)
+	} else {
+		differ(slot{}, slot{b: t.names.root}, 0, func(name string, _, is *node) { visit(name, old.names.get([]byte(name)), is) })
+		old.names.all(func(name string, was *node) {
+			if t.names.get([]byte(name)) == nil {
+				visit(name, was, nil)
+			}
+		})
+	}
+	slices.SortFunc(came, Record.compare)
+	slices.SortFunc(went, Record.compare)
+	return came, went
+}
+
+// sameHidden says whether the hosts that both tables know are hidden alike.
+func (t *Table) sameHidden(o *Table) bool {
+	if t.hosts == o.hosts {
+		return true
+	}
+	for i, h := range o.hosts.list {
+		hidden := i < len(t.hosts.list) && t.hosts.list[i].Hidden
+		if hidden != h.Hidden && i < len(t.hosts.list) {
+			return false
+		}
+	}
+	return true
+}
+
+// SameHosts says whether both tables answer for the same hosts in the same way.
+func (t *Table) SameHosts(o *Table) bool {
+	return t.hosts == o.hosts || slices.Equal(t.hosts.list, o.hosts.list)
+}
+
+// Len is how many names exist.
+func (t *Table) Len() int { return t.names.size }
 
 // Domain gives the zone of the names, with the last dot.
 func (t *Table) Domain() string { return t.domain }

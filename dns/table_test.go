@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -39,6 +40,17 @@ func TestValidName(t *testing.T) {
 	}
 }
 
+func TestValidPattern(t *testing.T) {
+	for name, want := range map[string]string{
+		"*.x": "*.x.weft.local.", "*.X.weft.local": "*.x.weft.local.", "*.weft.local.": "*.weft.local.", "web": "web.weft.local.",
+		"*": "", "*x": "", "a.*.weft.local": "", "*.*.weft.local": "", "*.example.com": "", "*.": "",
+	} {
+		if got, err := ValidPattern(name, "weft.local"); got != want || (err == nil) != (want != "") {
+			t.Errorf("%q: %q, %v", name, got, err)
+		}
+	}
+}
+
 func FuzzValidName(f *testing.F) {
 	for _, s := range []string{"web", "a.b.weft.local.", "-", "..", `\000`, "A_1.weft.local", "weft.local"} {
 		f.Add(s)
@@ -59,17 +71,24 @@ func FuzzValidName(f *testing.F) {
 
 func TestTable(t *testing.T) {
 	rs := []Record{
-		{Name: "Web.Weft.Local.", Addr: netip.MustParseAddr("10.32.0.9"), Owner: "c1", Host: "far", Rank: 2},
+		{Name: "Web.Weft.Local.", Addr: netip.MustParseAddr("10.32.0.9"), Owner: "c1", Host: "far"},
 		{Name: "web.weft.local", Addr: netip.MustParseAddr("10.32.0.1"), Owner: "c2", Host: "near"},
-		{Name: "web.weft.local", Addr: netip.MustParseAddr("10.32.0.9"), Owner: "c1", Host: "near", Rank: 1}, // same address again
-		{Name: "web.weft.local", Addr: netip.MustParseAddr("::ffff:10.32.0.5"), Rank: 1},
+		{Name: "web.weft.local", Addr: netip.MustParseAddr("10.32.0.9"), Owner: "c1", Host: "mid"}, // same address again
+		{Name: "web.weft.local", Addr: netip.MustParseAddr("::ffff:10.32.0.5"), Host: "mid"},
 		{Name: "web.weft.local", Addr: netip.Addr{}},
 		{Name: "web.example.com", Addr: netip.MustParseAddr("10.32.0.7")},
 		{Name: `bad\name.weft.local`, Addr: netip.MustParseAddr("10.32.0.8")},
 	}
-	table := NewTable("Weft.local", nil, rs)
+	e := NewTable("Weft.local", nil, rs).Edit()
+	e.SetHost("mid", HostState{Rank: 1})
+	e.SetHost("far", HostState{Rank: 2})
+	table := e.Done()
 	for _, name := range []string{"web", "WEB.", "web.weft.local", "Web.WEFT.local."} {
-		if got, want := table.Lookup(name), mustAddrs("10.32.0.1", "10.32.0.5", "10.32.0.9"); !slices.Equal(got, want) {
+		got := table.Lookup(name)
+		if len(got) == 3 {
+			slices.SortFunc(got[1:], netip.Addr.Compare) // of one rank
+		}
+		if want := mustAddrs("10.32.0.1", "10.32.0.5", "10.32.0.9"); !slices.Equal(got, want) {
 			t.Errorf("%s: %v, want %v", name, got, want)
 		}
 	}
@@ -78,12 +97,73 @@ func TestTable(t *testing.T) {
 			t.Errorf("%q: %v", name, got)
 		}
 	}
-	if got := table.Records(); len(got) != 4 || got[0].Owner != "c2" || got[3].Host != "far" || got[3].Name != "web.weft.local." {
+	if got := table.Records(); len(got) != 4 || got[0].Owner != "c2" || got[2].Host != "far" || got[3].Name != "web.weft.local." {
 		t.Errorf("records %+v", got)
 	}
 	if rs[0].Name != "Web.Weft.Local." {
 		t.Error("the caller's records were changed")
 	}
+}
+
+func TestRecordsThatCannotBe(t *testing.T) {
+	e := NewTable("weft.local", nil, nil).Edit()
+	one := netip.MustParseAddr("10.0.0.1")
+	for _, r := range []Record{
+		{Name: "web.weft.local"},
+		{Name: "web.weft.local", Addr: one, Text: "x"},
+		{Name: "web.weft.local", Port: 80},
+		{Name: "web.weft.local", Target: "a b"},
+		{Name: "web.weft.local", Text: strings.Repeat("x", 256)},
+		{Name: "*.*.weft.local", Addr: one},
+		{Name: "a.*.weft.local", Addr: one},
+		{Name: "*.example.com", Addr: one},
+	} {
+		if e.Add(r) == nil {
+			t.Errorf("%+v was taken", r)
+		}
+	}
+	if err := e.Add(Record{Name: "*.weft.local", Addr: one}); err != nil {
+		t.Error(err)
+	}
+	if got := e.Done().Records(); len(got) != 1 {
+		t.Errorf("%+v", got)
+	}
+}
+
+// Containers that call themselves unhealthy are left out, unless all are; what
+// is hidden does not exist.
+func TestHealthAndHiding(t *testing.T) {
+	a := Record{Name: "web.weft.local", Addr: netip.MustParseAddr("10.0.0.1"), Host: "h1", Owner: "a"}
+	b := Record{Name: "web.weft.local", Addr: netip.MustParseAddr("10.0.0.2"), Host: "h2", Owner: "b"}
+	table := NewTable("weft.local", nil, []Record{a, b})
+	edit := func(f func(*Edit)) {
+		e := table.Edit()
+		f(e)
+		table = e.Done()
+	}
+	check := func(what string, want ...netip.Addr) {
+		t.Helper()
+		got := table.Lookup("web")
+		slices.SortFunc(got, netip.Addr.Compare)
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", what, got, want)
+		}
+	}
+	check("both", a.Addr, b.Addr)
+	a.Down = true
+	edit(func(e *Edit) { e.Add(a) })
+	check("one is unhealthy", b.Addr)
+	edit(func(e *Edit) { e.SetHost("h2", HostState{Hidden: true}) })
+	check("the other's host has failed", a.Addr)
+	edit(func(e *Edit) { e.SetHost("h2", HostState{}); b.Down = true; e.Add(b) })
+	check("both are unhealthy", a.Addr, b.Addr)
+	edit(func(e *Edit) { e.SetHost("h2", HostState{Hidden: true}); e.SetHost("h1", HostState{Hidden: true}) })
+	check("both hosts have failed")
+	if f := table.find([]byte(toWire("web.weft.local."))); f.node != nil {
+		t.Error("a name that all its hosts hide exists")
+	}
+	edit(func(e *Edit) { a.Down = false; e.Remove(a); e.SetHost("h1", HostState{}); e.SetHost("h2", HostState{}) })
+	check("one is gone", b.Addr)
 }
 
 func TestReverseZones(t *testing.T) {
@@ -132,12 +212,82 @@ func TestReverseZonesAreTheRanges(t *testing.T) {
 		if p.Addr().Is4In6() {
 			return
 		}
-		table := NewTable("weft.local", []netip.Prefix{p}, records("h", 0, "x.weft.local", a.String()))
-		if in := table.zone(rev) != ""; in != p.Contains(a) {
+		table := NewTable("weft.local", []netip.Prefix{p}, records("h", "x.weft.local", a.String()))
+		wire := []byte(toWire(rev))
+		if in := table.zoneOf(wire) >= 0; in != p.Contains(a) {
 			t.Fatalf("%v in %v: zone says %v", a, p, in)
 		}
-		if n := table.nodes[rev]; p.Contains(a) && (n == nil || !slices.Equal(n.names, []string{"x.weft.local."})) {
+		if n := table.names.get(wire); p.Contains(a) && (n == nil || len(n.entries) != 1 || n.entries[0].data != toWire("x.weft.local.")) {
 			t.Fatalf("PTR of %v: %+v", a, n)
+		}
+	})
+}
+
+// A table that was edited step by step is the one that is made of what is left, and
+// so is what [Table.Since] tells.
+func TestEdits(t *testing.T) {
+	ranges := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("10.32.1.0/24")}
+	rapid.Check(t, func(t *rapid.T) {
+		names := []string{"a", "b.a", "c.b.a", "*.a", "d", "e.f.g"}
+		draw := func(label string) Record {
+			r := Record{Name: rapid.SampledFrom(names).Draw(t, label) + ".weft.local.", Host: rapid.SampledFrom([]string{"h1", "h2", ""}).Draw(t, "host"),
+				Owner: rapid.SampledFrom([]string{"", "c"}).Draw(t, "owner"), Down: rapid.Bool().Draw(t, "down")}
+			switch rapid.IntRange(0, 3).Draw(t, "kind") {
+			case 0:
+				r.Text = rapid.SampledFrom([]string{"x=1", "y"}).Draw(t, "text")
+			case 1:
+				r.Target = "d.weft.local."
+			case 2:
+				r.Port, r.Target = rapid.Uint16Range(1, 2).Draw(t, "port"), "d.weft.local."
+			default:
+				r.Addr = netip.AddrFrom4([4]byte{10, 32, rapid.Byte().Draw(t, "net") % 3, rapid.Byte().Draw(t, "addr") % 3})
+			}
+			return r
+		}
+		key := func(r Record) Record { r.Down = false; return r }
+		table, model := NewTable("weft.local", ranges, nil), map[Record]Record{}
+		for range rapid.IntRange(1, 8).Draw(t, "edits") {
+			before := table
+			e := table.Edit()
+			for range rapid.IntRange(0, 6).Draw(t, "steps") {
+				r := draw("name")
+				if rapid.Bool().Draw(t, "add") {
+					if err := e.Add(r); err != nil {
+						t.Fatal(err)
+					}
+					model[key(r)] = r
+				} else {
+					e.Remove(r)
+					delete(model, key(r))
+				}
+			}
+			hidden := rapid.Bool().Draw(t, "hidden")
+			e.SetHost("h2", HostState{Hidden: hidden})
+			table = e.Done()
+
+			fresh := NewTable("weft.local", ranges, slices.Collect(maps.Values(model)))
+			e = fresh.Edit()
+			e.SetHost("h2", HostState{Hidden: hidden})
+			fresh = e.Done()
+			if got, want := table.Records(), fresh.Records(); !slices.Equal(got, want) {
+				t.Fatalf("edited\n%+v\nmade\n%+v", got, want)
+			}
+			if table.Len() != fresh.Len() || table.stars != fresh.stars {
+				t.Fatalf("%d names and %d stars, want %d and %d", table.Len(), table.stars, fresh.Len(), fresh.stars)
+			}
+			fresh.names.all(func(name string, want *node) {
+				if got := table.names.get([]byte(name)); got == nil || got.below != want.below || len(got.entries) != len(want.entries) {
+					t.Fatalf("%s: %+v, want %+v", fromWire(name), got, want)
+				}
+			})
+			came, went := table.Since(before)
+			told := before.Records()
+			told = slices.DeleteFunc(told, func(r Record) bool { return slices.Contains(went, r) })
+			told = append(told, came...)
+			slices.SortFunc(told, Record.compare)
+			if want := table.Records(); !slices.Equal(told, want) {
+				t.Fatalf("by changes\n%+v\nwant\n%+v", told, want)
+			}
 		}
 	})
 }
@@ -145,18 +295,16 @@ func TestReverseZonesAreTheRanges(t *testing.T) {
 // Every name between an apex and a name that exists, exists.
 func TestNoNameHangsInTheAir(t *testing.T) {
 	table := NewTable("weft.local", []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("10.32.1.0/24")},
-		records("h", 0, "a.b.c.weft.local", "10.32.1.4", "x.weft.local", "10.7.8.9"))
-	for name := range table.nodes {
-		for next, end := miekg.NextLabel(name, 0); !end; next, end = miekg.NextLabel(name, 0) {
-			if name = name[next:]; table.zone(name) == "" {
-				break
-			}
-			if table.nodes[name] == nil {
-				t.Errorf("%s is missing", name)
+		records("h", "a.b.c.weft.local", "10.32.1.4", "x.weft.local", "10.7.8.9"))
+	table.names.all(func(name string, _ *node) {
+		for name = name[1+name[0]:]; len(name) > 1 && table.zoneOf([]byte(name)) >= 0; name = name[1+name[0]:] {
+			if table.names.get([]byte(name)) == nil {
+				t.Errorf("%s is missing", fromWire(name))
 			}
 		}
-	}
-	if table.nodes["32.10.in-addr.arpa."] == nil || table.zone("4.1.32.10.in-addr.arpa.") != "1.32.10.in-addr.arpa." {
+	})
+	inner := []byte(toWire("4.1.32.10.in-addr.arpa."))
+	if table.names.get([]byte(toWire("32.10.in-addr.arpa."))) == nil || string(inner[table.zoneOf(inner):]) != toWire("1.32.10.in-addr.arpa.") {
 		t.Error("the inner zone hangs in the air")
 	}
 }

@@ -48,6 +48,9 @@ func newModel(t testing.TB) *model {
 			if err != nil {
 				return
 			}
+			if isProbe(buf[:n]) { // silence tells it as much as an answer
+				continue
+			}
 			u.udp.Add(1)
 			for _, p := range u.respond(buf[:n], true) {
 				pc.WriteTo(p, from)
@@ -109,7 +112,7 @@ func (u *model) respond(packet []byte, udp bool) (out [][]byte) {
 		m := new(miekg.Msg).SetReply(q)
 		m.RecursionAvailable = true
 		name := q.Question[0].Name
-		m.Answer = []miekg.RR{&miekg.A{Hdr: header(name, miekg.TypeA, 60), A: net.IP{203, 0, 113, 7}}}
+		m.Answer = []miekg.RR{&miekg.A{Hdr: miekg.RR_Header{Name: name, Rrtype: miekg.TypeA, Class: miekg.ClassINET, Ttl: 60}, A: net.IP{203, 0, 113, 7}}}
 		if q.IsEdns0() != nil {
 			m.SetEdns0(4096, false)
 		}
@@ -168,7 +171,7 @@ func (u *model) respond(packet []byte, udp bool) (out [][]byte) {
 		answer(func(m *miekg.Msg) {
 			m.Answer = nil
 			for i := range 200 {
-				m.Answer = append(m.Answer, &miekg.A{Hdr: header(q.Question[0].Name, miekg.TypeA, 60), A: net.IP{203, 0, 113, byte(i)}})
+				m.Answer = append(m.Answer, &miekg.A{Hdr: miekg.RR_Header{Name: q.Question[0].Name, Rrtype: miekg.TypeA, Class: miekg.ClassINET, Ttl: 60}, A: net.IP{203, 0, 113, byte(i)}})
 			}
 			if udp {
 				m.Truncate(1232)
@@ -188,4 +191,9 @@ func (u *model) respond(packet []byte, udp bool) (out [][]byte) {
 		answer(nil)
 	}
 	return out
+}
+
+func isProbe(p []byte) bool {
+	m := new(miekg.Msg)
+	return m.Unpack(p) == nil && len(m.Question) == 1 && m.Question[0].Qtype == miekg.TypeHINFO
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -55,6 +56,19 @@ func TestInspect(t *testing.T) {
 	e.die(web)
 	if got, err := c.Inspect(t.Context(), "web"); err != nil || got.Running || got.PID != 0 {
 		t.Errorf("stopped: %+v, %v", got, err)
+	}
+}
+
+func TestHealthAndPorts(t *testing.T) {
+	e := newFakeEngine(t)
+	c := newClient(t, e.socket)
+	web := e.run(fakeContainer{Name: "web", Exposed: []string{"8080/tcp", "53/udp", "53/tcp"}})
+	want := []Port{{53, "tcp"}, {53, "udp"}, {8080, "tcp"}}
+	for health, unhealthy := range map[string]bool{"": false, "starting": false, "healthy": false, "unhealthy": true} {
+		e.set(func() { web.Health = health })
+		if got, err := c.Inspect(t.Context(), "web"); err != nil || got.Unhealthy != unhealthy || !slices.Equal(got.Exposed, want) {
+			t.Errorf("health %q: %+v, %v", health, got, err)
+		}
 	}
 }
 

@@ -1,12 +1,15 @@
 package docker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 )
 
@@ -21,6 +24,14 @@ type Container struct {
 	NetworkMode string            // "bridge", "default", "none", "host", "container:ID", or the name of a network
 	HostsPath   string            // the file on this host that is its /etc/hosts, "" if it has none
 	Labels      map[string]string // the caller owns it
+	Exposed     []Port            // what the image or its user says that it listens on, sorted
+	Unhealthy   bool              // its health check fails; false while it starts, and without a health check
+}
+
+// Port is one that a container listens on.
+type Port struct {
+	Number uint16
+	Proto  string // "tcp", "udp" or "sctp"
 }
 
 // HostNetwork says that the container has no network of its own but the host's.
@@ -75,12 +86,17 @@ func fromInspect(r client.ContainerInspectResult) Container {
 	c := Container{ID: in.ID, Name: strings.TrimPrefix(in.Name, "/"), HostsPath: in.HostsPath}
 	if in.State != nil && in.State.Running && in.State.Pid > 0 { // a container that is about to be restarted is Running without a process
 		c.Running, c.PID = true, in.State.Pid
+		c.Unhealthy = in.State.Health != nil && in.State.Health.Status == container.Unhealthy
 	}
 	if in.HostConfig != nil {
 		c.NetworkMode = string(in.HostConfig.NetworkMode)
 	}
 	if in.Config != nil {
 		c.Labels = in.Config.Labels
+		for p := range in.Config.ExposedPorts {
+			c.Exposed = append(c.Exposed, Port{p.Num(), string(p.Proto())})
+		}
+		slices.SortFunc(c.Exposed, func(a, b Port) int { return cmp.Or(cmp.Compare(a.Number, b.Number), strings.Compare(a.Proto, b.Proto)) })
 		c.Hostname, c.Domainname = splitHostname(in.Config.Hostname, in.Config.Domainname)
 	}
 	return c

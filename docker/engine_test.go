@@ -39,6 +39,8 @@ type fakeContainer struct {
 	ID, Name, Hostname, Domainname, NetworkMode string
 	PID                                         int
 	Running, Restarting                         bool
+	Health                                      string   // empty: no health check
+	Exposed                                     []string // as in "80/tcp"
 }
 
 type fakeEvent struct {
@@ -241,11 +243,19 @@ func (e *fakeEngine) serveInspect(w http.ResponseWriter, name string) {
 		fail(w, 404, "No such container: "+name)
 	case 1:
 		c := found[0]
+		state := map[string]any{"Running": c.Running || c.Restarting, "Restarting": c.Restarting, "Pid": c.PID}
+		if c.Health != "" {
+			state["Health"] = map[string]any{"Status": c.Health}
+		}
+		exposed := map[string]any{}
+		for _, p := range c.Exposed {
+			exposed[p] = map[string]any{}
+		}
 		answer(w, map[string]any{
 			"Id": c.ID, "Name": "/" + c.Name, "HostsPath": "/var/lib/docker/containers/" + c.ID + "/hosts",
-			"State":           map[string]any{"Running": c.Running || c.Restarting, "Restarting": c.Restarting, "Pid": c.PID},
+			"State":           state,
 			"HostConfig":      map[string]any{"NetworkMode": c.NetworkMode},
-			"Config":          map[string]any{"Hostname": c.Hostname, "Domainname": c.Domainname, "Labels": map[string]string{"role": "test"}},
+			"Config":          map[string]any{"Hostname": c.Hostname, "Domainname": c.Domainname, "Labels": map[string]string{"role": "test"}, "ExposedPorts": exposed},
 			"NetworkSettings": map[string]any{"Networks": map[string]any{"bridge": map[string]any{"IPAddress": "", "Gateway": "", "MacAddress": ""}}},
 		})
 	default:
@@ -267,7 +277,10 @@ func (e *fakeEngine) serveEvents(w http.ResponseWriter, r *http.Request) {
 	s, _ := strconv.ParseInt(sec, 10, 64)
 	n, _ := strconv.ParseInt(nano, 10, 64)
 	since := time.Unix(s, n).UnixNano()
-	wanted := func(ev fakeEvent) bool { return filters["type"][ev.Type] && filters["event"][ev.Action] }
+	wanted := func(ev fakeEvent) bool {
+		action, _, _ := strings.Cut(ev.Action, ":")
+		return filters["type"][ev.Type] && (filters["event"][ev.Action] || filters["event"][action])
+	}
 
 	w.Header().Set("Content-Type", "application/json")
 	w.(http.Flusher).Flush()

@@ -3,6 +3,7 @@ package docker
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -19,6 +20,7 @@ const (
 	Died                      // a container's process has ended
 	Removed                   // a container is no more
 	Renamed                   // a container has another name
+	Health                    // a container's health check passes, or does not any more
 )
 
 // String is for logs.
@@ -36,6 +38,8 @@ func (k Kind) String() string {
 		return "removed"
 	case Renamed:
 		return "renamed"
+	case Health:
+		return "health"
 	}
 	return fmt.Sprintf("kind %d", int(k))
 }
@@ -46,8 +50,9 @@ type Event struct {
 	Container string // full ID; "" for Connected and Lost
 }
 
-// actions are the engine's names for what is watched. They are also the filter that the engine is given.
-var actions = map[string]Kind{"start": Started, "die": Died, "destroy": Removed, "rename": Renamed}
+// actions are the engine's names for what is watched. They are also the filter that the engine is given. A change of health is
+// called "health_status: unhealthy" and the like, and the filter looks at what is before the colon.
+var actions = map[string]Kind{"start": Started, "die": Died, "destroy": Removed, "rename": Renamed, "health_status": Health}
 
 const (
 	// overlap is how far before the subscription events are asked for: the engine may note two events that come at once in the
@@ -123,7 +128,8 @@ func (c *Client) follow(ctx context.Context, f func(Event)) (connected bool, err
 	for {
 		select {
 		case m := <-stream.Messages:
-			if kind := actions[string(m.Action)]; kind != 0 && m.Type == "container" && m.Actor.ID != "" {
+			action, _, _ := strings.Cut(string(m.Action), ":")
+			if kind := actions[action]; kind != 0 && m.Type == "container" && m.Actor.ID != "" {
 				f(Event{Kind: kind, Container: m.Actor.ID})
 			}
 		case err := <-stream.Err:

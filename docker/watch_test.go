@@ -54,11 +54,12 @@ func TestWatch(t *testing.T) {
 	e.log("network", "destroy", web.ID)
 	e.log("container", "pause", web.ID)
 	e.change(web, "rename", func() { web.Name = "www" })
+	e.change(web, "health_status: unhealthy", func() { web.Health = "unhealthy" })
 	e.die(web)
 	e.run(*web)
 	e.die(web)
 	e.remove(web)
-	w.next(Event{Started, web.ID}, Event{Renamed, web.ID}, Event{Died, web.ID}, Event{Started, web.ID}, Event{Died, web.ID}, Event{Removed, web.ID})
+	w.next(Event{Started, web.ID}, Event{Renamed, web.ID}, Event{Health, web.ID}, Event{Died, web.ID}, Event{Started, web.ID}, Event{Died, web.ID}, Event{Removed, web.ID})
 }
 
 // The stream breaks, the engine crashes, the engine is down at first: one Lost each, then Connected, and what happened meanwhile is
@@ -146,10 +147,10 @@ func TestWatchEndsWhileDown(t *testing.T) {
 
 func TestKindText(t *testing.T) {
 	var all []string
-	for k := range Renamed + 2 {
+	for k := range Health + 1 {
 		all = append(all, k.String())
 	}
-	if got := strings.Join(all, " "); got != "kind 0 connected lost started died removed renamed kind 7" {
+	if got := strings.Join(all, " "); got != "kind 0 connected lost started died removed renamed health" {
 		t.Error(got)
 	}
 }

@@ -21,6 +21,10 @@ import (
 var weft string
 
 func TestMain(m *testing.M) {
+	if what := os.Getenv(probeVar); what != "" {
+		fmt.Fprintln(os.Stderr, probe(what))
+		os.Exit(1)
+	}
 	code, err := run(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -42,23 +42,16 @@ func (r *replica) bury(a *author, departure Entry, ch *change) {
 	for _, ep := range append([]*epoch{a.current, a.older}, a.next...) {
 		r.drop(ep, ch)
 	}
-	a.current, a.older, a.next, a.gone = nil, nil, nil, &departure
+	a.current, a.older, a.next, a.gone, a.lone = nil, nil, nil, &departure, nil
+	r.summed = nil
 	r.held += len(departure.raw)
-	for i, e := range ch.del { // it stays on disk
-		if e.Author == departure.Author && e.Epoch == departure.Epoch && e.Seq == departure.Seq {
-			ch.del = append(ch.del[:i], ch.del[i+1:]...)
-			return
-		}
-	}
 	ch.put = append(ch.put, departure)
 }
 
 // unbury forgets a departed author.
 func (r *replica) unbury(id peer.ID, ch *change) {
 	if a := r.authors[id]; a != nil && a.gone != nil {
-		ch.del = append(ch.del, *a.gone)
-		r.held -= len(a.gone.raw)
-		delete(r.authors, id)
+		r.forget(id, ch)
 	}
 }
 
@@ -78,22 +71,22 @@ func (m *Mesh) loadGraves(es []Entry) {
 }
 
 // takeDeparture is for a departure that came without the log before it: whoever
-// sent it in an exchange has removed that log already. It counts if the log is
-// known here and was not to be had.
-func (r *replica) takeDeparture(e Entry, ch *change) bool {
+// sent it in an exchange has removed that log already, or keeps it back. The log is
+// kept for as long as that of any departed host, since the rest of it may come.
+func (r *replica) takeDeparture(e Entry) bool {
 	a := r.authors[e.Author]
-	if e.Kind != KindDepart || a == nil || a.departure() != nil || a.gone != nil ||
+	if e.Kind != KindDepart || a == nil || a.departure() != nil || a.gone != nil || a.lone != nil ||
 		a.current != nil && a.current.number > e.Epoch {
 		return false
 	}
-	r.bury(a, e, ch)
+	a.lone, r.summed = &e, nil
 	return true
 }
 
 // settleDepartures looks at departures that came in an exchange which is over.
 func (m *Mesh) settleDepartures(es []Entry) {
-	ch, changed := &change{}, false
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	for _, e := range es {
 		a := m.logs.authors[e.Author]
 		if a == nil || e.Author == m.id {
@@ -103,18 +96,7 @@ func (m *Mesh) settleDepartures(es []Entry) {
 		if ep := a.find(e.Epoch); ep == nil || string(ep.early[e.Seq].raw) != string(e.raw) {
 			continue
 		}
-		if m.logs.takeDeparture(e, ch) {
-			m.forgetHostLocked(e.Author)
-			changed = true
-		}
-	}
-	m.storeLocked(ch)
-	if changed {
-		m.publishLocked()
-	}
-	m.mu.Unlock()
-	if changed {
-		m.o.OnChange()
+		m.logs.takeDeparture(e)
 	}
 }
 
@@ -126,6 +108,9 @@ func (m *Mesh) buryLocked(now time.Time) bool {
 			continue
 		}
 		d := a.departure()
+		if d == nil {
+			d = a.lone
+		}
 		if d == nil && a.gone == nil {
 			delete(m.departed, id)
 			continue
@@ -134,7 +119,7 @@ func (m *Mesh) buryLocked(now time.Time) bool {
 		switch {
 		case !ok:
 			m.departed[id] = now
-		case a.gone == nil && now.Sub(since) >= departKeep:
+		case a.gone == nil && d != nil && now.Sub(since) >= departKeep:
 			m.logs.bury(a, *d, ch)
 			m.forgetHostLocked(id)
 			m.count.add("departed_logs_removed")

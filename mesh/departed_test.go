@@ -34,28 +34,43 @@ func TestDepartedLogsGo(t *testing.T) {
 	if here.root() == away.root() {
 		t.Error("who has not heard of the departure would not ask")
 	}
-	if logs, _ := here.missing(away.digest(), peer.ID{1}); len(logs) != 1 || len(logs[0]) != 1 {
+	if logs := here.missing(away.digest(), peer.ID{1}); len(logs) != 1 || len(logs[0]) != 1 {
 		t.Errorf("within its time the log is told to its end, not %v", logs)
 	}
 
 	ch := &change{}
 	here.bury(here.authors[id], last, ch)
-	if here.log(id) != nil || here.root() != empty || here.held != len(last.raw) || len(ch.del) != 3 {
+	if here.log(id) != nil || here.root() != empty || here.held != len(last.raw) || here.holds(log[0].Entry) || !here.holds(last) {
 		t.Errorf("buried: %d bytes held, %d deleted", here.held, len(ch.del))
 	}
 	deal(here, log) // an old copy comes by
 	if here.log(id) != nil {
 		t.Error("back from the dead")
 	}
-	logs, _ := here.missing(away.digest(), peer.ID{1})
+	logs := here.missing(away.digest(), peer.ID{1})
 	if len(logs) != 1 || len(logs[0]) != 1 {
 		t.Fatalf("after its time only the departure is told, not %v", logs)
 	}
-	if logs, _ := here.missing(nil, peer.ID{1}); len(logs) != 0 {
+	if logs := here.missing(nil, peer.ID{1}); len(logs) != 0 {
 		t.Errorf("a newcomer is told of the dead: %v", logs)
 	}
-	if !away.takeDeparture(last, &change{}) || away.log(id) != nil || away.root() != empty {
+	if !away.takeDeparture(last) || away.root() != empty {
 		t.Error("the departure alone is not taken")
+	}
+	if len(away.log(id)) != 3 {
+		t.Error("a departure that came alone has removed the log at once")
+	}
+	if logs := here.missing(away.digest(), peer.ID{1}); len(logs) != 1 {
+		t.Errorf("the rest of the log cannot come any more: %v", logs)
+	}
+	away.bury(away.authors[id], last, ch)
+	if logs := append(here.missing(away.digest(), peer.ID{1}), away.missing(here.digest(), peer.ID{1})...); len(logs) != 0 {
+		t.Errorf("graves are told to graves: %v", logs)
+	}
+	keeps := newReplica()
+	deal(keeps, log)
+	if logs := keeps.missing(here.digest(), peer.ID{1}); len(logs) != 0 {
+		t.Errorf("a removed log is told again: %v", logs)
 	}
 	// The same identity can come back only by a log of its own, of a higher epoch.
 	deal(here, s.past(t, 20, []string{"a", "b"}, nil))

@@ -22,6 +22,7 @@ const (
 
 	seekAfter = 3 * time.Second  // what is heard of a host but gossip does not know is asked for
 	seekEvery = 15 * time.Second // … and by hosts that do not dial all others, anyway
+	maxKnocks = 16
 )
 
 // dialAll dials targets, and hosts that are known and not in gossip, until ctx ends.
@@ -229,7 +230,9 @@ func (m *Mesh) hearFrom(id peer.ID) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if h := m.hosts[id]; h != nil && !h.gossip && !h.rec.left() {
-		m.knocked = id
+		if len(m.knocked) < maxKnocks {
+			m.knocked[id] = true
+		}
 		poke(m.redial)
 	}
 }
@@ -240,11 +243,14 @@ func (m *Mesh) hearFrom(id peer.ID) {
 // shows in its log.
 func (m *Mesh) seek(now time.Time) (peer.ID, bool) {
 	m.mu.Lock()
-	if id := m.knocked; !id.IsZero() && now.Sub(m.sought) >= dialTick {
-		m.sought, m.knocked = now, peer.ID{}
-		if !m.leaving {
-			m.mu.Unlock()
-			return id, true
+	if now.Sub(m.sought) >= dialTick && !m.leaving {
+		for id := range m.knocked {
+			delete(m.knocked, id)
+			if h := m.hosts[id]; h != nil && !h.gossip {
+				m.sought = now
+				m.mu.Unlock()
+				return id, true
+			}
 		}
 	}
 	want := false

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -35,9 +36,14 @@ const (
 	// settle is what entries on their way get before two roots count as different.
 	settle = 150 * time.Millisecond
 	// syncGap is the least time between two exchanges that this host begins with
-	// one other, and syncers how many it has under way.
+	// one other, and syncers how many it has under way, and serves as others begin
+	// them: after a partition all others have the same to tell.
 	syncGap = time.Second
-	syncers = 4
+	syncers = 2
+
+	// maxUseless is how many entries that change nothing an exchange may bring: a log
+	// that came from elsewhere meanwhile, and this host's own.
+	maxUseless = 2 * maxLogEntries
 )
 
 // exchange makes both sides hold the same logs. Roots first; the digests only
@@ -109,11 +115,8 @@ func inTurn(aFirst bool, a, b func() error) error {
 
 func (m *Mesh) sendMissing(l *link, theirs []mark) error {
 	m.mu.Lock()
-	logs, forked := m.logs.missing(theirs, l.id)
+	logs := m.logs.missing(theirs, l.id)
 	m.mu.Unlock()
-	for _, id := range forked {
-		m.reject(id, reasonFork, errFork)
-	}
 	var b []byte
 	for _, es := range logs {
 		for _, e := range es {
@@ -135,6 +138,7 @@ func (m *Mesh) sendMissing(l *link, theirs []mark) error {
 
 func (m *Mesh) takeAll(l *link) (news []Entry, err error) {
 	var departures []Entry
+	useless := 0
 	for {
 		t, b, err := l.read(1+maxChunk, msgEntries, msgDone)
 		if err != nil {
@@ -146,7 +150,7 @@ func (m *Mesh) takeAll(l *link) (news []Entry, err error) {
 		}
 		es, err := SplitEntries(b)
 		if err != nil {
-			m.reject(l.id, reasonMalformed, err)
+			m.rejectSent(l.id, reasonMalformed, err)
 			return news, err
 		}
 		for _, e := range es {
@@ -154,7 +158,14 @@ func (m *Mesh) takeAll(l *link) (news []Entry, err error) {
 				departures = append(departures, e)
 			}
 		}
-		fresh := m.take(es, l.id, true)
+		fresh, lie := m.take(es, l.id, true)
+		if lie != nil {
+			return news, fmt.Errorf("take entries: %w", lie)
+		}
+		if useless += len(es) - len(fresh); useless > maxUseless {
+			m.rejectSent(l.id, reasonFlood, errUseless)
+			return news, errUseless
+		}
 		m.drain() // the disk sets the pace, or memory would hold what it has not written
 		// What a caller may want to hand on at once is little; a big catch-up is not kept.
 		if news = append(news, fresh...); len(news) > flushMax {
@@ -162,6 +173,8 @@ func (m *Mesh) takeAll(l *link) (news []Entry, err error) {
 		}
 	}
 }
+
+var errUseless = errors.New("an exchange that brings nothing new")
 
 // spreadMax is how many neighbours are told at once which mesh this is.
 const spreadMax = 8
@@ -190,28 +203,31 @@ func (m *Mesh) compareRoot(from peer.ID, root [32]byte) {
 func (m *Mesh) syncLoop(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	slots := make(chan struct{}, syncers)
-	last := make(map[peer.ID]time.Time)
-	start := func(id peer.ID, wait time.Duration, needed func() bool) {
-		select {
-		case slots <- struct{}{}:
-		default:
+	done := make(chan peer.ID)
+	busy := make(map[peer.ID]bool)
+	last := make(map[peer.ID]time.Time) // when an exchange ended
+	sync := func(id peer.ID) {
+		if err := m.syncWith(ctx, id); err != nil && ctx.Err() == nil {
+			m.count.add("sync_failed")
+			m.log.Debug("compare logs", "peer", id, "err", err)
+		}
+	}
+	mend := func(d difference) {
+		if len(busy) >= syncers || busy[d.peer] || time.Since(last[d.peer]) < syncGap {
 			return
 		}
-		last[id] = time.Now()
+		busy[d.peer] = true
 		wg.Go(func() {
-			defer func() { <-slots }()
 			select {
 			case <-ctx.Done():
-				return
-			case <-time.After(wait):
+			case <-time.After(settle):
+				if m.root() != d.root {
+					sync(d.peer)
+				}
 			}
-			if !needed() {
-				return
-			}
-			if err := m.syncWith(ctx, id); err != nil && ctx.Err() == nil {
-				m.count.add("sync_failed")
-				m.log.Debug("compare logs", "peer", id, "err", err)
+			select {
+			case <-ctx.Done():
+			case done <- d.peer:
 			}
 		})
 	}
@@ -224,13 +240,16 @@ func (m *Mesh) syncLoop(ctx context.Context) {
 		case <-m.spread:
 			ids := m.live()
 			rand.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
-			for _, id := range ids[:min(spreadMax, len(ids))] {
-				start(id, 0, func() bool { return true })
-			}
+			wg.Go(func() {
+				for _, id := range ids[:min(spreadMax, len(ids))] {
+					sync(id)
+				}
+			})
 		case d := <-m.differs:
-			if time.Since(last[d.peer]) >= syncGap {
-				start(d.peer, settle, func() bool { return m.root() != d.root })
-			}
+			mend(d)
+		case id := <-done:
+			delete(busy, id)
+			last[id] = time.Now()
 		case <-tick.C:
 			tick.Reset(rootEvery*3/4 + rand.N(rootEvery/2))
 			if nodes := m.aliveNodes(); len(nodes) > 0 {

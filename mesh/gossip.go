@@ -187,7 +187,7 @@ func (d *delegate) NotifyAlive(n *memberlist.Node) error {
 			return fmt.Errorf("node %s is a former start of its host", n.Name)
 		}
 	}
-	if m.noteRecordLocked(rec, n.Meta) {
+	if m.noteRecordLocked(rec, n.Meta, false) {
 		m.stale = true
 	}
 	if m.hosts[id] == nil {
@@ -265,5 +265,5 @@ func parseName(name string) (peer.ID, uint64, bool) {
 	if _, e := fmt.Sscanf(nonce, "%016x", &n); err != nil || e != nil {
 		return peer.ID{}, 0, false
 	}
-	return id, n, true
+	return id, n, name == nodeName(id, n)
 }

@@ -6,7 +6,6 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 
@@ -50,7 +49,8 @@ var (
 // What becomes of the log of a host that has departed is in departed.go.
 type replica struct {
 	authors map[peer.ID]*author
-	held    int // bytes of entries, those that wait included
+	held    int       // bytes of entries, those beyond a gap aside
+	summed  *[32]byte // root, until something changes
 }
 
 type author struct {
@@ -60,6 +60,7 @@ type author struct {
 	older   *epoch            // a lower one that may have grants which current lacks
 	tick    uint64            // counts merges, to tell which of next lies idle
 	gone    *Entry            // departed, and the log removed: the entry that says so
+	lone    *Entry            // a departure that came alone, while the log may still come
 }
 
 type epoch struct {
@@ -72,6 +73,7 @@ type epoch struct {
 	touched  uint64           // author.tick when an entry came last
 	lacking  bool             // found to lack grants; looked at again when one comes
 	departed *Entry           // the author's departure, if it is in entries
+	fork     *Entry           // another entry of the author's under a number that entries has
 }
 
 // change is what a merge did, for the disk and for whoever forwards.
@@ -94,7 +96,7 @@ func (r *replica) learn(pub ed25519.PublicKey) error {
 		return nil
 	}
 	if len(r.authors) >= maxAuthors {
-		return fmt.Errorf("take host %v: %d hosts are known already", id, maxAuthors)
+		return errCrowded
 	}
 	r.authors[id] = &author{key: bytes.Clone(pub)}
 	return nil
@@ -196,10 +198,7 @@ func (r *replica) merge(p proven, asked bool, ch *change) error {
 	switch {
 	case ep != nil:
 	case a.current != nil && p.Epoch < a.current.number:
-		if a.older != nil && a.older.number > p.Epoch {
-			return nil
-		}
-		r.drop(a.older, ch)
+		r.drop(a.older, ch) // the latest that is told of; an exchange brings an epoch in one go, mostly
 		ep = newEpoch(p.Epoch)
 		a.older = ep
 	default:
@@ -211,9 +210,13 @@ func (r *replica) merge(p proven, asked bool, ch *change) error {
 	bytes := ep.bytes
 	err := ep.add(p, ch)
 	r.held += ep.bytes - bytes
+	if errors.Is(err, errFork) {
+		r.summed = nil
+	}
 	if err != nil || len(ep.entries) == before {
 		return err
 	}
+	r.summed = nil
 	return r.fold(a, ch)
 }
 
@@ -248,6 +251,37 @@ func (r *replica) drop(ep *epoch, ch *change) {
 	}
 	ch.del = append(ch.del, ep.entries...)
 	r.held -= ep.bytes
+	r.summed = nil
+}
+
+// forget drops all that is known of an author.
+func (r *replica) forget(id peer.ID, ch *change) {
+	a := r.authors[id]
+	if a == nil {
+		return
+	}
+	for _, ep := range append([]*epoch{a.current, a.older}, a.next...) {
+		r.drop(ep, ch)
+	}
+	if a.gone != nil {
+		ch.del = append(ch.del, *a.gone)
+		r.held -= len(a.gone.raw)
+	}
+	delete(r.authors, id)
+	r.summed = nil
+}
+
+// holds tells that an entry is in a log or stands for one.
+func (r *replica) holds(e Entry) bool {
+	a := r.authors[e.Author]
+	if a == nil {
+		return false
+	}
+	if a.gone != nil && bytes.Equal(a.gone.raw, e.raw) {
+		return true
+	}
+	ep := a.find(e.Epoch)
+	return ep != nil && e.Seq <= uint64(len(ep.entries)) && bytes.Equal(ep.entries[e.Seq-1].raw, e.raw)
 }
 
 func (ep *epoch) add(p proven, ch *change) error {
@@ -255,6 +289,9 @@ func (ep *epoch) add(p proven, ch *change) error {
 	switch {
 	case p.Seq <= n:
 		if !bytes.Equal(ep.entries[p.Seq-1].raw, p.raw) {
+			if ep.fork == nil {
+				ep.fork = &p.Entry
+			}
 			return errFork
 		}
 		return nil
@@ -301,9 +338,12 @@ func (ep *epoch) complete() bool {
 // fold makes the highest complete epoch that lacks no grant the effective one.
 func (r *replica) fold(a *author, ch *change) (err error) {
 	if older := a.older; older != nil && older.complete() && !older.keptBy(a.current) {
-		a.current.lacking = true
 		a.next = slices.Insert(a.next, 0, a.current)
 		a.current, a.older = older, nil
+		for _, ep := range a.next { // it was another one that they lacked grants of
+			ep.lacking = false
+		}
+		r.summed = nil
 	}
 	for i := len(a.next) - 1; i >= 0; i-- {
 		ep := a.next[i]
@@ -324,11 +364,23 @@ func (r *replica) fold(a *author, ch *change) (err error) {
 			ch.del = append(ch.del, *a.gone)
 			r.held -= len(a.gone.raw)
 		}
-		a.current, a.older, a.gone = ep, nil, nil
+		a.current, a.older, a.gone, a.lone = ep, nil, nil, nil
 		a.next = slices.Delete(a.next, 0, i+1)
 		return nil
 	}
 	return err
+}
+
+// replace takes an author's logs from another replica, instead of its own.
+func (r *replica) replace(id peer.ID, from *replica) {
+	if a := r.authors[id]; a != nil {
+		for _, ep := range append([]*epoch{a.current, a.older}, a.next...) {
+			r.drop(ep, &change{})
+		}
+	}
+	r.authors[id] = from.authors[id]
+	r.held += from.held
+	r.summed = nil
 }
 
 // log is the effective log of a host; nil if there is none. It may be kept, not changed.

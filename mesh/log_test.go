@@ -248,10 +248,7 @@ func TestExchangeMakesEqual(t *testing.T) {
 		}
 		a, b := rs[0].digest(), rs[1].digest()
 		send := func(from, to *replica, digest []mark) {
-			logs, forked := from.missing(digest, peer.ID{})
-			if len(forked) > 0 {
-				t.Fatalf("forked: %v", forked)
-			}
+			logs := from.missing(digest, peer.ID{})
 			for _, es := range logs {
 				for _, e := range es {
 					p := proven{Entry: e}
@@ -294,8 +291,36 @@ func TestForkShowsInDigest(t *testing.T) {
 	if a.root() == b.root() {
 		t.Error("roots do not differ")
 	}
-	if _, forked := a.missing(b.digest(), peer.ID{}); len(forked) != 1 {
-		t.Errorf("forked: %v", forked)
+	// Each tells the other its log; then both have the proof, and agree without it.
+	c := newReplica()
+	tell := func(from, to *replica) {
+		for _, es := range from.missing(to.digest(), peer.ID{}) {
+			for _, e := range es {
+				p := proven{Entry: e}
+				if e.Kind == KindBegin {
+					p.begin = e0(t, e, secret)
+				}
+				_ = to.merge(p, true, &change{})
+			}
+		}
+	}
+	mergeAll(t, c, append(slices.Clone(e), proven{Entry: other}))
+	tell(a, b)
+	tell(b, a)
+	if a.root() != b.root() {
+		t.Error("the fork is not settled")
+	}
+	tell(b, c) // who has seen one side only is told of the other
+	if c.root() != a.root() {
+		t.Error("a third host does not learn of the fork")
+	}
+	if got := a.missing(b.digest(), peer.ID{}); len(got) != 0 {
+		t.Errorf("still tells %v", got)
+	}
+	// The author's next epoch is a log like any other.
+	mergeAll(t, a, s.epoch(t, 20, 1, 0))
+	if len(a.log(s.id.ID())) != 1 || a.root() == b.root() {
+		t.Error("a new epoch does not count")
 	}
 }
 
@@ -323,4 +348,13 @@ func TestSnapshot(t *testing.T) {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
 		}
 	}
+}
+
+func e0(t *testing.T, e Entry, s Secret) *Begin {
+	t.Helper()
+	g, err := VerifyBegin(e, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &g
 }

@@ -37,6 +37,8 @@ type Mesh struct {
 
 	transport atomic.Pointer[transport] // gossip's
 	senders   *sourceLimits             // of members, for datagrams
+	queued    *holds                    // of members, in the inbox
+	exchanges chan struct{}             // logs that are exchanged as others have asked
 	rejected  rejections
 
 	look     chan struct{} // look at liveness again
@@ -68,9 +70,11 @@ type Mesh struct {
 	told     []byte // own record as gossip was told it
 	stale    bool   // a delegate of memberlist has changed what State shows
 	leaving  bool
-	heard    bool      // see State
-	sought   time.Time // when another host was last asked who is there
-	knocked  peer.ID   // sends datagrams and is not in gossip here
+	heard    bool             // see State
+	sought   time.Time        // when another host was last asked who is there
+	knocked  map[peer.ID]bool // send datagrams and are not in gossip here; few
+	mended   time.Time        // when this host last opened an epoch because of its past
+	mends    int              // how often it has
 }
 
 // New checks the options and loads what is on disk. Nothing is on the network
@@ -90,8 +94,11 @@ func New(o Options) (*Mesh, error) {
 		differs: make(chan difference, 16),
 		limits:  newSourceLimits(sourceBurst, sourceRate),
 		senders: newSourceLimits(senderBurst, senderRate),
-		guests:  make(chan struct{}, o.ConnLimit),
-		locals:  make(chan struct{}, o.ConnLimit),
+		queued:  newHolds(inboxLen / 8),
+
+		exchanges: make(chan struct{}, syncers),
+		guests:    make(chan struct{}, o.ConnLimit),
+		locals:    make(chan struct{}, o.ConnLimit),
 
 		guestHolds: newHolds(max(1, o.ConnLimit/2)),
 		localHolds: newHolds(max(1, o.ConnLimit/4)),
@@ -112,6 +119,7 @@ func New(o Options) (*Mesh, error) {
 		notices:  make(notices),
 		dirty:    make(map[string]dirtyBucket),
 		departed: make(map[peer.ID]time.Time),
+		knocked:  make(map[peer.ID]bool),
 	}
 	var n [8]byte
 	rand.Read(n[:]) // never fails: crypto/rand ends the program instead

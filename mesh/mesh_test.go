@@ -182,6 +182,13 @@ func TestAppendIsDurableOrNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	log := again.State().Logs[m.id]
+	held := 0
+	for _, e := range log {
+		held += len(e.raw)
+	}
+	if s := again.Stats(); s.LogBytes != held || s.Entries != 5 || s.Authors != 1 {
+		t.Errorf("holds %+v, want %d bytes", s, held)
+	}
 	if len(log) != 5 || log[0].Epoch>>32 != es[0].Epoch>>32+1 {
 		t.Errorf("%d entries of epoch %x, before %x", len(log), log[0].Epoch, es[0].Epoch)
 	}

@@ -107,6 +107,8 @@ func (m *Mesh) appendLocking(ds []Draft, edit func(*Record)) ([]Entry, error) {
 	m.mu.Lock()
 	for _, e := range es {
 		m.logs.authors[m.id].current.append(e, &change{})
+		m.logs.held += len(e.raw)
+		m.logs.summed = nil
 	}
 	if raw != nil {
 		m.own.rec, _ = ParseRecord(raw)
@@ -138,6 +140,9 @@ func (m *Mesh) openEpoch() error {
 	m.writing.Lock()
 	defer m.writing.Unlock()
 	m.mu.Lock()
+	if from < 0 && m.own.open { // an Append has opened one meanwhile, with all of the past
+		from = int(m.logs.authors[m.id].current.snapshot)
+	}
 	if len(endpoints) > 0 || m.own.open {
 		m.own.rec.Endpoints = endpoints
 	}
@@ -220,7 +225,7 @@ func (m *Mesh) openEpochWriting(ds []Draft, from int, based bool) error {
 	}
 
 	m.mu.Lock()
-	m.logs.authors[m.id] = fresh.authors[m.id]
+	m.logs.replace(m.id, fresh)
 	m.past = newReplica()
 	m.own = ownLog{open: true, boots: boots, epoch: number, raw: raw}
 	m.own.rec, _ = ParseRecord(raw)
@@ -283,6 +288,9 @@ func (m *Mesh) keepRecord(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-m.reroll:
+			if !m.mayMend(ctx) {
+				continue
+			}
 			if err := m.openEpoch(); err != nil {
 				m.log.Error("open a new epoch of the log", "err", err)
 			}
@@ -331,25 +339,56 @@ func (m *Mesh) tellGossip() {
 
 const updateTimeout = 2 * time.Second
 
-// takeOwnLocked looks at entries of this host's own log that come from others:
-// what it wrote before its disk was lost or put back. When a whole epoch is there
-// that is higher than its own, or has grants that its own lacks, a new one is
-// opened that has it all.
-func (m *Mesh) takeOwnLocked(p proven, asked bool) {
+// takeOwnLocked looks at an entry of this host's own log that comes from others:
+// what it wrote before its disk was lost or put back. It reports whether the past
+// has become longer.
+func (m *Mesh) takeOwnLocked(p proven, asked bool) bool {
 	if p.Epoch == m.own.epoch || p.Epoch < m.own.epoch && !asked {
-		return
+		return false
 	}
 	if err := m.past.learn(m.o.Identity.Public()); err != nil {
+		return false
+	}
+	ch := &change{}
+	_ = m.past.merge(p, asked, ch) // what is wrong with it, is this host's own
+	return !ch.empty()
+}
+
+// checkPastLocked asks for a new epoch when a whole one is there that is higher than
+// this host's own, or has grants that its own lacks: it is to have it all.
+func (m *Mesh) checkPastLocked() {
+	if !m.lacksPastLocked() {
 		return
 	}
-	before := m.past.authors[m.id].current
-	_ = m.past.merge(p, asked, &change{}) // what is wrong with it, is this host's own
-	now := m.past.authors[m.id].current
-	if now == nil || now == before && p.Kind != KindGrant {
-		return
+	m.mends++
+	poke(m.reroll)
+}
+
+// A host takes up its past once or twice in its life. One that does so again and again
+// has a twin: each opens an epoch above the other's.
+const (
+	mendsFree = 3
+	mendPause = 10 * time.Second
+)
+
+// mayMend paces the epochs that this host opens because of its past; false: ctx has
+// ended.
+func (m *Mesh) mayMend(ctx context.Context) bool {
+	m.mu.Lock()
+	wait := time.Duration(0)
+	if m.mends > mendsFree {
+		wait = time.Until(m.mended.Add(mendPause << min(m.mends-mendsFree, 5)))
+		m.notices.set("twin", "somebody else writes this host's log again and again: does a copy of this machine run? "+
+			"Run `weft reset --force` on the copy and launch it again: it gets an identity of its own", time.Now())
+		m.publishLocked()
 	}
-	if m.lacksPastLocked() {
-		poke(m.reroll)
+	m.mended = time.Now().Add(max(0, wait))
+	m.mu.Unlock()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(max(0, wait)):
+		return true
 	}
 }
 
@@ -360,5 +399,5 @@ func (m *Mesh) lacksPastLocked() bool {
 	if past == nil || past.current == nil {
 		return false
 	}
-	return past.current.number > m.own.epoch || own == nil || own.current == nil || !past.current.keptBy(own.current)
+	return past.current.number >= m.own.epoch || own == nil || own.current == nil || !past.current.keptBy(own.current)
 }

@@ -25,10 +25,12 @@ const (
 var (
 	errFlood = errors.New("more datagrams than one member may send")
 	errFull  = errors.New("this host holds all that it can")
+
+	errCrowded = errors.New("this host knows as many hosts as it can")
 )
 
 const (
-	maxOffenders = 1024 // further ones are counted together
+	maxOffenders = 1024 // remembered; beyond, the one that has been quiet longest goes
 	offenceLog   = time.Minute
 	penalty      = 20 // datagrams that a rejected one costs its sender
 )
@@ -62,17 +64,20 @@ func (r *rejections) add(o offence, now time.Time) (count uint64, log bool) {
 	defer r.mu.Unlock()
 	x := r.all[o]
 	if x == nil {
-		if len(r.all) >= maxOffenders {
-			o.peer = peer.ID{}
-			x = r.all[o]
+		if r.all == nil {
+			r.all = make(map[offence]*offended)
 		}
-		if x == nil {
-			x = &offended{}
-			if r.all == nil {
-				r.all = make(map[offence]*offended)
+		if len(r.all) >= maxOffenders { // who has been quiet longest makes room
+			oldest, first := offence{}, true
+			for k, v := range r.all {
+				if first || v.logged.Before(r.all[oldest].logged) {
+					oldest, first = k, false
+				}
 			}
-			r.all[o] = x
+			delete(r.all, oldest)
 		}
+		x = &offended{}
+		r.all[o] = x
 	}
 	x.count++
 	if x.logged.IsZero() || now.Sub(x.logged) >= offenceLog {
@@ -99,14 +104,21 @@ func (m *Mesh) Rejections() []Rejection {
 // the rejections.
 func (m *Mesh) reject(who peer.ID, reason string, err error) {
 	now := time.Now()
-	m.senders.charge(m.controlAddr(who), penalty, now)
 	if n, log := m.rejected.add(offence{who, reason}, now); log {
 		m.log.Warn("rejected", "peer", who, "reason", reason, "count", n, "err", err)
 	}
 }
 
+// rejectSent is reject for a sender that is proven, by its session or its address:
+// what it may send shrinks. Nobody else's may: an entry can be replayed.
+func (m *Mesh) rejectSent(from peer.ID, reason string, err error) {
+	m.reject(from, reason, err)
+	m.senders.charge(m.controlAddr(from), penalty, time.Now())
+}
+
 // rejectEntry finds out whose fault it is. An entry that its author has signed
-// is the author's; any other is the sender's.
+// is the author's; any other is the sender's. What this host has no room for is
+// nobody's.
 func (m *Mesh) rejectEntry(e Entry, from peer.ID, err error) {
 	switch {
 	case errors.Is(err, errUnknownAuthor):
@@ -117,9 +129,12 @@ func (m *Mesh) rejectEntry(e Entry, from peer.ID, err error) {
 		m.reject(e.Author, reasonFork, err)
 	case errors.Is(err, errWithdrawal):
 		m.reject(e.Author, reasonWithdrawal, err)
-	case errors.Is(err, errFull):
-		m.reject(e.Author, reasonFull, err)
+	case errors.Is(err, errFull), errors.Is(err, errCrowded):
+		m.reject(peer.ID{}, reasonFull, err)
 	default:
-		m.reject(from, reasonInvalid, err)
+		m.rejectSent(from, reasonInvalid, err)
+	}
+	if from == e.Author {
+		m.senders.charge(m.controlAddr(from), 1, time.Now())
 	}
 }

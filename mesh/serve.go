@@ -87,6 +87,11 @@ func (m *Mesh) serve(ctx context.Context, ln net.Listener) {
 			_ = conn.Close()
 			continue
 		}
+		if inside && !m.senders.take(from.Addr(), 0, false, time.Now()) {
+			m.count.add("session_refused_flood")
+			_ = conn.Close()
+			continue
+		}
 		// Strangers cannot use up what hosts of the mesh need.
 		slots, holds := m.guests, m.guestHolds
 		if inside {
@@ -121,8 +126,11 @@ func (m *Mesh) handle(ctx context.Context, conn net.Conn) {
 		m.refused(from, err)
 		return
 	}
-	l := &link{s: s, stop: context.AfterFunc(ctx, func() { _ = s.Close() })}
-	defer l.close()
+	// A session that is not a call has an end, however slowly the other side speaks.
+	limited, cancel := context.WithTimeout(ctx, syncTimeout)
+	defer cancel()
+	l := &link{s: s, stop: context.AfterFunc(limited, func() { _ = s.Close() })}
+	defer func() { l.close() }()
 	if err := m.answer(ctx, l); err != nil {
 		m.refused(from, err)
 		return
@@ -131,10 +139,19 @@ func (m *Mesh) handle(ctx context.Context, conn net.Conn) {
 	case purposeJoin:
 		err = m.serveJoin(ctx, l)
 	case purposeSync:
+		select {
+		case m.exchanges <- struct{}{}:
+		default: // others are telling it already
+			m.count.add("sync_refused_busy")
+			return
+		}
 		if _, err = m.exchange(l, false); err == nil {
 			err = l.write(msgReady, Refusal{}.encode())
 		}
+		<-m.exchanges
 	case purposeCall:
+		l.stop()
+		l.stop = context.AfterFunc(ctx, func() { _ = s.Close() })
 		err = m.serveCall(ctx, l)
 	}
 	if err != nil && ctx.Err() == nil {

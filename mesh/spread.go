@@ -240,15 +240,20 @@ func (m *Mesh) receive(from netip.Addr, b []byte) {
 		m.count.add("gossip_from_here")
 		return
 	case len(b) < 2 || len(b) > maxGossip || b[1] < gossipDirect || b[1] > gossipRoot || b[1] == gossipRoot && len(b) < 34:
-		m.reject(id, reasonMalformed, errShort)
+		m.rejectSent(id, reasonMalformed, errShort)
 		return
 	case !m.senders.allow(from, time.Now()):
 		m.reject(id, reasonFlood, errFlood)
 		return
 	}
+	if !m.queued.take(from) { // its share of the inbox: the others must find room
+		m.count.add("gossip_dropped")
+		return
+	}
 	select {
 	case m.inbox <- letter{id, b[1], append([]byte(nil), b[2:]...)}:
 	default:
+		m.queued.give(from)
 		m.count.add("gossip_dropped")
 	}
 }
@@ -266,6 +271,7 @@ func (m *Mesh) readInbox(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case l := <-m.inbox:
+			m.queued.give(m.controlAddr(l.from))
 			m.read(l)
 		}
 	}
@@ -279,9 +285,9 @@ func (m *Mesh) read(l letter) {
 	}
 	es, err := SplitEntries(l.body)
 	if err != nil {
-		m.reject(l.from, reasonMalformed, err)
+		m.rejectSent(l.from, reasonMalformed, err)
 	}
-	if news := m.take(es, l.from, false); l.kind == gossipRelay {
+	if news, _ := m.take(es, l.from, false); l.kind == gossipRelay {
 		m.relay(news)
 	}
 }

@@ -154,8 +154,8 @@ func TestRogueMember(t *testing.T) {
 		unharmed("replaying")
 
 		// In an exchange, too, where it is asked for what is missing.
-		if err := r.serveLies(b, forged); err != nil {
-			t.Fatal(err)
+		if err := r.exchange(b, nil, forged); err == nil {
+			t.Error("an exchange of lies comes to its end")
 		}
 		unharmed("lying in an exchange")
 		if n := b.rejected(r)[reasonInvalid]; n != 6 {
@@ -214,8 +214,9 @@ func TestRogueMember(t *testing.T) {
 	})
 }
 
-// serveLies opens a sync session with a host and claims to have news of others.
-func (r *rogue) serveLies(to *box, es []Entry) error {
+// exchange opens a sync session with a host, shows it a digest, and claims to have
+// news of others.
+func (r *rogue) exchange(to *box, digest []mark, es []Entry) error {
 	ctx, cancel := context.WithTimeout(r.t.Context(), 5*time.Second)
 	defer cancel()
 	l, err := r.mesh.open(ctx, purposeSync, netip.AddrPortFrom(to.control(), DefaultPort))
@@ -230,7 +231,7 @@ func (r *rogue) serveLies(to *box, es []Entry) error {
 	if _, _, err := l.read(33, msgRoot); err != nil {
 		return err
 	}
-	if err := l.write(msgDigest, nil); err != nil {
+	if err := l.write(msgDigest, appendDigest(nil, digest)); err != nil {
 		return err
 	}
 	if _, _, err := l.read(1+maxAuthors*markLen, msgDigest); err != nil {
@@ -245,8 +246,12 @@ func (r *rogue) serveLies(to *box, es []Entry) error {
 			break
 		}
 	}
-	if err := l.write(msgEntries, AppendEntries(nil, es...)); err != nil {
-		return err
+	for len(es) > 0 {
+		n := min(len(es), 1000)
+		if err := l.write(msgEntries, AppendEntries(nil, es[:n]...)); err != nil {
+			return err
+		}
+		es = es[n:]
 	}
 	if err := l.write(msgDone, nil); err != nil {
 		return err
@@ -266,6 +271,83 @@ func (r *rogue) dialGossip(to *box, b []byte) {
 	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
 	_, _ = conn.Write(b)
 	_, _ = conn.Read(make([]byte, 1))
+}
+
+// A member cannot have others blamed, or unheard, for what it says of them.
+func TestRogueBlamesOthers(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.box("host1"), w.box("host2")
+		a.found()
+		b.join(a)
+		w.within(10*time.Second, "two hosts", func() bool { return oneMesh(a, b) })
+		r := newRogue(t, w, a)
+		w.within(10*time.Second, "three hosts", func() bool { return oneMesh(a, b, r.box) })
+		b.mesh.mu.Lock()
+		lie := b.mesh.logs.digest()
+		b.mesh.mu.Unlock()
+		for i := range lie {
+			lie[i].sum[0] ^= 1
+		}
+		for range 150 {
+			_ = r.exchange(b, lie, nil)
+		}
+		mine := a.mesh.State().Logs[a.id.ID()]
+		for range 300 { // what a has signed, again and again
+			r.say(b, AppendEntries([]byte{gossipMagic, gossipDirect}, mine...))
+		}
+		for _, x := range b.mesh.Rejections() {
+			if x.Peer != r.id.ID() && x.Peer != (peer.ID{}) {
+				t.Errorf("%v is blamed: %+v", x.Peer, x)
+			}
+		}
+		a.append("still heard")
+		w.within(time.Second, "a name", func() bool { return len(b.names(a)) == 1 })
+
+		// A stream of old and useless entries ends.
+		var old []Entry
+		for len(old) < 3*maxUseless {
+			old = append(old, mine...)
+		}
+		if err := r.exchange(b, nil, old); err == nil {
+			t.Error("an endless exchange is taken to its end")
+		}
+		if b.rejected(r)[reasonFlood] == 0 {
+			t.Errorf("nobody is named for it: %v", b.rejected(r))
+		}
+	})
+}
+
+// Whoever has the secret can make up hosts; a real one finds room all the same.
+func TestRogueMakesUpHosts(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a := w.box("host1")
+		a.found()
+		time.Sleep(time.Second)
+		r := newRogue(t, w, a)
+		var es []Entry
+		for range maxAuthors + 10 {
+			id := newIdentity(t)
+			begin := NewBegin(id, w.secret, 0, 1, 1)
+			payload, err := begin.MarshalBinary()
+			if err != nil {
+				t.Fatal(err)
+			}
+			e, err := SignEntry(id, w.secret.MeshID(), Entry{Epoch: 1, Seq: 1, Kind: KindBegin, Payload: payload})
+			if err != nil {
+				t.Fatal(err)
+			}
+			es = append(es, e)
+		}
+		_ = r.exchange(a, nil, es)
+		if n := a.mesh.Stats().Authors; n != maxAuthors {
+			t.Fatalf("%d hosts are known", n)
+		}
+		b := w.box("host2")
+		b.join(a)
+		w.within(30*time.Second, "a real host in", func() bool { return a.sees(b) == Alive && b.sees(a) == Alive })
+		a.append("web")
+		w.within(10*time.Second, "a name", func() bool { return len(b.names(a)) == 1 })
+	})
 }
 
 // What one member holds open leaves room for the others.

@@ -13,7 +13,9 @@ import (
 // zero, and returns those that are new in a log. What does not verify is left
 // out, counted and logged. asked says that they came in an exchange, whose
 // digests have told what is missing here: then older epochs are looked at too.
-func (m *Mesh) take(es []Entry, from peer.ID, asked bool) []Entry {
+//
+// The error is that of an entry which nobody who is honest sends.
+func (m *Mesh) take(es []Entry, from peer.ID, asked bool) (news []Entry, lie error) {
 	m.mu.Lock()
 	keys := make(map[peer.ID]ed25519.PublicKey)
 	unknown := es[:0:0]
@@ -21,26 +23,31 @@ func (m *Mesh) take(es []Entry, from peer.ID, asked bool) []Entry {
 		if m.logs.has(e, asked) {
 			continue
 		}
-		if a := m.logs.authors[e.Author]; a != nil {
+		if a := m.logs.authors[e.Author]; a != nil && a.key != nil {
 			keys[e.Author] = a.key
 		}
 		unknown = append(unknown, e)
 	}
 	m.mu.Unlock()
 	if len(unknown) == 0 {
-		return nil
+		return nil, nil
 	}
 
-	ps := prove(unknown, keys, m.o.Secret, func(e Entry, err error) { m.rejectEntry(e, from, err) })
+	ps := prove(unknown, keys, m.o.Secret, func(e Entry, err error) {
+		m.rejectEntry(e, from, err)
+		if !errors.Is(err, errUnknownAuthor) {
+			lie = err
+		}
+	})
 	records := m.recordsOf(ps)
 
 	ch := &change{}
-	news := false
+	changed, own := false, false
 	var forked []peer.ID
 	m.mu.Lock()
 	for _, p := range ps {
 		if p.Author == m.id && m.own.open {
-			m.takeOwnLocked(p, asked)
+			own = m.takeOwnLocked(p, asked) || own
 			continue
 		}
 		if err := m.logs.merge(p, asked, ch); err != nil {
@@ -50,25 +57,28 @@ func (m *Mesh) take(es []Entry, from peer.ID, asked bool) []Entry {
 			}
 		}
 	}
+	if own {
+		m.checkPastLocked()
+	}
 	m.storeLocked(ch)
 	for raw, rec := range records {
-		news = m.noteRecordLocked(rec, []byte(raw)) || news
+		changed = m.noteRecordLocked(rec, []byte(raw), false) || changed
 	}
-	news = news || !ch.empty()
+	changed = changed || !ch.empty()
 	for _, id := range forked {
-		news = m.notices.set("fork "+id.String(), fmt.Sprintf(
+		changed = m.notices.set("fork "+id.String(), fmt.Sprintf(
 			"host %s has written two different entries under one number: it runs twice, or its state was put back while it ran: "+
-				"run `weft reset --force` there and launch it again", m.nameLocked(id)), time.Now()) || news
+				"run `weft reset --force` there and launch it again", m.nameLocked(id)), time.Now()) || changed
 	}
-	if news {
+	if changed {
 		m.publishLocked()
 	}
 	m.mu.Unlock()
-	if news {
+	if changed {
 		m.o.OnChange()
 	}
 	m.checkPayloads(ch.put)
-	return ch.put
+	return ch.put, lie
 }
 
 func (m *Mesh) checkPayloads(es []Entry) {
@@ -90,15 +100,15 @@ func (m *Mesh) checkPayloads(es []Entry) {
 func (m *Mesh) recordsOf(ps []proven) map[string]Record {
 	out := make(map[string]Record)
 	for _, p := range ps {
-		if p.Kind != KindHost || p.Author == m.id {
-			continue
+		if p.Kind != KindHost || p.Author == m.id || len(p.Payload) > 0 && p.Payload[0] > recordVersion {
+			continue // a later release's record is for later releases
 		}
 		rec, err := m.verifyRecord(p.Payload)
 		if err == nil && rec.ID() != p.Author {
 			err = errors.New("host record is of another host than its log")
 		}
 		if err != nil {
-			m.rejectEntry(p.Entry, p.Author, err)
+			m.reject(p.Author, reasonPayload, err)
 			continue
 		}
 		out[string(p.Payload)] = rec

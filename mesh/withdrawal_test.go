@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"weft/peer"
 )
 
 // past is one epoch with grants in its snapshot, and more behind it.
@@ -69,7 +71,7 @@ func TestGrantsAreNotWithdrawn(t *testing.T) {
 	if err := deal(two, forgot); err != nil || epoch(two) != 20 {
 		t.Fatalf("%v, %d", err, epoch(two))
 	}
-	logs, _ := one.missing(two.digest(), newIdentity(t).ID())
+	logs := one.missing(two.digest(), newIdentity(t).ID())
 	if len(logs) != 1 || logs[0][0].Epoch != 10 {
 		t.Fatalf("tells %v", logs)
 	}
@@ -127,6 +129,74 @@ func TestForgetfulAuthorsAreOrderFree(t *testing.T) {
 		deal(r, epochs[len(epochs)-1]) // what the bounds made it forget comes again
 		if es := r.log(s.id.ID()); len(es) != 1+len(all) || es[0].Epoch != 100 {
 			t.Fatalf("%d entries of epoch %d", len(es), es[0].Epoch)
+		}
+	})
+}
+
+// Exchanges make hosts agree on a forgetful author who is gone for good, too,
+// whatever each had heard, in whatever order.
+func TestForgetfulAuthorsAreAgreedOn(t *testing.T) {
+	secret := NewSecret()
+	s := newScribe(t, secret)
+	rapid.Check(t, func(t *rapid.T) {
+		var epochs [][]proven
+		var all []string
+		for i := range rapid.IntRange(1, 4).Draw(t, "epochs") {
+			var gs []string
+			for _, g := range all {
+				if rapid.Bool().Draw(t, "remembers") {
+					gs = append(gs, g)
+				}
+			}
+			var behind []string
+			if rapid.Bool().Draw(t, "grants") {
+				behind = []string{fmt.Sprint("g", i)}
+				all = append(all, behind...)
+			}
+			epochs = append(epochs, s.past(t, uint64(10+i), gs, behind))
+		}
+		rs := []*replica{newReplica(), newReplica(), newReplica()}
+		for i, r := range rs {
+			if err := r.learn(s.id.Public()); err != nil {
+				t.Fatal(err)
+			}
+			for _, k := range rapid.SliceOfN(rapid.IntRange(0, len(epochs)-1), 0, 5).Draw(t, fmt.Sprint("heard by ", i)) {
+				asked := rapid.Bool().Draw(t, "asked")
+				for _, p := range epochs[k] {
+					_ = r.merge(p, asked, &change{})
+				}
+			}
+		}
+		tell := func(from, to *replica) {
+			for _, es := range from.missing(to.digest(), peer.ID{}) {
+				for _, e := range es {
+					p := proven{Entry: e}
+					if e.Kind == KindBegin {
+						g, err := VerifyBegin(e, secret)
+						if err != nil {
+							t.Fatal(err)
+						}
+						p.begin = &g
+					}
+					_ = to.merge(p, true, &change{})
+				}
+			}
+		}
+		for range 12 {
+			for i := range rs {
+				for j := range rs {
+					if i != j && rs[i].root() != rs[j].root() {
+						tell(rs[i], rs[j])
+						tell(rs[j], rs[i])
+					}
+				}
+			}
+		}
+		if rs[0].root() != rs[1].root() || rs[1].root() != rs[2].root() {
+			for _, r := range rs {
+				t.Logf("%v", r.digest())
+			}
+			t.Fatal("they do not agree")
 		}
 	})
 }

@@ -62,6 +62,7 @@ func (r *Router) adopt(containers map[string]docker.Container) {
 			a.Name, a.NetNS = c.Name, pidNetNS(c.PID)
 			a.NSID, _ = host.NetNSID(a.NetNS)
 			if fqdn := r.defaultName(t); fqdn != "" {
+				a.Default = fqdn
 				for _, p := range a.Addrs {
 					a.addName(attachedName{FQDN: fqdn, Addr: p.Addr()})
 				}

@@ -20,7 +20,7 @@ func (r *Router) checkEntry(author peer.ID, k mesh.Kind, payload []byte) error {
 		var o op
 		var n nameKey
 		if o, n, err = parseName(payload); err == nil && o == opSet {
-			_, err = dns.ValidName(n.Name, r.o.Domain)
+			_, err = dns.ValidPattern(n.Name, r.o.Domain)
 		}
 	case mesh.KindClaim:
 		_, p, perr := parseClaim(payload)

@@ -41,6 +41,7 @@ func TestCheckEntry(t *testing.T) {
 	}{
 		{"a name", mesh.KindName, name("web.weft.local."), true},
 		{"a name of another domain", mesh.KindName, name("www.example.org."), false},
+		{"a wildcard", mesh.KindName, name("*.web.weft.local."), true},
 		{"a name with a space", mesh.KindName, name("a b.weft.local."), false},
 		{"a torn name", mesh.KindName, name("web.weft.local.")[:9], false},
 		{"a name of a later version", mesh.KindName, []byte{99, 1, 2}, true},

@@ -12,13 +12,12 @@ import (
 	"weft/peer"
 )
 
-// folded is what the logs of all hosts say, in the router's terms.
+// folded is what the logs of all hosts say, in the router's terms, but for their
+// names: those are many, and package router follows them entry by entry (zone.go).
 type folded struct {
 	Facts  []ipam.Fact
 	Source []source    // of Facts, in the same order
-	Names  []hostName  // sorted by host, then name
-	Claims []hostClaim // likewise
-	Own    map[nameKey]bool
+	Claims []hostClaim // sorted by host, then address
 	OwnIPs map[netip.Prefix]bool
 	Gone   map[peer.ID]bool // hosts that were reset
 	Bad    int              // entries that were not taken
@@ -50,10 +49,9 @@ func (c *grantCache) end(used map[string]source) {
 // but for the cache, which only saves time. Entries that it does not
 // understand are left to newer hosts; entries that lie are counted in Bad.
 func fold(st *mesh.State, id mesh.MeshID, cache *grantCache) folded {
-	f := folded{Own: map[nameKey]bool{}, OwnIPs: map[netip.Prefix]bool{}, Gone: map[peer.ID]bool{}}
+	f := folded{OwnIPs: map[netip.Prefix]bool{}, Gone: map[peer.ID]bool{}}
 	known, used := cache.begin(), map[string]source{}
 	for _, author := range slices.SortedFunc(maps.Keys(st.Logs), peer.ID.Compare) {
-		names := map[nameKey]bool{}
 		claims := map[netip.Prefix]bool{}
 		for _, e := range st.Logs[author] {
 			switch e.Kind {
@@ -75,17 +73,6 @@ func fold(st *mesh.State, id mesh.MeshID, cache *grantCache) folded {
 					continue
 				}
 				f.Facts, f.Source = append(f.Facts, s.Fact), append(f.Source, s)
-			case mesh.KindName:
-				o, k, err := parseName(e.Payload)
-				switch {
-				case err == errNewer:
-				case err != nil:
-					f.Bad++
-				case o == opSet:
-					names[k] = true
-				default:
-					delete(names, k)
-				}
 			case mesh.KindClaim:
 				o, p, err := parseClaim(e.Payload)
 				switch {
@@ -104,14 +91,11 @@ func fold(st *mesh.State, id mesh.MeshID, cache *grantCache) folded {
 		if f.Gone[author] {
 			continue
 		}
-		for _, k := range slices.SortedFunc(maps.Keys(names), nameKey.compare) {
-			f.Names = append(f.Names, hostName{nameKey: k, Host: author})
-		}
 		for _, p := range slices.SortedFunc(maps.Keys(claims), comparePrefix) {
 			f.Claims = append(f.Claims, hostClaim{Addr: p, Host: author})
 		}
 		if author == st.Self {
-			f.Own, f.OwnIPs = names, claims
+			f.OwnIPs = claims
 		}
 	}
 	cache.end(used)
@@ -121,16 +105,15 @@ func fold(st *mesh.State, id mesh.MeshID, cache *grantCache) folded {
 // foldNow folds a state with the router's cache.
 func (r *Router) foldNow(st *mesh.State) folded { return fold(st, r.member.Secret.MeshID(), &r.grants) }
 
-// ownNames are the names and addresses that this host's own log announces.
-func ownNames(st *mesh.State) (map[nameKey]bool, map[netip.Prefix]bool) {
+// ownClaims are the addresses that this host's own log announces.
+func ownClaims(st *mesh.State) map[netip.Prefix]bool {
 	var es []mesh.Entry
 	for _, e := range st.Logs[st.Self] {
-		if e.Kind == mesh.KindName || e.Kind == mesh.KindClaim {
+		if e.Kind == mesh.KindClaim {
 			es = append(es, e)
 		}
 	}
-	f := fold(&mesh.State{Self: st.Self, Logs: map[peer.ID][]mesh.Entry{st.Self: es}}, mesh.MeshID{}, new(grantCache))
-	return f.Own, f.OwnIPs
+	return fold(&mesh.State{Self: st.Self, Logs: map[peer.ID][]mesh.Entry{st.Self: es}}, mesh.MeshID{}, new(grantCache)).OwnIPs
 }
 
 // base is what this host's log must hold when a new epoch is opened: every

@@ -4,11 +4,15 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"weft/dns"
+	"weft/internal/fdkeep"
 )
 
 // defaultName is the name that a container gets when it is attached: its
@@ -40,12 +44,15 @@ type nameRequest struct {
 	Container string   `json:"container"` // empty: names without a container
 	IPs       []string `json:"ips"`       // empty: all addresses of the container
 	FQDN      string   `json:"fqdn"`      // empty: the container's own name; for a removal, all names
+	CNAME     string   `json:"cname"`     // instead of addresses and container: the name that fqdn is to stand for
 }
 
 // nameResponse says what was added or removed.
 type nameResponse struct {
 	Name      string       `json:"name"`
 	Addresses []netip.Addr `json:"addresses"`
+	Warnings  []string     `json:"warnings,omitempty"`
+	CNAME     string       `json:"cname,omitempty"`
 }
 
 func (r *Router) nameAdd(ctx context.Context, q nameRequest) (nameResponse, error) {
@@ -54,15 +61,17 @@ func (r *Router) nameAdd(ctx context.Context, q nameRequest) (nameResponse, erro
 	if err != nil {
 		return none, err
 	}
+	if q.CNAME != "" {
+		return r.alias(ctx, q, fqdn, true)
+	}
 	if q.Container == "" {
 		if fqdn == "" || len(ips) == 0 {
 			return none, badRequest("weft dns-add 10.32.0.9 -h db.weft.local", "a name without a container needs addresses and -h")
 		}
-		if err := r.changeStatic(ips, fqdn, true); err != nil {
+		if err := r.changeStatic(addrKeys(ips, fqdn), nil); err != nil {
 			return none, err
 		}
-		r.pass(ctx)
-		return nameResponse{fqdn, ips}, nil
+		return nameResponse{Name: fqdn, Addresses: ips, Warnings: warnings(r.pass(ctx))}, nil
 	}
 	key, unlock, err := r.lockAttached(ctx, q.Container)
 	if err != nil {
@@ -94,8 +103,7 @@ func (r *Router) nameAdd(ctx context.Context, q nameRequest) (nameResponse, erro
 	if err != nil {
 		return none, err
 	}
-	r.pass(ctx)
-	return nameResponse{fqdn, ips}, nil
+	return nameResponse{Name: fqdn, Addresses: ips, Warnings: warnings(r.pass(ctx))}, nil
 }
 
 func (r *Router) nameRemove(ctx context.Context, q nameRequest) (nameResponse, error) {
@@ -104,15 +112,20 @@ func (r *Router) nameRemove(ctx context.Context, q nameRequest) (nameResponse, e
 	if err != nil {
 		return none, err
 	}
+	if q.CNAME != "" {
+		return r.alias(ctx, q, fqdn, false)
+	}
 	if q.Container == "" {
 		if len(ips) == 0 {
 			return none, badRequest("weft dns-remove 10.32.0.9 -h db.weft.local", "name the addresses, or the container, whose names to remove")
 		}
-		if err := r.changeStatic(ips, fqdn, false); err != nil {
+		err := r.changeStatic(nil, func(k nameKey) bool {
+			return k.Type == typeAddr && (fqdn == "" || k.Name == fqdn) && slices.Contains(ips, k.Addr)
+		})
+		if err != nil {
 			return none, err
 		}
-		r.pass(ctx)
-		return nameResponse{fqdn, ips}, nil
+		return nameResponse{Name: fqdn, Addresses: ips, Warnings: warnings(r.pass(ctx))}, nil
 	}
 	key, unlock, err := r.lockAttached(ctx, q.Container)
 	if err != nil {
@@ -125,16 +138,22 @@ func (r *Router) nameRemove(ctx context.Context, q nameRequest) (nameResponse, e
 			hit := (fqdn == "" || n.FQDN == fqdn) && (len(ips) == 0 || slices.Contains(ips, n.Addr))
 			if hit {
 				gone = append(gone, n.Addr)
+				r.lingerLocked(n.key(shortKey(key)))
 			}
 			return hit
 		})
 	})
+	if err == nil && len(gone) == 0 {
+		err = errNoSuchName
+	}
 	if err != nil {
 		return none, err
 	}
-	r.pass(ctx)
-	return nameResponse{fqdn, gone}, nil
+	return nameResponse{Name: fqdn, Addresses: gone, Warnings: warnings(r.pass(ctx))}, nil
 }
+
+// errNoSuchName answers a removal that would remove nothing.
+var errNoSuchName = &Error{Msg: "there is no such name to remove", Tip: "`weft status dns` lists the names", Code: 404}
 
 func (r *Router) lockAttached(ctx context.Context, container string) (string, func(), error) {
 	key, err := r.keyOf(ctx, container)
@@ -172,38 +191,73 @@ func (r *Router) parseNames(q nameRequest) (ips []netip.Addr, fqdn string, err e
 		ips = append(ips, ip.Unmap())
 	}
 	if q.FQDN != "" {
-		if fqdn, err = dns.ValidName(q.FQDN, r.o.Domain); err != nil {
-			return nil, "", &Error{Err: err, Code: 400, Tip: "names are letters, digits and hyphens within " + r.o.Domain}
+		if fqdn, err = dns.ValidPattern(q.FQDN, r.o.Domain); err != nil {
+			return nil, "", &Error{Err: err, Code: 400, Tip: "names are letters, digits and hyphens within " + r.o.Domain + ", *.NAME for all below one"}
 		}
 	}
 	return ips, fqdn, nil
 }
 
-// changeStatic adds or removes names that belong to no container. Removing
-// without a name removes all names of the addresses.
-func (r *Router) changeStatic(ips []netip.Addr, fqdn string, add bool) error {
+// alias makes a name stand for another, or ends that. It belongs to no container.
+func (r *Router) alias(ctx context.Context, q nameRequest, fqdn string, add bool) (nameResponse, error) {
+	if fqdn == "" || q.Container != "" || len(q.IPs) > 0 {
+		return nameResponse{}, badRequest("weft dns-add --cname web.weft.local -h www.weft.local", "a name that stands for another needs -h, and neither addresses nor a container")
+	}
+	target := q.CNAME
+	if !strings.Contains(strings.TrimSuffix(target, "."), ".") {
+		target = strings.TrimSuffix(target, ".") + "." + r.o.Domain
+	}
+	target, err := dns.ValidTarget(target)
+	if err == nil && target == fqdn {
+		err = fmt.Errorf("name %q: stands for itself", q.FQDN)
+	}
+	if err != nil {
+		return nameResponse{}, &Error{Err: err, Code: 400, Tip: "the target is a name, of one label within " + r.o.Domain + " or in full"}
+	}
+	k := nameKey{Name: fqdn, Type: typeCNAME, Data: target}
+	if add {
+		err = r.changeStatic([]nameKey{k}, nil)
+	} else {
+		err = r.changeStatic(nil, func(o nameKey) bool { return o == k })
+	}
+	if err != nil {
+		return nameResponse{}, err
+	}
+	r.pass(ctx)
+	return nameResponse{Name: fqdn, CNAME: target}, nil
+}
+
+func addrKeys(ips []netip.Addr, fqdn string) (ks []nameKey) {
+	for _, ip := range ips {
+		ks = append(ks, nameKey{Name: fqdn, Addr: ip})
+	}
+	return ks
+}
+
+// changeStatic adds names that belong to no container, and removes others.
+func (r *Router) changeStatic(add []nameKey, remove func(nameKey) bool) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	put := map[string][]byte{}
 	var del []string
-	if add {
-		for _, ip := range ips {
-			k := nameKey{Name: fqdn, Addr: ip}
-			if _, err := encodeName(opSet, k); err != nil {
-				return err
-			}
-			b, err := json.Marshal(attachedName{FQDN: fqdn, Addr: ip})
-			if err != nil {
-				return err
-			}
-			put[fqdn+" "+ip.String()] = b
+	for _, k := range add {
+		if _, err := encodeName(opSet, k); err != nil {
+			return err
 		}
-	} else {
-		for k := range r.static {
-			if (fqdn == "" || k.Name == fqdn) && slices.Contains(ips, k.Addr) {
-				del = append(del, k.Name+" "+k.Addr.String())
-			}
+		b, err := json.Marshal(attachedName{FQDN: k.Name, Addr: k.Addr, Type: k.Type, Port: k.Port, Data: k.Data})
+		if err != nil {
+			return err
 		}
+		put[staticKey(k)] = b
+	}
+	for k := range r.static {
+		if remove != nil && remove(k) {
+			del = append(del, staticKey(k))
+			r.lingerLocked(k)
+		}
+	}
+	if remove != nil && len(del) == 0 {
+		return errNoSuchName
 	}
 	if err := r.db.Apply(bucketStatic, put, del); err != nil {
 		return err
@@ -211,6 +265,55 @@ func (r *Router) changeStatic(ips []netip.Addr, fqdn string, add bool) error {
 	var err error
 	r.static, err = loadStatic(r.db.Load)
 	return err
+}
+
+// staticKey is a name's key in the state file.
+func staticKey(k nameKey) string {
+	if k.Type == typeCNAME {
+		return k.Name + " CNAME " + k.Data
+	}
+	return k.Name + " " + k.Addr.String()
+}
+
+// lingering is how long a name that dns-remove has taken is still answered if it is the name's
+// last, so that a dns-add right behind it replaces it without a moment in which
+// the name does not exist.
+const lingering = 400 * time.Millisecond
+
+// lingerLocked keeps a removed name announced for a moment. Its container still lives.
+func (r *Router) lingerLocked(k nameKey) {
+	r.linger[k] = time.Now().Add(lingering)
+	time.AfterFunc(lingering, r.pokeNames)
+}
+
+// addLingeringLocked adds, to what is to be announced, removed names that nothing has
+// replaced yet: here, or on another host.
+func (r *Router) addLingeringLocked(names map[nameKey]bool) {
+	maps.DeleteFunc(r.linger, func(_ nameKey, until time.Time) bool { return !time.Now().Before(until) })
+	if len(r.linger) == 0 {
+		return
+	}
+	has := map[string]bool{}
+	for k := range names {
+		has[k.Name] = true
+	}
+	mine := map[dns.Record]bool{}
+	for k := range r.linger {
+		mine[record(k, r.id.ID(), false)] = true
+	}
+	table := r.zone.table.Load()
+	for k := range r.linger {
+		elsewhere := slices.ContainsFunc(table.At(k.Name), func(o dns.Record) bool {
+			o.Down = false
+			return !mine[o]
+		})
+		if has[k.Name] || elsewhere {
+			delete(r.linger, k)
+		}
+	}
+	for k := range r.linger {
+		names[k] = true
+	}
 }
 
 func loadStatic(load func(string) (map[string][]byte, error)) (map[nameKey]bool, error) {
@@ -224,12 +327,12 @@ func loadStatic(load func(string) (map[string][]byte, error)) (map[nameKey]bool,
 		if err := json.Unmarshal(b, &n); err != nil {
 			return nil, fmt.Errorf("read name %q from the state file: %w", k, err)
 		}
-		all[nameKey{Name: n.FQDN, Addr: n.Addr}] = true
+		all[n.key("")] = true
 	}
 	return all, nil
 }
 
-// dnsAddrs is where containers find the name server: the bridge's address in
+// dnsAddr is where containers find the name server: the bridge's address in
 // Docker's default network, which they reach before they are attached, else
 // the mesh's.
 func (r *Router) dnsAddr() (netip.Addr, bool) {
@@ -282,4 +385,30 @@ func (r *Router) lookup(name string) ([]netip.Addr, error) {
 		return nil, &Error{Msg: fmt.Sprintf("no container is named %s", name), Tip: "`weft status dns` lists the names", Code: 404}
 	}
 	return addrs, nil
+}
+
+// text is what a name says, but for an address.
+func (k nameKey) text() string {
+	if k.Type == typeSRV {
+		return fmt.Sprintf("%d %s", k.Port, k.Data)
+	}
+	return k.Data
+}
+
+// SocketHolder is where the tunnel device's process, where there is one, holds the name server's
+// sockets for the next router.
+func SocketHolder(runDir string) string { return filepath.Join(runDir, "sockets.sock") }
+
+// dropSockets ends what a router with DNS has left to one without.
+func (r *Router) dropSockets() {
+	holder := fdkeep.Client{Path: SocketHolder(r.o.RunDir)}
+	names, err := holder.Names()
+	if err != nil {
+		return // there is none
+	}
+	for _, name := range names {
+		if err := holder.Drop(name); err != nil {
+			r.log.Warn("drop a dns socket", "err", err)
+		}
+	}
 }

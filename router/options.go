@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,6 +23,12 @@ const (
 	DefaultFallbackTimeout = 5 * time.Second
 	DefaultStateDir        = "/var/lib/weft"
 	DefaultRunDir          = "/run/weft"
+)
+
+// Orders of the addresses in an answer.
+const (
+	OrderNearest = "nearest" // this host's own first, then by round trip, shuffled within a class
+	OrderShuffle = "shuffle"
 )
 
 // DefaultRange is the address space handed out to containers unless the
@@ -58,12 +66,17 @@ type Options struct {
 	DefaultSubnet netip.Prefix // invalid: the range
 	Init          string       // how the ring begins: consensus, consensus=N, seed=HOST,… or observer; empty: consensus
 
-	NoDNS           bool
-	Domain          string
-	DNSListen       []netip.AddrPort // empty: port 53 on the bridge and on Docker's bridge
-	DNSTTL          uint32           // seconds; 0: nobody is to keep an answer
-	Upstream        []netip.AddrPort // empty: resolv.conf
-	FallbackTimeout time.Duration
+	NoDNS     bool
+	Domain    string
+	DNSListen []netip.AddrPort // empty: port 53 on the bridge and on Docker's bridge
+	DNSTTL    uint32           // seconds; 0: nobody is to keep an answer
+	DNSOrder  string           // OrderNearest or OrderShuffle; empty: the former
+	Upstream  []netip.AddrPort // empty: resolv.conf
+	// DNSForward has servers of their own for single domains; DNSRebindProtect refuses private
+	// addresses from all other upstream servers.
+	DNSForward       map[string][]netip.AddrPort
+	DNSRebindProtect bool
+	FallbackTimeout  time.Duration
 
 	MTU       int    // of the tunnel device in bytes; 0: from the underlay
 	Datapath  string // auto, kernel or userspace
@@ -182,6 +195,23 @@ func (o Options) withDefaults() (Options, error) {
 		bad("--dns-domain: %w", err)
 	} else {
 		o.Domain = strings.TrimSuffix(d, ".")
+	}
+	if o.DNSOrder == "" {
+		o.DNSOrder = OrderNearest
+	}
+	if o.DNSOrder != OrderNearest && o.DNSOrder != OrderShuffle {
+		bad("--dns-order %q is neither %s nor %s", o.DNSOrder, OrderNearest, OrderShuffle)
+	}
+	for _, d := range slices.Sorted(maps.Keys(o.DNSForward)) {
+		full, err := dns.ValidDomain(d)
+		switch {
+		case err != nil:
+			bad("--dns-forward: %w", err)
+		case full == o.Domain+"." || strings.HasSuffix(full, "."+o.Domain+"."):
+			bad("--dns-forward: %q is in %s, whose names are the mesh's", d, o.Domain)
+		case len(o.DNSForward[d]) == 0:
+			bad("--dns-forward: no server is named for %q", d)
+		}
 	}
 	if o.FallbackTimeout == 0 {
 		o.FallbackTimeout = DefaultFallbackTimeout

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,7 +16,8 @@ import (
 // version byte; a reader takes only the versions that it knows and leaves the
 // rest to newer hosts. Integers are big endian.
 //
-//	name   version 1 | op 1 | family 4 or 6 | address | container length 1 | container | name length 1 | name
+//	name   1 | op 1 | family 4 or 6 | address | container length 1 | container | name length 1 | name
+//	       2 | op 1 | type 2 | container length 1 | container | name length 1 | name | data length 2 | data
 //	claim  version 1 | op 1 | family 4 or 6 | address | subnet length in bits 1
 //	grant  1 | ipam.Grant                            written by the giver, or by the founder for the seed
 //	       2 | giver's identity key 32 | giver's entry  the taker accepts it; its proof, byte for byte as the giver signed it
@@ -25,7 +27,15 @@ import (
 //
 // All of these are entries of the kind grant: none may ever be withdrawn.
 
-const payloadVersion = 1
+// Type is that of the DNS: of SRV (33) the data is the port, two bytes, and the target; of TXT
+// (16) one string; of CNAME (5) the target. Addresses stay in version 1, so that hosts which know
+// no other still answer them. Type 65280 says that a container is unhealthy; it has no name
+// and no data.
+
+const (
+	payloadVersion = 1
+	payloadTyped   = 2 // names that are more than an address
+)
 
 type op uint8
 
@@ -34,12 +44,30 @@ const (
 	opDel op = 2
 )
 
-// nameKey is one name on one address for one container; a host has it or has
+// nameKey is one thing that a name says for one container; a host has it or has
 // it not. The container may be empty.
 type nameKey struct {
-	Name      string // canonical: lower case, fully qualified with the final dot
-	Addr      netip.Addr
+	Name      string     // canonical: lower case, fully qualified with the final dot
+	Addr      netip.Addr // of type typeAddr
 	Container string
+	Type      nameType
+	Port      uint16 // of typeSRV
+	Data      string // the target of typeSRV and typeCNAME, the text of typeTXT
+}
+
+// nameType is what a name says. Those but typeAddr are numbers on the wire.
+type nameType uint16
+
+const (
+	typeAddr      nameType = 0 // A or AAAA, by the address
+	typeCNAME     nameType = 5
+	typeTXT       nameType = 16
+	typeSRV       nameType = 33
+	typeUnhealthy nameType = 65280 // no name: the container's health check fails
+)
+
+func (t nameType) known() bool {
+	return t == typeCNAME || t == typeTXT || t == typeSRV || t == typeUnhealthy
 }
 
 func (k nameKey) compare(o nameKey) int {
@@ -49,7 +77,7 @@ func (k nameKey) compare(o nameKey) int {
 	if c := k.Addr.Compare(o.Addr); c != 0 {
 		return c
 	}
-	return compareStrings(k.Container, o.Container)
+	return cmp.Or(compareStrings(k.Container, o.Container), cmp.Compare(k.Type, o.Type), cmp.Compare(k.Port, o.Port), compareStrings(k.Data, o.Data))
 }
 
 func compareStrings(a, b string) int {
@@ -125,8 +153,18 @@ func cutOp(b []byte) (op, []byte, error) {
 }
 
 func encodeName(o op, k nameKey) ([]byte, error) {
-	if len(k.Container) > 255 || len(k.Name) > 255 || !k.Addr.IsValid() {
+	if len(k.Container) > 255 || len(k.Name) > 255 || len(k.Data) > 255 || k.Type == typeAddr && !k.Addr.IsValid() {
 		return nil, fmt.Errorf("encode name %q of container %q: too long", k.Name, k.Container)
+	}
+	if k.Type != typeAddr {
+		b := binary.BigEndian.AppendUint16([]byte{payloadTyped, byte(o)}, uint16(k.Type))
+		b = append(append(b, byte(len(k.Container))), k.Container...)
+		b = append(append(b, byte(len(k.Name))), k.Name...)
+		data := k.Data
+		if k.Type == typeSRV {
+			data = string(binary.BigEndian.AppendUint16(nil, k.Port)) + data
+		}
+		return append(binary.BigEndian.AppendUint16(b, uint16(len(data))), data...), nil
 	}
 	b := appendAddr([]byte{payloadVersion, byte(o)}, k.Addr.Unmap())
 	b = append(append(b, byte(len(k.Container))), k.Container...)
@@ -134,6 +172,9 @@ func encodeName(o op, k nameKey) ([]byte, error) {
 }
 
 func parseName(b []byte) (op, nameKey, error) {
+	if len(b) > 0 && b[0] == payloadTyped {
+		return parseTyped(b)
+	}
 	var k nameKey
 	o, b, err := cutOp(b)
 	if err != nil {
@@ -149,6 +190,43 @@ func parseName(b []byte) (op, nameKey, error) {
 		return 0, k, err
 	}
 	if len(b) != 0 || k.Name == "" {
+		return 0, k, errPayload
+	}
+	return o, k, nil
+}
+
+func parseTyped(b []byte) (op, nameKey, error) {
+	var k nameKey
+	if len(b) < 4 {
+		return 0, k, errPayload
+	}
+	o := op(b[1])
+	if o != opSet && o != opDel {
+		return 0, k, errPayload
+	}
+	k.Type = nameType(binary.BigEndian.Uint16(b[2:]))
+	if !k.Type.known() {
+		return 0, nameKey{}, errNewer
+	}
+	var err error
+	if k.Container, b, err = cutString(b[4:]); err != nil {
+		return 0, k, err
+	}
+	if k.Name, b, err = cutString(b); err != nil {
+		return 0, k, err
+	}
+	if len(b) < 2 || len(b) != 2+int(binary.BigEndian.Uint16(b)) {
+		return 0, k, errPayload
+	}
+	b = b[2:]
+	if k.Type == typeSRV {
+		if len(b) < 2 {
+			return 0, k, errPayload
+		}
+		k.Port, b = binary.BigEndian.Uint16(b), b[2:]
+	}
+	k.Data = string(b)
+	if len(k.Data) > 255 || (k.Type == typeUnhealthy) != (k.Name == "" && k.Data == "") || k.Type == typeSRV && k.Port == 0 {
 		return 0, k, errPayload
 	}
 	return o, k, nil

@@ -31,7 +31,12 @@ func newSigner(t testing.TB, s mesh.Secret) *signer {
 func (s *signer) entry(t testing.TB, kind mesh.Kind, payload []byte) mesh.Entry {
 	t.Helper()
 	s.seq++
-	e, err := mesh.SignEntry(s.id, s.mesh, mesh.Entry{Author: s.id.ID(), Epoch: 1, Seq: s.seq, Kind: kind, Payload: payload})
+	return s.entryAt(t, 1, s.seq, kind, payload)
+}
+
+func (s *signer) entryAt(t testing.TB, epoch, seq uint64, kind mesh.Kind, payload []byte) mesh.Entry {
+	t.Helper()
+	e, err := mesh.SignEntry(s.id, s.mesh, mesh.Entry{Author: s.id.ID(), Epoch: epoch, Seq: seq, Kind: kind, Payload: payload})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,6 +56,11 @@ func TestNameRoundTrip(t *testing.T) {
 	for _, k := range []nameKey{
 		{Name: "web.weft.local.", Addr: netip.MustParseAddr("10.32.0.1"), Container: "eebd81120ee4"},
 		{Name: "x.", Addr: netip.MustParseAddr("fd00::1")},
+		{Name: "web.weft.local.", Container: "eebd81120ee4", Type: typeSRV, Port: 8080, Data: "web.weft.local."},
+		{Name: "web.weft.local.", Container: "eebd81120ee4", Type: typeTXT, Data: "version=1"},
+		{Name: "www.weft.local.", Type: typeCNAME, Data: "web.weft.local."},
+		{Container: "eebd81120ee4", Type: typeUnhealthy},
+		{Name: strings.Repeat("a", 255), Container: strings.Repeat("c", 255), Type: typeTXT, Data: strings.Repeat("d", 255)},
 		{Name: strings.Repeat("a", 255), Addr: netip.MustParseAddr("10.0.0.0"), Container: strings.Repeat("c", 255)},
 	} {
 		b, err := encodeName(opSet, k)
@@ -65,7 +75,10 @@ func TestNameRoundTrip(t *testing.T) {
 	if _, err := encodeName(opSet, nameKey{Name: strings.Repeat("a", 256), Addr: netip.MustParseAddr("10.0.0.1")}); err == nil {
 		t.Error("a name too long to encode was encoded")
 	}
-	if _, _, err := parseName([]byte{2, 1, 4}); !errors.Is(err, errNewer) {
+	if _, _, err := parseName([]byte{2, 1, 0, 99}); !errors.Is(err, errNewer) {
+		t.Errorf("a type from the future: %v", err)
+	}
+	if _, _, err := parseName([]byte{3, 1, 4}); !errors.Is(err, errNewer) {
 		t.Errorf("a newer version gives %v", err)
 	}
 }
@@ -153,10 +166,12 @@ func TestFoldNamesClaimsAndDeparture(t *testing.T) {
 			a.entry(t, mesh.KindName, []byte{1})},
 		b.id.ID(): {b.entry(t, mesh.KindClaim, encodeClaim(opSet, claim))},
 	}}
-	f := fold(st, s.MeshID(), new(grantCache))
-	if len(f.Names) != 1 || f.Names[0].Name != "y.weft.local." || !f.Own[f.Names[0].nameKey] || f.Bad != 1 {
-		t.Errorf("names %v, own %v, bad %d", f.Names, f.Own, f.Bad)
+	z := newZone("weft.local.", true)
+	z.sync(st, func(mesh.Host) bool { return false })
+	if got := z.all(); len(got) != 1 || got[0].Name != "y.weft.local." || !z.own(st.Self)[got[0].nameKey] || z.bad.Load() != 1 {
+		t.Errorf("names %v, own %v, bad %d", got, z.own(st.Self), z.bad.Load())
 	}
+	f := fold(st, s.MeshID(), new(grantCache))
 	if len(f.Claims) != 1 || f.Claims[0].Addr != claim || f.Claims[0].Host != b.id.ID() {
 		t.Errorf("claims %v", f.Claims)
 	}
@@ -182,7 +197,9 @@ func TestDraftsTurnAnnouncedIntoWanted(t *testing.T) {
 }
 
 func FuzzParseName(f *testing.F) {
-	b, _ := encodeName(opSet, nameKey{Name: "web.weft.local.", Addr: netip.MustParseAddr("10.32.0.1"), Container: "c"})
+	b, _ := encodeName(opSet, nameKey{Name: "web.weft.local.", Type: typeSRV, Port: 80, Data: "a.", Container: "c"})
+	f.Add(b)
+	b, _ = encodeName(opSet, nameKey{Name: "web.weft.local.", Addr: netip.MustParseAddr("10.32.0.1"), Container: "c"})
 	f.Add(b)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		o, k, err := parseName(b)
@@ -248,7 +265,9 @@ func TestOwnNamesAfterADeparture(t *testing.T) {
 		t.Fatal(err)
 	}
 	st := &mesh.State{Self: a.id.ID(), Logs: map[peer.ID][]mesh.Entry{a.id.ID(): {a.entry(t, mesh.KindName, b), a.entry(t, mesh.KindDepart, nil)}}}
-	if names, _ := ownNames(st); len(names) != 1 {
-		t.Errorf("own names %v, want the one that the log has", names)
+	z := newZone("weft.local.", true)
+	z.sync(st, func(mesh.Host) bool { return false })
+	if names := z.own(st.Self); len(names) != 1 || len(z.all()) != 0 || z.table.Load().Lookup("x") != nil {
+		t.Errorf("own names %v, want the one that the log has; answered are %v", names, z.all())
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"weft/dns"
 	"weft/host"
 	"weft/ipam"
 	"weft/mesh"
@@ -26,24 +25,14 @@ type inputs struct {
 	Gone    map[peer.ID]bool // of Hosts: reset, no tunnel is kept for them
 	Ring    *ipam.Ring       // nil without IPAM or before the ring is known
 	Range   netip.Prefix
-	Domain  string // with the final dot
 	Port    int
 	Gossip  int
 	MTU     int
 	PSK     func(peer.Key) peer.Key
-	Names   []hostName
 	Claims  []hostClaim
 	Local   []*attachment
 	DNS     []netip.AddrPort
-	Hidden  func(peer.ID) bool // names of this host are not answered now
-	Rank    func(peer.ID) int
 	Observe func(peer.ID) []netip.AddrPort // endpoints learnt here, tried after the announced ones
-}
-
-// hostName is a name as a host announced it.
-type hostName struct {
-	nameKey
-	Host peer.ID
 }
 
 // hostClaim is an address outside the range that a host announced.
@@ -64,7 +53,6 @@ type plannedPeer struct {
 type plan struct {
 	Peers []plannedPeer
 	Host  host.Config
-	Names []dns.Record
 	// Reverse are the ranges whose PTR questions are answered here.
 	Reverse []netip.Prefix
 	// ClaimConflicts are addresses that more than one host claims.
@@ -132,16 +120,6 @@ func makePlan(in inputs) plan {
 	p.Host.Covered = dropCovered(p.Host.Covered)
 	p.Reverse = p.Host.Covered
 	slices.SortFunc(p.Host.Local, func(a, b host.Local) int { return cmp.Compare(a.Veth, b.Veth) })
-
-	for _, n := range in.Names {
-		if in.Hidden(n.Host) {
-			continue
-		}
-		p.Names = append(p.Names, dns.Record{Name: n.Name, Addr: n.Addr, Owner: n.Container, Host: n.Host.String(), Rank: in.Rank(n.Host)})
-	}
-	slices.SortFunc(p.Names, func(a, b dns.Record) int {
-		return cmp.Or(cmp.Compare(a.Name, b.Name), a.Addr.Compare(b.Addr), cmp.Compare(a.Host, b.Host), cmp.Compare(a.Owner, b.Owner))
-	})
 	return p
 }
 

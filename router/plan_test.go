@@ -28,9 +28,9 @@ func planOf(n int, change func(*inputs)) plan {
 	}
 	ring, _ := ipam.NewRing(whole, gs)
 	in := inputs{
-		Self: ids[1], MeshID: mesh.MeshID{9}, Ring: ring, Range: whole, Domain: "weft.local.", Port: 6783, Gossip: 7946, MTU: 1420,
-		PSK: func(k peer.Key) peer.Key { return peer.Key{k[0], 77} }, Hidden: func(peer.ID) bool { return false },
-		Rank: func(id peer.ID) int { return boolInt(id != ids[1]) }, Observe: func(peer.ID) []netip.AddrPort { return nil },
+		Self: ids[1], MeshID: mesh.MeshID{9}, Ring: ring, Range: whole, Port: 6783, Gossip: 7946, MTU: 1420,
+		PSK:     func(k peer.Key) peer.Key { return peer.Key{k[0], 77} },
+		Observe: func(peer.ID) []netip.AddrPort { return nil },
 	}
 	for i := 1; i <= n; i++ {
 		in.Hosts = append(in.Hosts, mesh.Host{ID: ids[i], Self: i == 1, Liveness: mesh.Alive,
@@ -102,28 +102,10 @@ func TestPlanLocal(t *testing.T) {
 	}
 }
 
-func TestPlanNames(t *testing.T) {
-	name := func(n string, host byte) hostName {
-		return hostName{nameKey: nameKey{Name: n, Addr: netip.MustParseAddr("10.32.0.1"), Container: "c"}, Host: peer.ID{host}}
-	}
-	p := planOf(3, func(in *inputs) {
-		in.Names = []hostName{name("z.", 2), name("a.", 1), name("gone.", 3)}
-		in.Hidden = func(id peer.ID) bool { return id == peer.ID{3} }
-	})
-	var got []string
-	for _, n := range p.Names {
-		got = append(got, fmt.Sprint(n.Name, n.Rank))
-	}
-	if !slices.Equal(got, []string{"a.0", "z.1"}) {
-		t.Errorf("names %v", got)
-	}
-}
-
 // Equal states give equal plans, whatever the order of the inputs; a departed
 // host has no tunnel.
 func TestPlanIsAFunctionOfTheState(t *testing.T) {
 	fill := func(in *inputs) {
-		in.Names = []hostName{{nameKey{Name: "a.", Addr: netip.MustParseAddr("10.32.0.1")}, peer.ID{1}}, {nameKey{Name: "b.", Addr: netip.MustParseAddr("10.32.0.2")}, peer.ID{2}}}
 		in.Claims = []hostClaim{{pfx("172.30.5.2/24"), peer.ID{2}}, {pfx("172.30.5.3/24"), peer.ID{2}}}
 		in.Local = []*attachment{{Key: "x", running: true, Addrs: []netip.Prefix{pfx("10.32.0.1/12")}}, {Key: "y", running: true, Addrs: []netip.Prefix{pfx("10.32.0.2/12")}}}
 	}
@@ -131,7 +113,6 @@ func TestPlanIsAFunctionOfTheState(t *testing.T) {
 	b := planOf(5, func(in *inputs) {
 		fill(in)
 		slices.Reverse(in.Hosts)
-		slices.Reverse(in.Names)
 		slices.Reverse(in.Claims)
 		slices.Reverse(in.Local)
 	})

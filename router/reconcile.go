@@ -7,9 +7,10 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
-	"weft/dns"
+	"weft/api"
 	"weft/host"
 	"weft/ipam"
 	"weft/mesh"
@@ -29,28 +30,27 @@ func (r *Router) loop(ctx context.Context) error {
 			r.rewire.Store(true)
 		case <-r.poke:
 		}
-		r.pass(ctx)
+		_ = r.pass(ctx) // it has logged it, and status shows it
 	}
 }
 
 // pass turns the state into the host once: it announces what changed here,
 // then plans, then applies. It goes on after an error, logs an error that is
-// new, and leaves the rest to the next pass.
-func (r *Router) pass(ctx context.Context) {
+// new, and leaves the rest to the next pass. Its error is for who waits for the
+// change to be in force.
+func (r *Router) pass(ctx context.Context) error {
 	r.applyMu.Lock()
 	if r.stopped {
 		r.applyMu.Unlock()
-		return
+		return nil
 	}
 	errs := append(r.deliberate(), r.announceChanges()...)
 	v := r.look()
 	errs = append(errs, r.apply(v)...)
 	r.view.Store(v)
-	problem := ""
-	if err := errors.Join(errs...); err != nil && ctx.Err() == nil {
-		problem = err.Error()
-	}
-	if problem != r.problem {
+	err := errors.Join(errs...)
+	// What was cut short says nothing about the host.
+	if problem := describe(err); problem != r.problem && ctx.Err() == nil {
 		if problem != "" {
 			r.log.Warn("the host does not match its wanted state; trying again", "err", problem)
 		} else {
@@ -60,24 +60,32 @@ func (r *Router) pass(ctx context.Context) {
 	}
 	r.applyMu.Unlock()
 	r.passes.wake()
+	return err
 }
 
-// announceChanges writes the names and addresses of what lives here into this
-// host's log, as far as they are not there yet. applyMu is held: of two passes,
-// each must see what the other has written.
-func (r *Router) announceChanges() []error {
-	want := r.announce()
-	r.wanted.Store(want)
-	names, claims := ownNames(r.mesh.State())
-	ds, err := nameDrafts(names, want.Names)
-	errs := []error{err}
-	if ds = append(ds, claimDrafts(claims, want.Claims)...); len(ds) > 0 {
-		if _, err := r.mesh.Append(ds...); err != nil {
-			errs = append(errs, fmt.Errorf("announce names: %w", err))
-		}
+// describe is an error in one line, with what the operator can type about it;
+// empty for none.
+func describe(err error) string {
+	if err == nil {
+		return ""
 	}
-	return errs
+	text := strings.ReplaceAll(err.Error(), "\n", "; ")
+	if hs := api.Hints(err); len(hs) > 0 {
+		text += "; try: " + strings.Join(hs, "; ")
+	}
+	return text
 }
+
+// warnings tell who asked for a change that it was made but is not wholly in
+// force yet.
+func warnings(err error) []string {
+	if err == nil {
+		return nil
+	}
+	return []string{mismatch + describe(err)}
+}
+
+const mismatch = "the host does not match its wanted state: "
 
 // announce is what the own log should say: the names of living containers,
 // the names without a container, and addresses outside the range.
@@ -101,16 +109,22 @@ func (r *Router) announce() *announced {
 		if !at.running {
 			continue
 		}
-		for _, n := range at.Names {
-			if stray[n.Addr] {
+		named := false
+		for _, n := range slices.Concat(at.Names, at.Services) {
+			if n.Addr.IsValid() && stray[n.Addr] {
 				continue // another host's now
 			}
-			a.Names[nameKey{Name: n.FQDN, Addr: n.Addr, Container: shortKey(at.Key)}] = true
+			named = true
+			a.Names[n.key(shortKey(at.Key))] = true
+		}
+		if named && at.unhealthy {
+			a.Names[nameKey{Container: shortKey(at.Key), Type: typeUnhealthy}] = true
 		}
 	}
 	for k := range r.static {
 		a.Names[k] = true
 	}
+	r.addLingeringLocked(a.Names)
 	return a
 }
 
@@ -195,6 +209,9 @@ func (r *Router) look() *view {
 	if r.alloc != nil && v.Ledger != nil {
 		r.setSpaceLocked(v.Ledger)
 		stray = r.alloc.Stray()
+		if old := r.view.Load(); old == nil || !slices.Equal(old.Stray, stray) {
+			r.pokeNames() // theirs are not answered here
+		}
 	}
 	st, whole := v.State, v.State.Founding.Range
 	known := st.Hosts
@@ -214,20 +231,14 @@ func (r *Router) look() *view {
 	v.Stray = stray
 	listen := r.listenLocked()
 	r.mu.Unlock()
-	r.rejects.Store(int64(v.Folded.Bad))
+	r.rejects.Store(int64(v.Folded.Bad) + r.zone.bad.Load())
 
-	state := map[peer.ID]mesh.Host{}
-	for _, h := range st.Hosts {
-		state[h.ID] = h
-	}
 	self := r.id.WireGuardPublic()
 	v.Plan = makePlan(inputs{
 		Self: r.id.ID(), MeshID: r.member.Secret.MeshID(), Hosts: r.tunnels.withIntroduced(known), Gone: v.Folded.Gone, Ring: v.Ring, Range: whole,
-		Domain: r.o.Domain + ".", Port: r.o.Port, Gossip: DefaultGossipPort, MTU: mtu,
-		PSK:   func(k peer.Key) peer.Key { return r.member.Secret.WireGuardPSK(self, k) },
-		Names: v.Folded.Names, Claims: v.Folded.Claims, Local: local, DNS: listen,
-		Hidden:  func(id peer.ID) bool { return r.hidden(state[id]) },
-		Rank:    func(id peer.ID) int { return boolInt(id != r.id.ID()) },
+		Port: r.o.Port, Gossip: DefaultGossipPort, MTU: mtu,
+		PSK:    func(k peer.Key) peer.Key { return r.member.Secret.WireGuardPSK(self, k) },
+		Claims: v.Folded.Claims, Local: local, DNS: listen,
 		Observe: r.tunnels.observedOf,
 	})
 	return v
@@ -276,7 +287,9 @@ func (r *Router) apply(v *view) []error {
 		errs = append(errs, r.wireAll()...)
 	}
 	if r.dns != nil {
-		r.dns.SetTable(dns.NewTable(r.o.Domain+".", v.Plan.Reverse, v.Plan.Names))
+		r.guests.setMesh(v.Plan.Host.Covered)
+		r.zone.setRanges(v.Plan.Reverse, v.State, r.hidden)
+		r.syncNames()
 		if err := r.dns.SetListen(v.Plan.Host.DNS); err != nil {
 			errs = append(errs, err)
 		}
@@ -381,6 +394,12 @@ func (r *Router) port(a *attachment) host.Port {
 	} else if m, err := r.mtu(); err == nil {
 		mtu = m
 	}
+	r.mu.Lock()
+	var servers []netip.Addr
+	for _, s := range r.listenLocked() {
+		servers = append(servers, s.Addr())
+	}
+	r.mu.Unlock()
 	return host.Port{NetNS: a.NetNS, Key: a.Key, Addrs: slices.SortedFunc(slices.Values(a.Addrs), comparePrefix), MTU: mtu,
-		Multicast: !a.NoMulticast && !r.o.NoMulticastRoute}
+		Multicast: !a.NoMulticast && !r.o.NoMulticastRoute, DNS: servers}
 }

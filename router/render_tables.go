@@ -58,9 +58,16 @@ func RenderDNS(r Report) string {
 	names := widest(12, entries, func(e DNSEntry) string { return e.Name })
 	owners := widest(12, entries, owner)
 	for _, e := range entries {
-		line := fmt.Sprintf("%s %-15s %s %s", column(e.Name, names), e.Address, column(owner(e), owners), e.Peer)
+		what := e.Address.String()
+		if !e.Address.IsValid() {
+			what = e.Type + " " + e.Data
+		}
+		line := fmt.Sprintf("%s %-15s %s %s", column(e.Name, names), what, column(owner(e), owners), e.Peer)
 		if e.Hidden {
 			line += " - hidden"
+		}
+		if e.Unhealthy {
+			line += " - unhealthy"
 		}
 		b.WriteString(oneLine(line) + "\n")
 	}

@@ -125,13 +125,16 @@ type DNSReport struct {
 	Entries   []DNSEntry
 }
 
-// DNSEntry is one name on one address.
+// DNSEntry is one thing that one name says.
 type DNSEntry struct {
-	Name      string // within the domain, or fully qualified outside it
-	Address   netip.Addr
-	Container string // container ID; empty for a name without a container
-	Peer      string // peer ID of the host that registered it
-	Hidden    bool   // the peer is failed or has stopped: not answered now
+	Name      string     // within the domain, or fully qualified outside it
+	Type      string     // "A", "AAAA", "SRV", "TXT" or "CNAME"
+	Address   netip.Addr // of A and AAAA
+	Data      string     `json:",omitempty"` // of the others: "PORT TARGET", the text, the target
+	Container string     // container ID; empty for a name without a container
+	Peer      string     // peer ID of the host that registered it
+	Hidden    bool       // the peer is failed or has stopped: not answered now
+	Unhealthy bool       // the container's health check fails: answered only if all of the name are so
 }
 
 // AttachmentReport is one container's place on the mesh.

@@ -18,6 +18,7 @@ import (
 	"weft/dns"
 	"weft/docker"
 	"weft/host"
+	"weft/internal/fdkeep"
 	"weft/ipam"
 	"weft/mesh"
 	"weft/peer"
@@ -34,7 +35,7 @@ type Router struct {
 	o      Options
 	log    *slog.Logger
 	id     *peer.Identity
-	fresh  bool // the identity was made by this launch
+	fresh  bool // this launch found no state here: what is there is its own
 	made   bool // so was the tunnel device
 	member membership
 	kept   atomic.Bool // the launch was a success: what it wrote stays
@@ -52,35 +53,39 @@ type Router struct {
 	dns    *dns.Server // nil with NoDNS
 	docker *docker.Client
 
-	poke    chan struct{} // look again
-	rewire  atomic.Bool   // the next pass also checks every container's interface
-	ready   chan struct{}
-	done    chan struct{}
-	ended   sync.Once
-	ops     keyed // one operation at a time for a container
-	tunnels tunnels
-	view    atomic.Pointer[view] // what the last pass saw and wanted
-	wanted  atomic.Pointer[announced]
-	grants  grantCache
-	books   atomic.Pointer[books]
-	passes  broadcast // told after every pass
-	rejects atomic.Int64
-	overlap atomic.Pointer[string] // a warning about the range, for status
-	began   time.Time
+	poke     chan struct{} // look again
+	namePoke chan struct{} // the same, for names
+	zone     *zone
+	guests   guests
+	rewire   atomic.Bool // the next pass also checks every container's interface
+	ready    chan struct{}
+	done     chan struct{}
+	ended    sync.Once
+	ops      keyed // one operation at a time for a container
+	tunnels  tunnels
+	view     atomic.Pointer[view] // what the last pass saw and wanted
+	wanted   atomic.Pointer[announced]
+	grants   grantCache
+	books    atomic.Pointer[books]
+	passes   broadcast // told after every pass
+	rejects  atomic.Int64
+	overlap  atomic.Pointer[string] // a warning about the range, for status
+	began    time.Time
 	// generation is the tunnel device's, drawn when one is made: see mesh.Options.
 	generation atomic.Uint64
 
 	mu         sync.Mutex // guards the fields below
 	attached   map[string]*attachment
 	static     map[nameKey]bool
-	alloc      *ipam.Allocator // nil with NoIPAM
-	engine     bool            // the container engine answers
-	dirty      map[string]bool // containers of the engine that must be looked at again
-	failing    map[string]bool // those of dirty whose failure was logged
-	resetting  bool            // addresses are being given back: nothing new is attached
-	bridgeDNS  netip.Addr      // Docker's bridge address; invalid: none
-	allocating int             // calls that wait for address space
-	priming    int             // and those that wait until there is some
+	linger     map[nameKey]time.Time // removed names that are answered until then
+	alloc      *ipam.Allocator       // nil until the mesh's range is known
+	engine     bool                  // the container engine answers
+	dirty      map[string]bool       // containers of the engine that must be looked at again
+	failing    map[string]bool       // those of dirty whose failure was logged
+	resetting  bool                  // addresses are being given back: nothing new is attached
+	bridgeDNS  netip.Addr            // Docker's bridge address; invalid: none
+	allocating int                   // calls that wait for address space
+	priming    int                   // and those that wait until there is some
 	// wantedSince is since when any of them has; zero: none does.
 	wantedSince time.Time
 	unproven    bool                // this host's state may not be the latest: nothing is given out anew
@@ -92,6 +97,10 @@ type Router struct {
 	nextBallot  time.Time
 	lastAlive   map[peer.ID]time.Time
 	wasAlive    map[peer.ID]bool
+	promised    time.Time // until then this host is to take another's space, and is not reset
+
+	announceMu sync.Mutex // one announcement at a time; guards the field below
+	silent     bool       // the stop was announced: nothing else is
 
 	applyMu sync.Mutex // one pass at a time; guards the fields below
 	stopped bool       // the tunnel was taken down: nothing is applied any more
@@ -128,8 +137,8 @@ func New(o Options) (_ *Router, err error) {
 	if os.Geteuid() != 0 {
 		return nil, &Error{Msg: "weft needs root to make network devices", Tip: "sudo weft launch …", Code: 403}
 	}
-	r := &Router{o: o, log: o.Log, poke: make(chan struct{}, 1), ready: make(chan struct{}), done: make(chan struct{}),
-		paths: peer.NewPaths(), met: map[peer.Key]meeting{}, devices: map[peer.Key]uint64{}, dirty: map[string]bool{}, failing: map[string]bool{},
+	r := &Router{o: o, log: o.Log, poke: make(chan struct{}, 1), namePoke: make(chan struct{}, 1), ready: make(chan struct{}), done: make(chan struct{}),
+		paths: peer.NewPaths(), met: map[peer.Key]meeting{}, devices: map[peer.Key]uint64{}, linger: map[nameKey]time.Time{}, dirty: map[string]bool{}, failing: map[string]bool{},
 		taking: map[peer.ID]peer.ID{}, lastAlive: map[peer.ID]time.Time{}, wasAlive: map[peer.ID]bool{}}
 	defer func() {
 		if err == nil {
@@ -146,9 +155,11 @@ func New(o Options) (_ *Router, err error) {
 	if err != nil {
 		return nil, err
 	}
+	empty := emptyState(o.StateDir)
 	if r.id, r.fresh, err = peer.LoadIdentity(o.StateDir); err != nil {
 		return nil, err
 	}
+	r.fresh = r.fresh && empty
 	if r.beginning, err = parseBeginning(o.Init); err != nil {
 		return nil, err
 	}
@@ -187,8 +198,12 @@ func New(o Options) (_ *Router, err error) {
 	if r.docker, err = docker.New(docker.Options{Host: o.DockerAPI, Log: r.log}); err != nil {
 		return nil, err
 	}
+	r.guests.find = r.host.Guests
+	r.zone = newZone(o.Domain+".", o.DNSOrder != OrderShuffle)
 	if !o.NoDNS {
-		if r.dns, err = dns.New(dns.Options{Domain: o.Domain, TTL: o.DNSTTL, Upstream: o.Upstream, FallbackTimeout: o.FallbackTimeout, Log: r.log}); err != nil {
+		if r.dns, err = dns.New(dns.Options{Domain: o.Domain, TTL: o.DNSTTL, Upstream: o.Upstream, FallbackTimeout: o.FallbackTimeout,
+			Forward: o.DNSForward, RefusePrivate: o.DNSRebindProtect,
+			Allow: r.guests.allow, Keeper: fdkeep.Client{Path: SocketHolder(o.RunDir)}, Log: r.log}); err != nil {
 			return nil, err
 		}
 	}
@@ -205,7 +220,7 @@ func New(o Options) (_ *Router, err error) {
 		Founding: r.member.Founding, WantRange: want,
 		BindHost: bind, Port: o.Port, GossipPort: DefaultGossipPort,
 		Endpoints: r.endpoints, Device: r.generation.Load, Targets: r.member.Targets, Discovery: !o.NoDiscovery,
-		Store: r.db, Tunnel: &r.tunnels, Handle: r.handle, OnChange: r.Poke,
+		Store: r.db, Tunnel: &r.tunnels, Handle: r.handle, OnChange: r.pokeNames,
 		Check: r.checkEntry, ConnLimit: o.ConnLimit, Log: r.log,
 	})
 	if err != nil {
@@ -233,12 +248,11 @@ func (r *Router) Done() <-chan struct{} { return r.done }
 
 func (r *Router) end() { r.ended.Do(func() { close(r.done) }) }
 
-// Close releases the lock and the state file. Run calls it.
+// Close releases the lock and the state file. Run calls it. Repeatable.
 func (r *Router) Close() error {
 	var errs []error
 	if r.db != nil {
-		errs = append(errs, r.db.Close())
-		r.db = nil
+		errs = append(errs, r.db.Close()) // it stays: the API may still serve, and gets errors
 	}
 	if r.lock != nil {
 		// Left behind, the file says that the last router did not end by itself.
@@ -308,6 +322,7 @@ func (r *Router) Run(ctx context.Context) (err error) {
 	g.Go(func() error { return r.host.Watch(ctx, func() { r.rewire.Store(true); r.Poke() }) })
 	g.Go(func() error { return r.docker.Watch(ctx, r.onEvent(ctx)) })
 	g.Go(func() error { return r.loop(ctx) })
+	g.Go(func() error { return r.followNames(ctx) })
 	g.Go(func() error { return r.watchTunnels(ctx) })
 	g.Go(func() error { return r.watchNamespaces(ctx) })
 	if !r.o.NoIPAM && !r.beginning.observer {
@@ -339,6 +354,16 @@ func (r *Router) clearFailure() error {
 	return errors.Join(err, removeFiles(o))
 }
 
+// emptyState says that no router has left anything in a state directory.
+func emptyState(dir string) bool {
+	for _, f := range []string{"identity", tokenFile, "state.db"} {
+		if _, err := os.Lstat(filepath.Join(dir, f)); !errors.Is(err, fs.ErrNotExist) {
+			return false
+		}
+	}
+	return true
+}
+
 // start opens or adopts the device and does the first pass, before anything
 // listens.
 func (r *Router) start(ctx context.Context) error {
@@ -347,6 +372,9 @@ func (r *Router) start(ctx context.Context) error {
 	}
 	if err := r.openDevice(ctx); err != nil {
 		return err
+	}
+	if r.dns == nil {
+		r.dropSockets()
 	}
 	had, err := r.dev.Status()
 	if err != nil {
@@ -365,10 +393,11 @@ func (r *Router) start(ctx context.Context) error {
 	r.findLiving(ctx)
 	r.restoreAllocations(r.member.Founding)
 	r.wanted.Store(r.announce())
+	r.syncNames()
 	r.mesh.SetBase(r.base)
 	r.rewire.Store(true)
 	// Errors of the first pass are of single containers or routes: they are
 	// logged and tried again by the loop.
-	r.pass(ctx)
+	_ = r.pass(ctx)
 	return nil
 }

@@ -28,17 +28,10 @@ func (r *Router) handle(ctx context.Context, from peer.ID, method string, body [
 		return r.give(from, subnet)
 	case methodTake:
 		return nil, r.proposeFor(from, body)
-	case methodHand, methodReady:
-		r.mu.Lock()
-		resetting := r.resetting
-		r.mu.Unlock()
-		if resetting {
-			return nil, errResetting
-		}
-		if method == methodHand {
-			return nil, r.take(ctx, from, body)
-		}
-		return nil, nil // that it is answered is the answer
+	case methodReady:
+		return nil, r.promise() // that it is answered is the answer
+	case methodHand:
+		return nil, r.take(ctx, from, body)
 	}
 	return nil, fmt.Errorf("unknown call %q", method)
 }
@@ -168,7 +161,20 @@ func (r *Router) carry(ctx context.Context, from peer.ID, g gift) error {
 	if err := r.accept(key, g); err != nil {
 		return err
 	}
-	r.pass(ctx)
+	_ = r.pass(ctx) // the grants are kept, whatever else ails the host
+	return nil
+}
+
+// mayTake says why this host can take no space now.
+func (r *Router) mayTake() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.unproven:
+		return ipam.ErrUnproven
+	case r.resetting: // it would go with this host
+		return errResetting
+	}
 	return nil
 }
 
@@ -181,11 +187,8 @@ func (r *Router) accept(key []byte, g gift) error {
 	if err != nil {
 		return err
 	}
-	r.mu.Lock()
-	unproven := r.unproven
-	r.mu.Unlock()
-	if unproven {
-		return ipam.ErrUnproven
+	if err := r.mayTake(); err != nil {
+		return err
 	}
 	ds, err := r.acceptance(b, key, g)
 	if err != nil || len(ds) == 0 {
@@ -211,7 +214,7 @@ func (r *Router) gatherSpace(ctx context.Context) error {
 	tick := time.NewTicker(askEvery)
 	defer tick.Stop()
 	for {
-		if ring, err := r.ringNow(); err == nil && ring.Seeded() && !r.hasSpace() && !r.isUnproven() {
+		if ring, err := r.ringNow(); err == nil && ring.Seeded() && !r.hasSpace() && r.mayTake() == nil {
 			if _, err := r.ask(ctx, r.defaultSubnet()); err != nil && ctx.Err() == nil {
 				r.log.Debug("ask for address space", "err", err)
 			}

@@ -29,7 +29,7 @@ func (r *Router) Report() Report {
 		rep.IPAM.Status = "off (launched with an empty --ipalloc-range)"
 	}
 	if r.dns != nil {
-		rep.DNS = r.dnsReport(v, st)
+		rep.DNS = r.dnsReport(st)
 	}
 	rep.Attachments = r.attachmentReports(nil)
 	return rep
@@ -82,7 +82,7 @@ func (r *Router) routerReport(v *view, st *mesh.State, names map[peer.ID]string)
 		rr.Notices = append(rr.Notices, *p)
 	}
 	if p := r.lastProblem(); p != "" {
-		rr.Notices = append(rr.Notices, "the host does not match its wanted state: "+p)
+		rr.Notices = append(rr.Notices, mismatch+p)
 	}
 	byPeer := map[peer.ID]bool{}
 	for _, t := range r.mesh.Targets() {
@@ -298,7 +298,7 @@ func (r *Router) spaceNotices(v *view, st *mesh.State) []string {
 	return out
 }
 
-func (r *Router) dnsReport(v *view, st *mesh.State) *DNSReport {
+func (r *Router) dnsReport(st *mesh.State) *DNSReport {
 	rep := &DNSReport{Domain: r.o.Domain + ".", Upstream: r.dns.Upstream(), TTL: r.o.DNSTTL}
 	for _, a := range r.dns.Listening() {
 		rep.Addresses = append(rep.Addresses, a.String())
@@ -307,12 +307,13 @@ func (r *Router) dnsReport(v *view, st *mesh.State) *DNSReport {
 	for _, h := range st.Hosts {
 		hosts[h.ID] = h
 	}
-	for _, n := range v.Folded.Names {
-		rep.Entries = append(rep.Entries, DNSEntry{Name: shortName(n.Name, r.o.Domain), Address: n.Addr, Container: n.Container,
-			Peer: n.Host.String(), Hidden: r.hidden(hosts[n.Host])})
+	for _, n := range r.zone.all() {
+		rec := record(n.nameKey, n.Host, n.Unhealthy)
+		rep.Entries = append(rep.Entries, DNSEntry{Name: shortName(n.Name, r.o.Domain), Type: rec.Type(), Address: n.Addr, Data: n.text(), Container: n.Container,
+			Peer: n.Host.String(), Hidden: r.hidden(hosts[n.Host]), Unhealthy: n.Unhealthy})
 	}
 	slices.SortFunc(rep.Entries, func(a, b DNSEntry) int {
-		return cmp.Or(cmp.Compare(a.Name, b.Name), a.Address.Compare(b.Address), cmp.Compare(a.Peer, b.Peer))
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Type, b.Type), a.Address.Compare(b.Address), cmp.Compare(a.Data, b.Data), cmp.Compare(a.Peer, b.Peer))
 	})
 	return rep
 }

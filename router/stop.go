@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,6 +22,8 @@ const methodHand = "space.hand"
 
 const methodReady = "space.ready"
 
+var errPromised = &Error{Msg: "another host is being reset, and this one takes its address space", Tip: "run the same again in a moment", Code: 409}
+
 var errResetting = &Error{Msg: "this host is being reset", Tip: "launch it again afterwards", Code: 409}
 
 // stop announces that this host goes, so that its names hide at once, and takes
@@ -34,6 +37,9 @@ func (r *Router) takeDown(ctx context.Context) error {
 	ctx = context.WithoutCancel(ctx) // a caller that hangs up must not leave half a stop
 	leave, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
+	r.announceMu.Lock()
+	r.silent = true
+	r.announceMu.Unlock()
 	if err := r.mesh.Leave(leave); err != nil {
 		r.log.Warn("announce the stop", "err", err)
 	}
@@ -47,20 +53,18 @@ func (r *Router) takeDown(ctx context.Context) error {
 // made on the host. It refuses, with nothing changed, when nobody is there to
 // take the space, unless it is forced. From then on there is no way back: the
 // addresses are free when they are handed over, and nothing here uses them.
-func (r *Router) reset(ctx context.Context, force bool) error {
-	r.mu.Lock()
-	already := r.resetting
-	r.resetting = true // no address is given out, to containers or to hosts
-	r.mu.Unlock()
-	if already {
-		return errResetting
+//
+// Its warnings are for what went wrong without a way back.
+func (r *Router) reset(ctx context.Context, force bool) (warn []string, err error) {
+	if err := r.beginReset(force); err != nil {
+		return nil, err
 	}
 	taker, err := r.findTaker(ctx)
 	if err != nil && !force {
 		r.mu.Lock()
 		r.resetting = false
 		r.mu.Unlock()
-		return &Error{Msg: "this host's address space could not be handed over", Err: err, Code: 409,
+		return nil, &Error{Msg: "this host's address space could not be handed over", Err: err, Code: 409,
 			Tip: "bring another host of the mesh back, or give the space up: weft reset --force"}
 	}
 	ctx = context.WithoutCancel(ctx)
@@ -70,13 +74,27 @@ func (r *Router) reset(ctx context.Context, force bool) error {
 	if !taker.IsZero() {
 		if err := r.handOver(ctx, taker); err != nil {
 			r.log.Warn("hand address space over", "peer", taker.String(), "err", err)
+			warn = append(warn, fmt.Sprintf("host %v has not confirmed that it took the address space: %v; look at `weft status ipam` there", taker, err))
 		}
 	}
 	if _, err := r.mesh.Append(mesh.Draft{Kind: mesh.KindDepart}); err != nil {
 		r.log.Warn("announce the departure", "err", err)
 	}
 	errs = append(errs, r.takeDown(ctx), r.host.Remove(), removeFiles(r.o))
-	return errors.Join(errs...)
+	return warn, errors.Join(errs...)
+}
+
+func (r *Router) beginReset(force bool) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.resetting:
+		return errResetting
+	case !force && time.Now().Before(r.promised):
+		return errPromised
+	}
+	r.resetting = true // no address is given out, to containers or to hosts
+	return nil
 }
 
 // findTaker finds a host that can take this one's space, the one with most of
@@ -233,7 +251,30 @@ func (r *Router) take(ctx context.Context, from peer.ID, body []byte) error {
 	if err != nil {
 		return err
 	}
-	return r.carry(ctx, from, g)
+	if err := r.carry(ctx, from, g); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.promised = time.Time{}
+	r.mu.Unlock()
+	return nil
+}
+
+// promiseFor is how long a host that was asked whether it can take another's space
+// waits for it: the other first takes its containers off.
+const promiseFor = 15 * time.Second
+
+// promise says that this host can take another's space, and keeps it from being
+// reset meanwhile: of two hosts that are reset at the same moment, each would count
+// on the other.
+func (r *Router) promise() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.resetting {
+		return errResetting
+	}
+	r.promised = time.Now().Add(promiseFor)
+	return nil
 }
 
 // removeFiles deletes the files that weft makes in the state and run directories,

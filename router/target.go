@@ -19,6 +19,7 @@ type target struct {
 	Hostname   string
 	Domainname string
 	HostsPath  string
+	container  docker.Container // zero for bare namespaces
 }
 
 // resolve finds what an operator means by Docker's name or ID, netns:/path or
@@ -56,7 +57,7 @@ func (r *Router) resolve(ctx context.Context, name string) (target, error) {
 	if !c.Running || c.PID == 0 {
 		return t, &Error{Msg: fmt.Sprintf("container %s is not running", name), Tip: "docker start " + name, Code: 409}
 	}
-	return target{Key: c.ID, Name: c.Name, NetNS: pidNetNS(c.PID), Hostname: c.Hostname, Domainname: c.Domainname, HostsPath: c.HostsPath}, nil
+	return target{Key: c.ID, Name: c.Name, NetNS: pidNetNS(c.PID), Hostname: c.Hostname, Domainname: c.Domainname, HostsPath: c.HostsPath, container: c}, nil
 }
 
 func (r *Router) dockerError(name string, err error) error {

@@ -1,18 +1,22 @@
 #!/usr/bin/env bash
-# Installs, by apt, what is missing for `make demo` or `make test`. Does nothing
+# Installs, by apt, what is missing for `make demo`, `make test` or `make bench-dns`. Does nothing
 # where everything is there, and says what to install where apt or root is not.
 set -euo pipefail
 
 case "${1:-}" in
 demo) wanted=() ;; # the demo needs the kernel and the binary only
 test) wanted=(dockerd:docker.io iptables:iptables wg:wireguard-tools tcpdump:tcpdump nft:nftables ip:iproute2
-	ping:iputils-ping busybox:busybox-static nsenter:util-linux dig:dnsutils) ;;
-*) echo "usage: $0 demo|test" >&2; exit 2 ;;
+	ping:iputils-ping busybox:busybox-static nsenter:util-linux dig:dnsutils kdig:knot-dnsutils drill:ldnsutils
+	python3:python3 musl-gcc:musl-tools
+	gcc:gcc /usr/include/stdlib.h:libc6-dev) ;; # the race detector needs cgo
+bench-dns) wanted=(dnsperf:dnsperf dnsmasq:dnsmasq-base unbound:unbound dig:dnsutils) ;;
+*) echo "usage: $0 demo|test|bench-dns" >&2; exit 2 ;;
 esac
 
 PATH=$PATH:/usr/sbin:/sbin
 missing=()
-for w in ${wanted[@]+"${wanted[@]}"}; do
+for w in ${wanted[@]+"${wanted[@]}"}; do # a command, or a file, and its package
+	case $w in /*) [ -e "${w%%:*}" ] && continue ;; esac
 	command -v "${w%%:*}" >/dev/null || missing+=("${w##*:}")
 done
 if [ ${#missing[@]} -eq 0 ]; then exit 0; fi

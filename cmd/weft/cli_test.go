@@ -145,6 +145,12 @@ func fill(v reflect.Value) {
 		v.SetInt(4)
 	case reflect.Uint32:
 		v.SetUint(4)
+	case reflect.Map:
+		k, e := reflect.New(v.Type().Key()).Elem(), reflect.New(v.Type().Elem()).Elem()
+		fill(k)
+		fill(e)
+		v.Set(reflect.MakeMap(v.Type()))
+		v.SetMapIndex(k, e)
 	default:
 		panic("an option of kind " + v.Kind().String())
 	}

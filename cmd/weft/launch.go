@@ -17,6 +17,7 @@ type launchFlags struct {
 	o                      router.Options // those that need no parsing
 	ipallocRange, subnet   string
 	dnsListen, dnsUpstream []string
+	dnsForward             []string
 	logLevel, logFormat    string
 	foreground, asJSON     bool
 }
@@ -88,7 +89,10 @@ func (f *launchFlags) define(cmd *cobra.Command) {
 	fs.StringVar(&f.o.Domain, "dns-domain", router.DefaultDomain, "domain of the containers' names")
 	fs.StringSliceVar(&f.dnsListen, "dns-listen-address", nil, "address[:port] to serve names on (default 169.254.53.1 and Docker's bridge)")
 	fs.Uint32Var(&f.o.DNSTTL, "dns-ttl", router.DefaultTTL, "seconds that a name may be remembered")
+	fs.StringVar(&f.o.DNSOrder, "dns-order", router.OrderNearest, "addresses of a name: nearest first, or shuffle")
 	fs.StringSliceVar(&f.dnsUpstream, "dns-upstream", nil, "address[:port] to ask for other names (default from resolv.conf)")
+	fs.StringSliceVar(&f.dnsForward, "dns-forward", nil, "domain=address[:port][,address…]: servers to ask for that domain")
+	fs.BoolVar(&f.o.DNSRebindProtect, "dns-rebind-protect", false, "refuse private addresses from upstream servers")
 	fs.DurationVar(&f.o.FallbackTimeout, "dns-fallback-timeout", router.DefaultFallbackTimeout, "how long to wait for an upstream server")
 	fs.BoolVar(&f.o.NoRewriteHosts, "no-rewrite-hosts", false, "leave containers' /etc/hosts alone")
 	fs.BoolVar(&f.o.NoMulticastRoute, "no-multicast-route", false, "send no multicast over the mesh")

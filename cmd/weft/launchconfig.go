@@ -42,6 +42,8 @@ func (f *launchFlags) config(given *pflag.FlagSet) (launchConfig, error) {
 	wrong.note("dns-listen-address", err)
 	o.Upstream, err = addrPorts(f.dnsUpstream, 53)
 	wrong.note("dns-upstream", err)
+	o.DNSForward, err = parseForwards(f.dnsForward)
+	wrong.note("dns-forward", err)
 	_, err = addrPorts(o.Advertise, router.DefaultPort)
 	wrong.note("advertise-address", err)
 	wrong.note("docker-api", checkEngine(o.DockerAPI))
@@ -131,6 +133,30 @@ func addrPorts(ss []string, port uint16) ([]netip.AddrPort, error) {
 			continue
 		}
 		out = append(out, ap)
+	}
+	return out, errors.Join(errs...)
+}
+
+// parseForwards reads domain=address[:port]; what has no domain is another server of the one before.
+func parseForwards(ss []string) (map[string][]netip.AddrPort, error) {
+	var out map[string][]netip.AddrPort
+	var errs []error
+	domain := ""
+	for _, s := range ss {
+		server := s
+		if d, rest, ok := strings.Cut(s, "="); ok {
+			domain, server = d, rest
+		}
+		if domain == "" || server == "" {
+			errs = append(errs, fmt.Errorf("%q is not a domain and its server, as in corp.example=10.1.1.1", s))
+			continue
+		}
+		as, err := addrPorts([]string{server}, 53)
+		errs = append(errs, err)
+		if out == nil {
+			out = map[string][]netip.AddrPort{}
+		}
+		out[domain] = append(out[domain], as...)
 	}
 	return out, errors.Join(errs...)
 }

@@ -38,18 +38,22 @@ belongs to none, and stays until it is removed.`
 
 func newDNSAddCmd(a *app) *cobra.Command {
 	return newNameCmd(a, &cobra.Command{
-		Use:   "dns-add [ip…] container [-h fqdn] | ip… -h fqdn",
+		Use:   "dns-add [ip…] container [-h fqdn] | ip… -h fqdn | --cname name -h fqdn",
 		Short: "Add a name",
-		Long:  "Adds a name, by default the container's hostname, to addresses.\n\n" + nameForms,
+		Long: "Adds a name, by default the container's hostname, to addresses. With --cname the name\n" +
+			"stands for another name. A name that begins with *. stands for all names below the rest\n" +
+			"of it that do not exist.\n\n" + nameForms,
 		Example: `  weft dns-add web -h shop.weft.local
   weft dns-add 10.32.0.7 web
-  weft dns-add 192.168.1.20 -h printer.weft.local`,
+  weft dns-add 192.168.1.20 -h printer.weft.local
+  weft dns-add web -h '*.apps.weft.local'
+  weft dns-add --cname web.weft.local -h www.weft.local`,
 	}, "/dns/add")
 }
 
 func newDNSRemoveCmd(a *app) *cobra.Command {
 	return newNameCmd(a, &cobra.Command{
-		Use:   "dns-remove [ip…] container [-h fqdn] | ip… -h fqdn",
+		Use:   "dns-remove [ip…] container [-h fqdn] | ip… -h fqdn | --cname name -h fqdn",
 		Short: "Remove a name",
 		Long:  "Removes names from addresses: the one given with -h, or all.\n\n" + nameForms,
 		Example: `  weft dns-remove web -h shop.weft.local
@@ -63,20 +67,36 @@ func newNameCmd(a *app, cmd *cobra.Command, path string) *cobra.Command {
 		Container string   `json:"container"`
 		IPs       []string `json:"ips"`
 		FQDN      string   `json:"fqdn"`
+		CNAME     string   `json:"cname,omitempty"`
 	}
 	var asJSON bool
-	cmd.Args = args(1, -1, "addresses, or a container, or both")
+	named := args(1, -1, "addresses, or a container, or both")
+	cmd.Args = func(cmd *cobra.Command, given []string) error {
+		if in.CNAME == "" {
+			return named(cmd, given)
+		}
+		if len(given) > 0 || in.FQDN == "" {
+			return usageHint(cmd, "weft "+cmd.Name()+" --cname NAME -h ALIAS", "with --cname there is -h, and neither an address nor a container")
+		}
+		return nil
+	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
-		if in.IPs, in.Container, err = parseNameArgs(cmd, args, in.FQDN); err != nil {
+		if in.CNAME != "" {
+			in.IPs = []string{}
+		} else if in.IPs, in.Container, err = parseNameArgs(cmd, args, in.FQDN); err != nil {
 			return err
 		}
 		var raw json.RawMessage
-		if err := a.client().Do(cmd.Context(), "POST", path, in, &raw); err != nil || !asJSON {
+		if err := a.client().Do(cmd.Context(), "POST", path, in, &raw); err != nil {
 			return err
+		}
+		if a.warn(raw); !asJSON {
+			return nil
 		}
 		return a.printJSON(raw)
 	}
 	cmd.Flags().StringVarP(&in.FQDN, "fqdn", "h", "", "the name, fully qualified")
+	cmd.Flags().StringVar(&in.CNAME, "cname", "", "the name that it stands for")
 	// -h is the name's, as it was in Weave; cobra would take it for help.
 	cmd.Flags().Bool("help", false, "help for "+cmd.Name())
 	jsonFlag(cmd, &asJSON)

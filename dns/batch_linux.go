@@ -1,0 +1,286 @@
+package dns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// batches says that UDP is read and answered many packets at a time.
+const batches = true
+
+const (
+	// batch is how many packets one system call reads or writes at most.
+	batch = 32
+	// receiveBuffer is asked for in bytes: what comes while a router is restarted, or in a burst, waits there.
+	receiveBuffer = 4 << 20
+	// maxInHand bounds the packets of one socket that are not answered from the table
+	// at once: questions for upstream servers, and what only the library reads.
+	maxInHand = 1024
+)
+
+// mmsghdr is struct mmsghdr of recvmmsg(2).
+type mmsghdr struct {
+	hdr unix.Msghdr
+	n   uint32
+}
+
+// batched reads packets from one UDP socket, many at a time, and answers them:
+// from the table at once and in place, others through goroutines of their own. What it needs for
+// that is made once. Its socket is bound to one address, so that replies leave from there.
+type batched struct {
+	s    *Server
+	conn *net.UDPConn
+	raw  syscall.RawConn
+
+	in, out       [batch]mmsghdr
+	inVec, outVec [batch]unix.Iovec
+	names         [batch]unix.RawSockaddrInet6 // large enough for both families
+	buf           [batch][]byte
+	reply         [batch][]byte
+	q             query
+
+	read, wrote int // of the last call
+	errno       syscall.Errno
+	receive     func(fd uintptr) bool
+	send        func(fd uintptr) bool
+	sending     []mmsghdr
+
+	quota  int // packets of one source in a batch that are answered
+	inHand chan struct{}
+	odd    sync.WaitGroup
+}
+
+func newBatched(s *Server, conn *net.UDPConn) (*batched, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	b := &batched{s: s, conn: conn, raw: raw, quota: batch, inHand: make(chan struct{}, maxInHand)}
+	for i := range batch {
+		// Only the first page of each is ever touched, unless somebody sends more.
+		b.buf[i] = make([]byte, 65535)
+		b.reply[i] = make([]byte, 0, maxUDP)
+		b.inVec[i].Base = &b.buf[i][0]
+		b.inVec[i].SetLen(len(b.buf[i]))
+		b.in[i].hdr.Name = (*byte)(unsafe.Pointer(&b.names[i]))
+		b.in[i].hdr.Iov = &b.inVec[i]
+		b.in[i].hdr.SetIovlen(1)
+	}
+	b.receive = func(fd uintptr) bool {
+		for i := range batch {
+			b.in[i].hdr.Namelen = unix.SizeofSockaddrInet6
+		}
+		n, _, errno := syscall.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&b.in)), batch, unix.MSG_DONTWAIT, 0, 0)
+		b.read, b.errno = int(n), errno
+		return errno != unix.EAGAIN
+	}
+	b.send = func(fd uintptr) bool {
+		n, _, errno := syscall.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&b.sending[0])), uintptr(len(b.sending)), unix.MSG_DONTWAIT, 0, 0)
+		b.wrote, b.errno = int(n), errno
+		return errno != unix.EAGAIN
+	}
+	return b, nil
+}
+
+// run answers until the socket is closed.
+func (b *batched) run(ctx context.Context) error {
+	defer b.odd.Wait()
+	for {
+		if err := b.raw.Read(b.receive); err != nil {
+			return err
+		}
+		switch {
+		case b.errno == unix.EINTR:
+			continue
+		case b.errno != 0:
+			// Errors that ICMP brought for earlier replies come here too.
+			if errors.Is(b.errno, unix.EBADF) {
+				return fmt.Errorf("receive: %w", b.errno)
+			}
+			continue
+		}
+		b.fairness()
+		b.flush(b.answer(ctx))
+	}
+}
+
+// answer fills b.out with replies, and says how many there are.
+func (b *batched) answer(ctx context.Context) (n int) {
+	s := b.s
+	table := s.table.Load()
+	var fast, refused uint64
+	for i := range b.read {
+		src := b.source(i)
+		packet := b.buf[i][:b.in[i].n]
+		if b.quota < batch && b.before(i) >= b.quota {
+			s.shed.Add(1)
+			continue
+		}
+		if b.q.parse(packet) {
+			if s.allow != nil && !s.allow(src.Addr()) {
+				refused++
+				b.reply[n] = refusal(b.reply[n][:0], &b.q)
+			} else if reply, _, ok := table.answer(b.reply[n][:0], &b.q, s.ttl); ok {
+				fast++
+				b.reply[n] = reply
+			} else {
+				b.hand(ctx, packet, src)
+				continue
+			}
+			b.outVec[n].Base = &b.reply[n][0]
+			b.outVec[n].SetLen(len(b.reply[n]))
+			h := &b.out[n].hdr
+			h.Name, h.Namelen = b.in[i].hdr.Name, b.in[i].hdr.Namelen
+			h.Iov = &b.outVec[n]
+			h.SetIovlen(1)
+			n++
+			continue
+		}
+		b.hand(ctx, packet, src)
+	}
+	if fast+refused > 0 {
+		s.queries.Add(fast + refused)
+	}
+	if refused > 0 {
+		s.refused.Add(refused)
+	}
+	return n
+}
+
+// hand has a goroutine answer a packet. When too many are in hand, the packet is
+// dropped, as a full socket would.
+func (b *batched) hand(ctx context.Context, packet []byte, src netip.AddrPort) {
+	select {
+	case b.inHand <- struct{}{}:
+	default:
+		b.s.shed.Add(1)
+		return
+	}
+	packet = append([]byte(nil), packet...)
+	b.odd.Go(func() {
+		defer func() { <-b.inHand }()
+		if reply := b.s.odd(ctx, packet, src.Addr().Unmap()); reply != nil {
+			b.conn.WriteToUDPAddrPort(reply, src) // who can't be reached asks again, or not
+		}
+	})
+}
+
+// flush sends the first n of b.out. What can't be sent to one client is no
+// matter for the next.
+func (b *batched) flush(n int) {
+	for from := 0; from < n; {
+		b.sending = b.out[from:n]
+		if b.raw.Write(b.send) != nil {
+			return
+		}
+		if b.errno != 0 {
+			b.wrote = 1
+			if b.errno == unix.EINTR {
+				b.wrote = 0
+			}
+		}
+		from += b.wrote
+	}
+}
+
+func (b *batched) source(i int) netip.AddrPort {
+	n := &b.names[i]
+	if n.Family == unix.AF_INET {
+		return netip.AddrPortFrom(netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(n)).Addr), swap(n.Port))
+	}
+	a := netip.AddrFrom16(n.Addr)
+	if a.IsLinkLocalUnicast() {
+		if ifi, err := net.InterfaceByIndex(int(n.Scope_id)); err == nil {
+			a = a.WithZone(ifi.Name)
+		}
+	}
+	return netip.AddrPortFrom(a, swap(n.Port))
+}
+
+// swap turns a port from network order to this machine's, or back.
+func swap(port uint16) uint16 {
+	b := (*[2]byte)(unsafe.Pointer(&port))
+	return uint16(b[0])<<8 | uint16(b[1])
+}
+
+// fairness sets the quota. While packets come faster than they are answered, the
+// socket's queue is full and the kernel drops packets of all clients alike. So, with the
+// queue more than half full, the sources that send most are answered less and less,
+// down to one packet of theirs in a batch: dropping is cheap, the queue drains, and the others get
+// through.
+func (b *batched) fairness() {
+	if b.read < batch && b.quota == batch {
+		return
+	}
+	var info [unix.SK_MEMINFO_VARS]uint32
+	full := false
+	b.raw.Control(func(fd uintptr) {
+		size := uint32(unsafe.Sizeof(info))
+		_, _, errno := syscall.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO,
+			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+		full = errno == 0 && info[unix.SK_MEMINFO_RMEM_ALLOC] > info[unix.SK_MEMINFO_RCVBUF]/2
+	})
+	if full {
+		b.quota = max(1, b.quota/2)
+	} else {
+		b.quota = min(batch, b.quota+1)
+	}
+}
+
+// before counts the packets of the same source address that came in the batch before
+// the i-th.
+func (b *batched) before(i int) (n int) {
+	for j := range i {
+		if b.names[j].Family == b.names[i].Family && b.sameSource(i, j) {
+			n++
+		}
+	}
+	return n
+}
+
+func (b *batched) sameSource(i, j int) bool {
+	if b.names[i].Family == unix.AF_INET {
+		return (*unix.RawSockaddrInet4)(unsafe.Pointer(&b.names[i])).Addr == (*unix.RawSockaddrInet4)(unsafe.Pointer(&b.names[j])).Addr
+	}
+	return b.names[i].Addr == b.names[j].Addr
+}
+
+// refusal is the reply to a query of a stranger: no longer than the query, so that nobody
+// gains by making us send it elsewhere.
+func refusal(b []byte, q *query) []byte {
+	w := writer{b: b, rcode: 5, limit: maxUDP}
+	w.begin(q)
+	w.end(q)
+	w.b[2] &^= 0x04 // not authoritative
+	w.b[3] &^= 0x80
+	return w.b
+}
+
+// tune asks for a large queue: by force as root, else as much as is allowed.
+func tune(conn *net.UDPConn) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return
+	}
+	raw.Control(func(fd uintptr) {
+		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) != nil {
+			unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
+		}
+	})
+}
+
+// share lets several sockets of this program have one address.
+func share(c syscall.RawConn) (err error) {
+	if ctl := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) }); ctl != nil {
+		return ctl
+	}
+	return err
+}

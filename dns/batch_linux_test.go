@@ -1,0 +1,180 @@
+package dns
+
+import (
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+	"unsafe"
+
+	miekg "github.com/miekg/dns"
+	"golang.org/x/sys/unix"
+)
+
+// While the queue is full, each source gets its quota of a batch, and who sends little loses nothing.
+func TestOneSourceDoesNotTakeAll(t *testing.T) {
+	s := newServer(t, Options{})
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IP{127, 0, 0, 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	b, err := newBatched(s, conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	packet, _ := question("db.weft.local.", miekg.TypeA).Pack()
+	from := func(i int, last byte) {
+		*(*unix.RawSockaddrInet4)(unsafe.Pointer(&b.names[i])) = unix.RawSockaddrInet4{Family: unix.AF_INET, Port: uint16(i), Addr: [4]byte{10, 32, 0, last}}
+		b.in[i].n = uint32(copy(b.buf[i], packet))
+	}
+	for i := range batch {
+		from(i, 1)
+	}
+	from(5, 2)
+	from(batch-1, 3)
+	b.read = batch
+	for _, c := range []struct{ quota, answered int }{{batch, batch}, {8, 10}, {1, 3}} {
+		b.quota = c.quota
+		before := s.shed.Load()
+		if n := b.answer(t.Context()); n != c.answered {
+			t.Errorf("quota %d: %d answered, want %d", c.quota, n, c.answered)
+		}
+		if shed := s.shed.Load() - before; shed != uint64(batch-c.answered) {
+			t.Errorf("quota %d: %d counted as shed", c.quota, shed)
+		}
+	}
+	// An idle socket gives everybody everything again.
+	b.quota = 1
+	for range batch {
+		b.fairness()
+	}
+	if b.quota != batch {
+		t.Errorf("quota %d of an idle socket", b.quota)
+	}
+}
+
+// A socket whose queue is more than half full has its quota cut.
+func TestQuotaFollowsTheQueue(t *testing.T) {
+	s := newServer(t, Options{})
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IP{127, 0, 0, 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetReadBuffer(1) // the least that the kernel allows
+	b, err := newBatched(s, conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.Dial("udp4", conn.LocalAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for range 100 { // more than fit
+		c.Write(make([]byte, 100))
+	}
+	b.read = batch
+	b.fairness()
+	if b.quota != batch/2 {
+		t.Errorf("quota %d with a full queue", b.quota)
+	}
+}
+
+// An answer from the table costs no allocation.
+func TestAnswersAllocateNothing(t *testing.T) {
+	table := testTable()
+	for _, c := range []struct {
+		name  string
+		qtype uint16
+	}{
+		{"db.weft.local.", miekg.TypeA}, {"web.weft.local.", miekg.TypeA}, {"web.weft.local.", miekg.TypeAAAA}, {"NoSuch.weft.local.", miekg.TypeA},
+		{"web.", miekg.TypeA}, {"2.0.32.10.in-addr.arpa.", miekg.TypePTR}, {"x.apps.weft.local.", miekg.TypeA},
+	} {
+		packet, _ := question(c.name, c.qtype).SetEdns0(1232, false).Pack()
+		q, buf := new(query), make([]byte, 0, maxUDP)
+		if n := testing.AllocsPerRun(100, func() {
+			if !q.parse(packet) {
+				t.Fatal("not parsed")
+			}
+			if _, _, ok := table.answer(buf[:0], q, 1); !ok {
+				t.Fatal("not answered")
+			}
+		}); n != 0 {
+			t.Errorf("%s: %v allocations", c.name, n)
+		}
+	}
+}
+
+// Whatever is sent to the sockets, they go on answering, and end when they are told to.
+func TestManyPacketsAtOnce(t *testing.T) {
+	_, addr := start(t, Options{})
+	var conns []net.Conn
+	for range 8 {
+		c, err := net.Dial("udp4", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		conns = append(conns, c)
+	}
+	packet, _ := question("db.weft.local.", miekg.TypeA).Pack()
+	odd := append([]byte(nil), packet...)
+	odd[2] = 0x28 // an update
+	for range 50 {
+		for _, c := range conns {
+			c.Write(packet)
+			c.Write(odd)
+			c.Write(packet[:20])
+		}
+	}
+	for _, c := range conns {
+		c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		good, other := 0, 0
+		for good < 50 || other < 100 {
+			buf := make([]byte, 512)
+			n, err := c.Read(buf)
+			if err != nil {
+				t.Fatalf("%d good and %d other answers: %v", good, other, err)
+			}
+			if m := new(miekg.Msg); m.Unpack(buf[:n]) == nil && len(m.Answer) == 1 {
+				good++
+			} else {
+				other++
+			}
+		}
+	}
+}
+
+func BenchmarkAnswer(b *testing.B) {
+	table := testTable()
+	packet, _ := question("db.weft.local.", miekg.TypeA).Pack()
+	q, buf := new(query), make([]byte, 0, maxUDP)
+	for b.Loop() {
+		q.parse(packet)
+		table.answer(buf, q, 1)
+	}
+}
+
+// BenchmarkChange is one name more and one less in tables of two sizes.
+func BenchmarkChange(b *testing.B) {
+	for _, size := range []int{10, 100000} {
+		b.Run(map[int]string{10: "10", 100000: "100000"}[size], func(b *testing.B) {
+			e := NewTable("weft.local", []netip.Prefix{netip.MustParsePrefix("10.32.0.0/12")}, nil).Edit()
+			for i := range size {
+				e.Add(Record{Name: "n" + netip.AddrFrom4([4]byte{0, byte(i >> 16), byte(i >> 8), byte(i)}).String() + ".weft.local", Addr: netip.AddrFrom4([4]byte{10, 32 + byte(i>>16), byte(i >> 8), byte(i)}), Host: "h"})
+			}
+			table := e.Done()
+			r := Record{Name: "web.weft.local", Addr: netip.MustParseAddr("10.47.0.1"), Host: "h"}
+			for b.Loop() {
+				e := table.Edit()
+				e.Add(r)
+				table = e.Done()
+				e = table.Edit()
+				e.Remove(r)
+				table = e.Done()
+			}
+		})
+	}
+}

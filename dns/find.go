@@ -1,0 +1,142 @@
+package dns
+
+import (
+	"math/rand/v2"
+	"slices"
+
+	miekg "github.com/miekg/dns"
+)
+
+// maxAliases is how many names that stand for others are followed for one answer.
+const maxAliases = 8
+
+// found is what the table has for a name.
+type found struct {
+	node *node // nil: there is no such name
+	zone int   // where in the name its zone's apex begins; -1: the table does not answer for it
+}
+
+// unsaid is the zone of a name that exists: only negative answers need to know it.
+const unsaid = 1 << 20
+
+// find looks up a name in wire form and lower case: in full, or of one label
+// and without the domain, for resolvers that do not search. Such a name is a zone of
+// its own.
+func (t *Table) find(name []byte) found {
+	n := t.names.get(name)
+	if t.exists(n) {
+		return found{node: n, zone: unsaid}
+	}
+	zone := t.zoneOf(name)
+	switch {
+	case zone >= 0 && t.stars > 0:
+		return found{node: t.wildcard(name, zone), zone: zone}
+	case zone >= 0:
+		return found{zone: zone}
+	case oneLabel(name):
+		var buf [maxName + 2 + maxLabel]byte
+		n := t.names.get(append(append(buf[:0], name[:len(name)-1]...), t.apex...))
+		if n != nil && t.anyShown(n.entries) {
+			return found{node: n, zone: 0}
+		}
+	}
+	return found{zone: -1}
+}
+
+// wildcard gives what stands for a name that does not exist: "*" below the
+// closest of the names above it that does (RFC 4592, 3.3.1), or nil.
+func (t *Table) wildcard(name []byte, zone int) *node {
+	for off := 0; off < zone; {
+		off += 1 + int(name[off])
+		if !t.exists(t.names.get(name[off:])) {
+			continue
+		}
+		var buf [maxName + 2 + 2]byte
+		n := t.names.get(append(append(buf[:0], "\x01*"...), name[off:]...))
+		if n != nil && t.anyShown(n.entries) {
+			return n
+		}
+		return nil
+	}
+	return nil
+}
+
+// alias gives the name that a node stands for, if a question of the type is to be
+// answered so: next to records of other kinds, the others count (RFC 1034, 3.6.2).
+func (t *Table) alias(n *node, qtype uint16) (target string, ok bool) {
+	if qtype == miekg.TypeCNAME || qtype == miekg.TypeANY {
+		return "", false
+	}
+	es := n.of(miekg.TypeCNAME)
+	if len(es) == 0 {
+		return "", false
+	}
+	for i := range n.entries {
+		if n.entries[i].rtype != miekg.TypeCNAME && !t.hosts.list[n.entries[i].host].Hidden {
+			return "", false
+		}
+	}
+	ps := t.pick(nil, es)
+	if len(ps) == 0 {
+		return "", false
+	}
+	// Of several the first by name, so that all hosts say the same.
+	best := ps[0].at
+	for _, p := range ps {
+		best = min(best, p.at)
+	}
+	return es[best].data, true
+}
+
+// picked is an entry that an answer has; key gives the order.
+type picked struct {
+	key uint64
+	at  int
+}
+
+// pick gives the entries, all of one name and type, that are to be answered: of hosts
+// that are not hidden, without those that are down unless all are, each
+// data once, nearest first and shuffled within a rank, so that the containers
+// of a name share the load.
+func (t *Table) pick(ps []picked, es []entry) []picked {
+	if len(es) == 1 {
+		if t.hosts.list[es[0].host].Hidden {
+			return ps
+		}
+		return append(ps, picked{})
+	}
+	up := false
+	for i := range es {
+		if !es[i].down && !t.hosts.list[es[i].host].Hidden {
+			up = true
+			break
+		}
+	}
+	for i := range es {
+		h := t.hosts.list[es[i].host]
+		if h.Hidden || up && es[i].down {
+			continue
+		}
+		key := uint64(h.Rank)<<32 | uint64(rand.Uint32())
+		if n := len(ps); n > 0 && es[ps[n-1].at].data == es[i].data {
+			ps[n-1].key = min(ps[n-1].key, key) // what several say counts once, at the nearest
+			continue
+		}
+		ps = append(ps, picked{key, i})
+	}
+	if len(ps) > 24 {
+		slices.SortFunc(ps, func(a, b picked) int {
+			if a.key < b.key {
+				return -1
+			}
+			return 1
+		})
+		return ps
+	}
+	for i := 1; i < len(ps); i++ {
+		for j := i; j > 0 && ps[j].key < ps[j-1].key; j-- {
+			ps[j], ps[j-1] = ps[j-1], ps[j]
+		}
+	}
+	return ps
+}

@@ -1,0 +1,227 @@
+package dns
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	miekg "github.com/miekg/dns"
+)
+
+const (
+	// maxPerSource bounds the questions of one client at upstream servers, so that one
+	// can't take all of maxInFlight.
+	maxPerSource = 128
+	// impatient is how long a client waits for upstream servers when there is a stale reply for it
+	// (RFC 8767, 5).
+	impatient = 1800 * time.Millisecond
+	// failedFor is how long a question that nobody answered is not asked again (RFC 9520, 3.2).
+	failedFor = time.Second
+	maxFailed = 1000
+)
+
+var (
+	errRebind = errors.New("private address in a public answer")
+	errLately = errors.New("no upstream DNS server answered it a moment ago")
+)
+
+// resolver answers what is not of the mesh: from its cache, or by the forwarder of the longest
+// domain that the name is in. The same question is asked once at a time, whoever waits
+// for it; so a question that comes back to us by way of its own servers waits for itself and
+// ends, instead of going round.
+type resolver struct {
+	forwarders []zoneForwarder // longest domain first; the last has "." and all else
+	private    bool            // private addresses are taken from anybody
+	cache      *cache
+	loops      *loops
+	// stop ends what runs on behalf of nobody in particular.
+	running context.Context
+	stop    context.CancelFunc
+
+	mu      sync.Mutex // guards the fields below
+	closed  bool
+	flights map[cacheKey]*flight
+	sources map[netip.Addr]int
+	failed  map[cacheKey]failure
+	wg      sync.WaitGroup
+}
+
+type zoneForwarder struct {
+	domain string // lower case, with the last dot
+	*forwarder
+}
+
+// flight is a question at upstream servers.
+type flight struct {
+	done  chan struct{}
+	reply *miekg.Msg // after done; not to be changed
+	err   error
+}
+
+type failure struct {
+	err   error
+	until time.Time
+}
+
+func newResolver(forwarders []zoneForwarder, private bool, log *slog.Logger) *resolver {
+	slices.SortStableFunc(forwarders, func(a, b zoneForwarder) int { return miekg.CountLabel(b.domain) - miekg.CountLabel(a.domain) })
+	r := &resolver{forwarders: forwarders, private: private, cache: newCache(), loops: newLoops(log),
+		flights: map[cacheKey]*flight{}, sources: map[netip.Addr]int{}, failed: map[cacheKey]failure{}}
+	for _, z := range forwarders {
+		servers := z.servers
+		z.servers = func() []netip.AddrPort {
+			good, probe := r.loops.without(servers())
+			for _, s := range probe {
+				r.spawn(func() { r.loops.probe(r.running, s) })
+			}
+			return good
+		}
+	}
+	r.running, r.stop = context.WithCancel(context.Background())
+	return r
+}
+
+// close ends all flights and waits for their end.
+func (r *resolver) close() {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	r.stop()
+	r.wg.Wait()
+}
+
+// spawn runs f unless the end has come.
+func (r *resolver) spawn(f func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.closed {
+		r.wg.Go(f)
+	}
+}
+
+// ask gives the reply to a query, which is the caller's.
+func (r *resolver) ask(ctx context.Context, q *miekg.Msg, src netip.Addr) (*miekg.Msg, error) {
+	k := keyOf(q)
+	now := time.Now()
+	kept, fresh, again := r.cache.get(k, now)
+	if fresh {
+		if again {
+			if _, err := r.fly(k, q, netip.Addr{}); err != nil {
+				r.cache.gaveUp(k)
+			}
+		}
+		return kept, nil
+	}
+	f, err := r.fly(k, q, src)
+	if err != nil {
+		if kept != nil {
+			return kept, nil
+		}
+		return nil, err
+	}
+	var late <-chan time.Time
+	if kept != nil {
+		t := time.NewTimer(impatient)
+		defer t.Stop()
+		late = t.C
+	}
+	select {
+	case <-f.done:
+	case <-late:
+		return kept, nil // the flight goes on, for the next who asks
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if kept != nil && (f.err != nil && !errors.Is(f.err, errRebind) || f.err == nil && f.reply.Rcode == miekg.RcodeServerFailure) {
+		return kept, nil
+	}
+	if f.err != nil {
+		return nil, f.err
+	}
+	return f.reply.Copy(), nil
+}
+
+// fly gives the flight of a question: the one that is under way, or a new one on behalf of src.
+func (r *resolver) fly(k cacheKey, q *miekg.Msg, src netip.Addr) (*flight, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if f := r.flights[k]; f != nil {
+		return f, nil
+	}
+	switch f := r.failed[k]; {
+	case r.closed:
+		return nil, context.Canceled
+	case r.sources[src] >= maxPerSource:
+		return nil, errBusy
+	case time.Now().Before(f.until):
+		return nil, errors.Join(errLately, f.err)
+	}
+	f := &flight{done: make(chan struct{})}
+	r.flights[k] = f
+	r.sources[src]++
+	q = q.Copy()
+	r.wg.Go(func() {
+		f.reply, f.err = r.fetch(k, q)
+		r.mu.Lock()
+		delete(r.flights, k)
+		if r.sources[src]--; r.sources[src] == 0 {
+			delete(r.sources, src)
+		}
+		r.noteLocked(k, f.err)
+		r.mu.Unlock()
+		close(f.done)
+	})
+	return f, nil
+}
+
+func (r *resolver) fetch(k cacheKey, q *miekg.Msg) (*miekg.Msg, error) {
+	z := r.forwarders[slices.IndexFunc(r.forwarders, func(z zoneForwarder) bool { return within(k.name, z.domain) })]
+	m, err := z.ask(r.running, q)
+	if err == nil && !r.private && z.domain == "." && hasPrivate(m) {
+		err = errRebind
+	}
+	if err != nil {
+		r.cache.gaveUp(k)
+		return nil, err
+	}
+	r.cache.put(k, m, time.Now())
+	return m, nil
+}
+
+// noteLocked remembers a failure for a moment.
+func (r *resolver) noteLocked(k cacheKey, err error) {
+	if err == nil || r.closed || errors.Is(err, errBusy) || errors.Is(err, errNoUpstream) {
+		delete(r.failed, k)
+		return
+	}
+	if len(r.failed) >= maxFailed {
+		clear(r.failed)
+	}
+	r.failed[k] = failure{err, time.Now().Add(failedFor)}
+}
+
+// within says whether a name is a domain's or the domain itself; both in lower case.
+func within(name, domain string) bool {
+	return domain == "." || name == domain || strings.HasSuffix(name, "."+domain)
+}
+
+// hasPrivate says whether a reply has an address that means something else to everybody: such an
+// answer of a public name turns a browser against the network that it runs in.
+func hasPrivate(m *miekg.Msg) bool {
+	return slices.ContainsFunc(m.Answer, func(rr miekg.RR) bool {
+		var a netip.Addr
+		switch rr := rr.(type) {
+		case *miekg.A:
+			a, _ = netip.AddrFromSlice(rr.A)
+		case *miekg.AAAA:
+			a, _ = netip.AddrFromSlice(rr.AAAA)
+		}
+		a = a.Unmap()
+		return a.IsValid() && (a.IsPrivate() || a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsUnspecified())
+	})
+}

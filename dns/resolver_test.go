@@ -1,0 +1,340 @@
+package dns
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	miekg "github.com/miekg/dns"
+	"pgregory.net/rapid"
+)
+
+func reply(name string, rrs ...string) *miekg.Msg {
+	m := new(miekg.Msg).SetReply(question(name, miekg.TypeA))
+	for _, s := range rrs {
+		rr, err := miekg.NewRR(s)
+		if err != nil {
+			panic(err)
+		}
+		if rr.Header().Rrtype == miekg.TypeSOA {
+			m.Ns = append(m.Ns, rr)
+		} else {
+			m.Answer = append(m.Answer, rr)
+		}
+	}
+	return m
+}
+
+func TestLifetime(t *testing.T) {
+	const soa = "example.com. 900 IN SOA ns. root. 1 2 3 4 60"
+	nx := reply("x.example.com.", soa)
+	nx.Rcode = miekg.RcodeNameError
+	bare := reply("x.example.com.")
+	bare.Rcode = miekg.RcodeNameError
+	cut := reply("x.", "x. 60 IN A 192.0.2.1")
+	cut.Truncated = true
+	fails := reply("x.", "x. 60 IN A 192.0.2.1")
+	fails.Rcode = miekg.RcodeServerFailure
+	for i, c := range []struct {
+		m    *miekg.Msg
+		want uint32
+	}{
+		{reply("x.", "x. 60 IN A 192.0.2.1", "x. 30 IN A 192.0.2.2"), 30},
+		{reply("x.", "x. 20 IN CNAME y.", "y. 30 IN A 192.0.2.2"), 20},
+		{reply("x.", "x. 0 IN A 192.0.2.1"), 0},
+		{reply("x.", "x. 4000000 IN A 192.0.2.1"), maxFresh},
+		{reply("x.", "x. 4294967295 IN A 192.0.2.1"), 0},
+		{reply("x.example.com.", soa), 60},
+		{reply("x.example.com.", "x.example.com. 20 IN CNAME y.example.com.", soa), 20},
+		{nx, 60}, {bare, 0}, {reply("x."), 0}, {cut, 0}, {fails, 0},
+	} {
+		if got, ok := lifetime(c.m); ok != (c.want > 0) || ok && got != c.want {
+			t.Errorf("%d: %d %v, want %d", i, got, ok, c.want)
+		}
+	}
+}
+
+// What a cache gives is what was put last and has not ended, with TTLs that count down; and it
+// never holds more than it may.
+func TestCache(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		type put struct {
+			at  time.Time
+			ttl uint32
+			ip  string
+		}
+		c, model := newCache(), map[string]put{}
+		now := time.Unix(1e9, 0)
+		for range rapid.IntRange(1, 40).Draw(t, "steps") {
+			now = now.Add(time.Duration(rapid.IntRange(0, 50).Draw(t, "seconds")) * time.Second)
+			name := rapid.SampledFrom([]string{"a.", "b.", "c."}).Draw(t, "name")
+			k := keyOf(question(name, miekg.TypeA))
+			if rapid.Bool().Draw(t, "put") {
+				p := put{now, rapid.Uint32Range(1, 100).Draw(t, "ttl"), fmt.Sprintf("192.0.2.%d", rapid.IntRange(1, 200).Draw(t, "ip"))}
+				c.put(k, reply(name, fmt.Sprintf("%s %d IN A %s", name, p.ttl, p.ip)), now)
+				model[name] = p
+				continue
+			}
+			m, fresh, _ := c.get(k, now)
+			p, has := model[name]
+			if (m != nil) != has {
+				t.Fatalf("%s: %v, want one: %v", name, m, has)
+			}
+			if !has {
+				continue
+			}
+			left := p.at.Add(time.Duration(p.ttl) * time.Second).Sub(now)
+			want := uint32(staleTTL)
+			if left > 0 {
+				want = uint32(left / time.Second)
+			}
+			if fresh != (left > 0) || m.Answer[0].Header().Ttl != want || m.Answer[0].(*miekg.A).A.String() != p.ip {
+				t.Fatalf("%v fresh %v, want %s for %d s", m, fresh, p.ip, want)
+			}
+		}
+	})
+	c := newCache()
+	for i := range maxCached + 100 {
+		name := fmt.Sprintf("n%d.", i)
+		c.put(keyOf(question(name, miekg.TypeA)), reply(name, name+" 60 IN A 192.0.2.1"), time.Now())
+		c.get(keyOf(question("n0.", miekg.TypeA)), time.Now()) // asked for often: it stays
+	}
+	if len(c.entries) > maxCached || c.bytes > maxCachedBytes {
+		t.Errorf("%d entries of %d bytes", len(c.entries), c.bytes)
+	}
+	if c.entries[keyOf(question("n0.", miekg.TypeA))] == nil || c.entries[keyOf(question("n1.", miekg.TypeA))] != nil {
+		t.Error("it is not the one asked for least recently that goes")
+	}
+	if m, _, _ := c.get(keyOf(question("n0.", miekg.TypeA)), time.Now().Add(stale+2*time.Minute)); m != nil {
+		t.Error("kept for ever")
+	}
+	c.clear()
+	if m, _, _ := c.get(keyOf(question("n0.", miekg.TypeA)), time.Now()); m != nil || c.bytes != 0 {
+		t.Error("cleared, and still there")
+	}
+}
+
+// scripted is an upstream server that answers by a function of the question.
+func scripted(t *testing.T, f func(q *miekg.Msg) *miekg.Msg) (addr netip.AddrPort, asked *atomic.Int32) {
+	pc, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked = new(atomic.Int32)
+	started := make(chan struct{})
+	srv := &miekg.Server{PacketConn: pc, NotifyStartedFunc: func() { close(started) }, Handler: miekg.HandlerFunc(func(w miekg.ResponseWriter, q *miekg.Msg) {
+		if q.Question[0].Qtype == miekg.TypeHINFO {
+			return
+		}
+		asked.Add(1)
+		if m := f(q); m != nil {
+			w.WriteMsg(m)
+		}
+	})}
+	done := make(chan struct{})
+	go func() { srv.ActivateAndServe(); close(done) }()
+	<-started
+	t.Cleanup(func() { srv.Shutdown(); <-done })
+	return pc.LocalAddr().(*net.UDPAddr).AddrPort(), asked
+}
+
+func answering(ip string, ttl int) func(*miekg.Msg) *miekg.Msg {
+	return func(q *miekg.Msg) *miekg.Msg {
+		m := new(miekg.Msg).SetReply(q)
+		rr, _ := miekg.NewRR(fmt.Sprintf("%s %d IN A %s", q.Question[0].Name, ttl, ip))
+		m.Answer = append(m.Answer, rr)
+		return m
+	}
+}
+
+func TestCachedAnswers(t *testing.T) {
+	var dead atomic.Bool
+	live := answering("203.0.113.1", 60)
+	up, asked := scripted(t, func(q *miekg.Msg) *miekg.Msg {
+		if dead.Load() {
+			return nil
+		}
+		return live(q)
+	})
+	s, addr := start(t, Options{Upstream: []netip.AddrPort{up}, FallbackTimeout: 300 * time.Millisecond})
+	for _, name := range []string{"www.example.com.", "WWW.example.com.", "www.EXAMPLE.com."} {
+		if got := tell(ask(t, "udp", addr, question(name, miekg.TypeA))); got != "NOERROR "+name+" A 203.0.113.1" {
+			t.Error(got)
+		}
+	}
+	if n := asked.Load(); n != 1 {
+		t.Errorf("asked upstream %d times for one name", n)
+	}
+	// It has ended, and nobody answers: the stale one is given; then what comes back is.
+	dead.Store(true)
+	s.resolver.cache.mu.Lock()
+	for _, e := range s.resolver.cache.entries {
+		e.since = e.since.Add(-time.Hour)
+	}
+	s.resolver.cache.mu.Unlock()
+	m := ask(t, "udp", addr, question("www.example.com.", miekg.TypeA))
+	if len(m.Answer) != 1 || m.Answer[0].Header().Ttl != staleTTL {
+		t.Errorf("stale: %v", m)
+	}
+	if m := ask(t, "udp", addr, question("other.example.com.", miekg.TypeA)); m.Rcode != miekg.RcodeServerFailure {
+		t.Errorf("never known: %v", m)
+	}
+	dead.Store(false)
+	s.resolver.mu.Lock()
+	clear(s.resolver.failed)
+	s.resolver.mu.Unlock()
+	if m := ask(t, "udp", addr, question("www.example.com.", miekg.TypeA)); len(m.Answer) != 1 || m.Answer[0].Header().Ttl < 59 {
+		t.Errorf("back: %v", m)
+	}
+}
+
+// What is asked for often is fetched again before it ends.
+func TestHotNamesAreFetchedAgain(t *testing.T) {
+	up, asked := scripted(t, answering("203.0.113.1", 100))
+	s, addr := start(t, Options{Upstream: []netip.AddrPort{up}})
+	q := question("www.example.com.", miekg.TypeA)
+	ask(t, "udp", addr, q)
+	s.resolver.cache.mu.Lock()
+	s.resolver.cache.entries[keyOf(q)].since = time.Now().Add(-95 * time.Second)
+	s.resolver.cache.mu.Unlock()
+	for range hot {
+		if m := ask(t, "udp", addr, q); len(m.Answer) != 1 || m.Answer[0].Header().Ttl > 5 && asked.Load() < 2 {
+			t.Errorf("%v", m)
+		}
+	}
+	for deadline := time.Now().Add(10 * time.Second); asked.Load() < 2; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it is not fetched again")
+		}
+	}
+}
+
+func TestSplitDomainsAndRebinding(t *testing.T) {
+	public, _ := scripted(t, answering("10.0.0.1", 60))
+	corp, _ := scripted(t, answering("10.1.1.7", 60))
+	eu, _ := scripted(t, answering("10.1.2.7", 60))
+	o := Options{Upstream: []netip.AddrPort{public}, Forward: map[string][]netip.AddrPort{"corp.example": {corp}, "EU.corp.example.": {eu}}}
+	for refuse, want := range map[bool]string{false: "NOERROR www.example.com. A 10.0.0.1", true: "REFUSED"} {
+		o.RefusePrivate = refuse
+		_, addr := start(t, o)
+		for name, want := range map[string]string{
+			"www.example.com.":   want,
+			"www.corp.example.":  "NOERROR www.corp.example. A 10.1.1.7",
+			"corp.example.":      "NOERROR corp.example. A 10.1.1.7",
+			"x.eu.Corp.example.": "NOERROR x.eu.Corp.example. A 10.1.2.7",
+		} {
+			if got := tell(ask(t, "udp", addr, question(name, miekg.TypeA))); got != want {
+				t.Errorf("%s, refuse %v: %s, want %s", name, refuse, got, want)
+			}
+		}
+	}
+	for _, bad := range []string{"x.weft.local", "weft.local", "a..b"} {
+		if _, err := New(Options{Forward: map[string][]netip.AddrPort{bad: {corp}}}); err == nil {
+			t.Errorf("forward %q was taken", bad)
+		}
+	}
+	if _, err := New(Options{Forward: map[string][]netip.AddrPort{"corp.example": nil}}); err == nil {
+		t.Error("forward to nobody was taken")
+	}
+}
+
+// Two servers that have each other as upstream: a question ends, and goes round once.
+func TestLoop(t *testing.T) {
+	one := newServer(t, Options{FallbackTimeout: 2 * time.Second, Upstream: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:9")}})
+	oneAddr := netip.MustParseAddrPort(listen(t, one))
+	two := newServer(t, Options{FallbackTimeout: 2 * time.Second, Upstream: []netip.AddrPort{oneAddr}})
+	one.upstream.fixed = []netip.AddrPort{netip.MustParseAddrPort(listen(t, two))}
+	run(t, one)
+	run(t, two)
+	if m := ask(t, "udp", oneAddr.String(), question("www.example.com.", miekg.TypeA)); m.Rcode == miekg.RcodeSuccess {
+		t.Errorf("%v", m)
+	}
+	if one.Counters().Forwarded > 30 || two.Counters().Forwarded > 30 {
+		t.Errorf("went round: %+v %+v", one.Counters(), two.Counters())
+	}
+	// The probe that comes back tells why; from then on there is nobody to ask.
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		one.resolver.loops.mu.Lock()
+		found := len(one.resolver.loops.found)
+		one.resolver.loops.mu.Unlock()
+		if found == 1 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the loop is not found")
+		}
+	}
+	if m := ask(t, "udp", oneAddr.String(), question("other.", miekg.TypeA)); m.Rcode != miekg.RcodeNameError {
+		t.Errorf("with nobody to ask: %v", m)
+	}
+}
+
+// The same question from many clients goes upstream once, and one client can't take all there is.
+func TestOneFlightForManyAndShares(t *testing.T) {
+	release := make(chan struct{})
+	live := answering("203.0.113.1", 60)
+	up, asked := scripted(t, func(q *miekg.Msg) *miekg.Msg { <-release; return live(q) })
+	s, addr := start(t, Options{Upstream: []netip.AddrPort{up}})
+	var clients sync.WaitGroup
+	for range 20 {
+		clients.Go(func() {
+			if m := ask(t, "udp", addr, question("www.example.com.", miekg.TypeA)); len(m.Answer) != 1 {
+				t.Errorf("%v", m)
+			}
+		})
+	}
+	for s.Counters().Forwarded < 20 {
+		time.Sleep(time.Millisecond)
+	}
+	src := netip.MustParseAddr("10.32.0.1")
+	s.resolver.mu.Lock()
+	s.resolver.sources[src] = maxPerSource
+	s.resolver.mu.Unlock()
+	if _, err := s.resolver.ask(context.Background(), question("greedy.example.com.", miekg.TypeA), src); err != errBusy {
+		t.Errorf("one with all its share in hand: %v", err)
+	}
+	close(release)
+	clients.Wait()
+	if n := asked.Load(); n != 1 {
+		t.Errorf("asked upstream %d times", n)
+	}
+}
+
+// FuzzCache puts what an upstream server may send and takes it out again.
+func FuzzCache(f *testing.F) {
+	for _, m := range []*miekg.Msg{reply("www.example.com.", "www.example.com. 60 IN A 192.0.2.1"), reply("www.example.com.", "example.com. 900 IN SOA ns. root. 1 2 3 4 60")} {
+		p, _ := m.Pack()
+		f.Add(p, uint32(30))
+		f.Add(p[:len(p)-4], uint32(90))
+	}
+	f.Fuzz(func(t *testing.T, packet []byte, age uint32) {
+		q := question("www.example.com.", miekg.TypeA)
+		if len(packet) > 1 {
+			q.Id = uint16(packet[0])<<8 | uint16(packet[1])
+		}
+		m, err := match(q, packet)
+		if err != nil || len(m.Question) != 1 {
+			return
+		}
+		c, now, k := newCache(), time.Now(), keyOf(q)
+		c.put(k, m, now)
+		got, fresh, _ := c.get(k, now.Add(time.Duration(age%(2*86400))*time.Second))
+		if got == nil {
+			return
+		}
+		ttl, _ := lifetime(m)
+		if fresh != (age%(2*86400) < ttl) {
+			t.Errorf("after %d s of %d s: fresh %v", age, ttl, fresh)
+		}
+		p, err := finish(relay(q, got), q, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkReply(t, q, p, true)
+	})
+}

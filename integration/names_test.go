@@ -1,0 +1,280 @@
+package integration
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"weft/internal/netlab"
+)
+
+// TestNameServerKilled kills the router while a thousand questions come each second: every one of them is
+// answered, those of the restart late.
+func TestNameServerKilled(t *testing.T) {
+	netlab.Require(t, "root", "busybox")
+	lab := newLab(t)
+	hs := newHosts(t, lab, netlab.HostOptions{}, "host1")
+	do(t, hs[0], "launch", "--datapath", "userspace")
+	do(t, hs[0], "prime")
+	w := attachWorkload(t, hs[0], "web")
+	cmd, stdin, lines := startProbe(t, w, "stream web.weft.local.")
+	for range 3 {
+		time.Sleep(300 * time.Millisecond) // the stream flows
+		if err := syscall.Kill(routerPID(t, hs[0]), syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		do(t, hs[0], "launch")
+	}
+	stdin.Close()
+	var s streamed
+	if !lines.Scan() || json.Unmarshal(lines.Bytes(), &s) != nil {
+		t.Fatalf("the prober says nothing: %q", lines.Text())
+	}
+	cmd.Wait()
+	t.Logf("killed 3 times: %d questions, %d answered, the latest after %.0f ms", s.Sent, s.Answered, s.LongestMS)
+	if s.Answered != s.Sent || s.Empty > 0 || s.Sent < 100 {
+		t.Errorf("%+v", s)
+	}
+	// What weft stop ends, it ends whole: somebody else can have the port.
+	do(t, hs[0], "stop")
+	if _, stderr, err := hs[0].Run("busybox", "timeout", "1", "busybox", "nc", "-u", "-l", "-s", "169.254.53.1", "-p", "53"); strings.Contains(stderr, "in use") {
+		t.Errorf("the port is taken after a stop: %v %s", err, stderr)
+	}
+}
+
+// TestNames follows names from the container engine of one host to the name server of another.
+func TestNames(t *testing.T) {
+	netlab.Require(t, "root", "docker", "dig", "busybox")
+	lab := newLab(t)
+	hs := newHosts(t, lab, netlab.HostOptions{Docker: true}, "host1", "host2")
+	if err := hs[0].ImportImage("busybox"); err != nil {
+		t.Fatal(err)
+	}
+	launchMesh(t, hs)
+	events := watchEvents(t, hs[1])
+	run := func(name string, args ...string) *container {
+		t.Helper()
+		args = append(append([]string{"run", "-d", "--stop-timeout", "1", "--name", name, "-h", "web.weft.local"}, args...), "busybox", "sleep", "1000")
+		if out, err := hs[0].Docker(args...); err != nil {
+			t.Fatalf("docker run: %v\n%s", err, out)
+		}
+		return &container{host: hs[0], name: name, addr: do(t, hs[0], "attach", name)}
+	}
+	one := run("one", "--label", "weft.service=http", "--label", "weft.txt.version=1", "--expose", "8080",
+		"--health-cmd", "test ! -e /sick", "--health-interval", "200ms", "--health-retries", "1")
+	two := run("two")
+	w, err := hs[1].Workload("asker")
+	if err != nil {
+		t.Fatal(err)
+	}
+	do(t, hs[1], "attach", "netns:"+w.NetNSPath())
+	seen := watchName(t, w, "web.weft.local.")
+	both := []string{one.addr, two.addr}
+	slices.Sort(both)
+	seen.until(t, "host2", both...)
+
+	says := func(want string, args ...string) {
+		t.Helper()
+		eventually(t, 10*time.Second, fmt.Sprint(args, " says ", want), func() error {
+			out, stderr, err := hs[1].Run(append([]string{"dig", "+short", "+time=1", "+tries=1", "@169.254.53.1"}, args...)...)
+			if got := strings.Join(strings.Fields(out), " "); err != nil || got != want {
+				return fmt.Errorf("got %q, %v %s", got, err, stderr)
+			}
+			return nil
+		})
+	}
+	says("0 0 8080 web.weft.local.", "_http._tcp.web.weft.local", "SRV")
+	says("0 0 8080 web.weft.local.", "_http._tcp.weft.local", "SRV")
+	says("0 0 8080 web.weft.local.", "web.weft.local", "SRV")
+	says(`"version=1"`, "web.weft.local", "TXT")
+	says("web.weft.local.", "-x", one.addr)
+
+	t.Run("unhealthy ones are left out, unless all are", func(t *testing.T) {
+		if out, err := one.exec("touch", "/sick"); err != nil {
+			t.Fatal(out)
+		}
+		seen.until(t, "host2", two.addr)
+		if out, err := hs[0].Docker("stop", "-t", "0", "two"); err != nil {
+			t.Fatal(out)
+		}
+		seen.until(t, "host2", one.addr)
+		if out, err := hs[0].Docker("start", "two"); err != nil {
+			t.Fatal(out)
+		}
+		seen.until(t, "host2", two.addr)
+		if out, err := one.exec("rm", "/sick"); err != nil {
+			t.Fatal(out)
+		}
+		seen.until(t, "host2", both...)
+	})
+
+	t.Run("aliases and wildcards", func(t *testing.T) {
+		do(t, hs[0], "dns-add", "--cname", "web", "-h", "www.weft.local")
+		says("web.weft.local.", "www.weft.local", "CNAME")
+		do(t, hs[0], "dns-add", two.addr, "two", "-h", "*.apps.weft.local")
+		says(two.addr, "any.apps.weft.local")
+		do(t, hs[0], "stop")
+		do(t, hs[0], "launch")
+		says("web.weft.local.", "www.weft.local", "CNAME")
+		do(t, hs[0], "dns-remove", "--cname", "web", "-h", "www.weft.local")
+		says("", "www.weft.local", "CNAME")
+		do(t, hs[0], "dns-remove", "two", "-h", "*.apps.weft.local")
+		says("", "any.apps.weft.local")
+	})
+
+	t.Run("a hot swap leaves no gap", func(t *testing.T) {
+		do(t, hs[0], "dns-add", one.addr, "one", "-h", "swap.weft.local")
+		swap := watchName(t, w, "swap.weft.local.")
+		swap.until(t, "host2", one.addr)
+		for range 3 {
+			do(t, hs[0], "dns-remove", "one", "-h", "swap.weft.local")
+			do(t, hs[0], "dns-add", two.addr, "two", "-h", "swap.weft.local")
+			swap.until(t, "host2", two.addr)
+			do(t, hs[0], "dns-remove", "two", "-h", "swap.weft.local")
+			do(t, hs[0], "dns-add", one.addr, "one", "-h", "swap.weft.local")
+			swap.until(t, "host2", one.addr)
+		}
+		for _, s := range swap.all()[1:] {
+			if len(s.Addrs) == 0 {
+				t.Errorf("a moment without the name: %v", swap.all())
+			}
+		}
+		do(t, hs[0], "dns-remove", "one", "-h", "swap.weft.local")
+		swap.until(t, "host2")
+	})
+
+	t.Run("programs are told", func(t *testing.T) {
+		add := `"added":[{"name":"web.weft.local.","type":"A","address":"` + two.addr + `"`
+		eventually(t, 10*time.Second, "the watch told", func() error {
+			text := events()
+			if !strings.HasPrefix(text, `{"type":"snapshot"`) || !strings.Contains(text, add) || !strings.Contains(text, `"removed":[`) || !strings.Contains(text, `"type":"SRV","port":8080`) {
+				return errText(tail(text, 2000))
+			}
+			return nil
+		})
+	})
+}
+
+// watchEvents follows /names/watch of a host; what it gives is all that came.
+func watchEvents(t *testing.T, h *netlab.Host) func() string {
+	t.Helper()
+	cmd := h.Command(t.Context(), "busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:6784/names/watch")
+	path := filepath.Join(t.TempDir(), "events")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stdout = f
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Cancel(); cmd.Wait(); f.Close() })
+	return func() string {
+		b, _ := os.ReadFile(path)
+		return string(b)
+	}
+}
+
+// TestFreshness measures how long it takes from the end of `docker start` and `docker stop` on one host to the
+// answer on two others, while containers come and go on all three. WEFT_FRESHNESS is how
+// often; `make freshness` does it a thousand times.
+func TestFreshness(t *testing.T) {
+	netlab.Require(t, "root", "docker", "busybox")
+	rounds := 4
+	if n, err := strconv.Atoi(os.Getenv("WEFT_FRESHNESS")); err == nil && n > 0 {
+		rounds = n
+	}
+	lab := newLab(t)
+	hs := newHosts(t, lab, netlab.HostOptions{Docker: true}, "host1", "host2", "host3")
+	for _, h := range hs {
+		if err := h.ImportImage("busybox"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	launchMesh(t, hs)
+	waitPeers(t, hs...)
+	create := func(h *netlab.Host, name string) string {
+		t.Helper()
+		if out, err := h.Docker("run", "-d", "--stop-timeout", "1", "--name", name, "-h", name+".weft.local", "busybox", "sleep", "100000"); err != nil {
+			t.Fatalf("docker run: %v\n%s", err, out)
+		}
+		return do(t, h, "attach", name)
+	}
+	addrs := map[string]string{}
+	watchers := map[string][]*nameWatcher{}
+	for i, h := range hs {
+		name := fmt.Sprintf("m%d", i+1)
+		addrs[name] = create(h, name)
+		for _, other := range hs {
+			if other != h {
+				w, err := other.Workload("asks" + name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				do(t, other, "attach", "netns:"+w.NetNSPath())
+				watchers[name] = append(watchers[name], watchName(t, w, name+".weft.local."))
+			}
+		}
+	}
+	// The churn: one container of each host after another is restarted, all the time.
+	for _, h := range hs {
+		create(h, "churn-"+h.Name())
+	}
+	quit := make(chan struct{})
+	var churn sync.WaitGroup
+	churn.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-quit:
+				return
+			default:
+			}
+			h := hs[i%len(hs)]
+			h.Docker("restart", "-t", "0", "churn-"+h.Name())
+		}
+	})
+	defer churn.Wait()
+	defer close(quit)
+
+	var took []time.Duration
+	for range rounds {
+		i := rand.IntN(len(hs))
+		name := fmt.Sprintf("m%d", i+1)
+		for _, verb := range [][]string{{"stop", "-t", "0"}, {"start"}} {
+			var want []string
+			if verb[0] == "start" {
+				want = []string{addrs[name]}
+			}
+			if out, err := hs[i].Docker(append(verb, name)...); err != nil {
+				t.Fatalf("docker %v: %v\n%s", verb, err, out)
+			}
+			done := time.Now()
+			for j, w := range watchers[name] {
+				took = append(took, max(0, w.until(t, fmt.Sprintf("watcher %d of %s", j, name), want...).Sub(done)))
+			}
+		}
+	}
+	for name, ws := range watchers {
+		for _, w := range ws {
+			for _, s := range w.all() {
+				if len(s.Addrs) > 0 && !slices.Equal(s.Addrs, []string{addrs[name]}) {
+					t.Errorf("%s had another's address: %v, its own is %s", name, s, addrs[name])
+				}
+			}
+		}
+	}
+	slices.Sort(took)
+	at := func(p float64) time.Duration {
+		return took[min(len(took)-1, int(p*float64(len(took))))].Round(100 * time.Microsecond)
+	}
+	t.Logf("%d changes seen by two hosts each, after the engine said it was done: p50 %v, p99 %v, worst %v", 2*rounds, at(0.5), at(0.99), at(1))
+}

@@ -1,0 +1,285 @@
+// Command benchdns compares name servers on one machine: weft's, CoreDNS with its hosts
+// plugin, dnsmasq, unbound, and a bare UDP echo, which is as fast as any server
+// here can be. dnsperf asks; see `make bench-dns`.
+//
+// It starts one server at a time on a loopback port, in a process of its own, with 10, 10,000 and 100,000
+// names. The first run asks as fast as it can, which gives queries per second; the second asks at a fixed rate,
+// which gives latencies that do not measure dnsperf's own queue. Memory is the server's resident set after both;
+// CPU is the server's time, in user and system mode, for one question of the first run: it says most where dnsperf and
+// the server share few processors.
+package main
+
+import (
+	"bufio"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const port = "5399"
+
+func main() {
+	if len(os.Args) > 2 && (os.Args[1] == "serve" || os.Args[1] == "echo") {
+		if err := serve(os.Args[1], os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, "benchdns:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	sizes := flag.String("sizes", "10,10000,100000", "how many names")
+	only := flag.String("only", "echo,weft,unbound,dnsmasq,coredns", "which servers")
+	seconds := flag.Int("seconds", 5, "of each run")
+	rounds := flag.Int("rounds", 3, "of which the median counts")
+	rate := flag.Int("rate", 20000, "queries per second of the run for latencies")
+	coredns := flag.String("coredns", "", "path of the CoreDNS binary; empty: without it")
+	flag.Parse()
+	if err := compare(*sizes, *only, *seconds, *rounds, *rate, *coredns); err != nil {
+		fmt.Fprintln(os.Stderr, "benchdns:", err)
+		os.Exit(1)
+	}
+}
+
+func compare(sizes, only string, seconds, rounds, rate int, coredns string) error {
+	dir, err := os.MkdirTemp("", "benchdns")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	fmt.Printf("%-8s %8s %10s %9s %9s %9s %8s %6s\n", "server", "names", "queries/s", "CPU µs/q", "p50 µs", "p99 µs", "MiB", "lost")
+	for s := range strings.SplitSeq(sizes, ",") {
+		names, err := strconv.Atoi(s)
+		if err != nil {
+			return err
+		}
+		w := work{dir: dir, names: names}
+		if err := w.prepare(); err != nil {
+			return err
+		}
+		for _, name := range strings.Split(only, ",") {
+			if name == "coredns" && coredns == "" {
+				continue
+			}
+			var rs []result
+			for range rounds {
+				r, err := w.measure(w.server(name, coredns), seconds, rate)
+				if err != nil {
+					return fmt.Errorf("%s with %d names: %w", name, names, err)
+				}
+				rs = append(rs, r)
+			}
+			mid := func(f func(result) float64) float64 {
+				slices.SortFunc(rs, func(a, b result) int {
+					if f(a) < f(b) {
+						return -1
+					}
+					return 1
+				})
+				return f(rs[len(rs)/2])
+			}
+			fmt.Printf("%-8s %8d %10.0f %9.1f %9.0f %9.0f %8.0f %6.0f\n", name, names, mid(func(r result) float64 { return r.qps }), mid(func(r result) float64 { return r.cpu }),
+				mid(func(r result) float64 { return r.p50 }), mid(func(r result) float64 { return r.p99 }),
+				mid(func(r result) float64 { return r.mib }), mid(func(r result) float64 { return float64(r.lost) }))
+		}
+	}
+	return nil
+}
+
+// work is what all servers of one size are given.
+type work struct {
+	dir   string
+	names int
+}
+
+func (w work) path(name string) string { return filepath.Join(w.dir, name) }
+
+func (w work) prepare() error {
+	var hosts, queries, local strings.Builder
+	for i := range w.names {
+		a := address(i)
+		fmt.Fprintf(&hosts, "%s n%d.weft.local\n", a, i)
+		fmt.Fprintf(&local, "local-data: \"n%d.weft.local. 1 IN A %s\"\nlocal-data-ptr: \"%s 1 n%d.weft.local\"\n", i, a, a, i)
+	}
+	for i := range max(w.names, 10000) {
+		// A stride that shares no factor with the sizes visits all names in a scattered order.
+		fmt.Fprintf(&queries, "n%d.weft.local A\n", i*7919%w.names)
+	}
+	unbound := fmt.Sprintf(`server:
+ directory: "%s"
+ chroot: ""
+ username: ""
+ pidfile: ""
+ use-syslog: no
+ verbosity: 0
+ interface: 127.0.0.1
+ port: %s
+ num-threads: 2
+ so-reuseport: yes
+ so-rcvbuf: 4m
+ so-sndbuf: 4m
+ do-ip6: no
+ minimal-responses: yes
+ local-zone: "weft.local." static
+%s
+remote-control:
+ control-enable: no
+`, w.dir, port, local.String())
+	corefile := fmt.Sprintf(".:%s {\n hosts %s {\n  ttl 1\n  no_reverse\n }\n}\n", port, w.path("hosts"))
+	for name, text := range map[string]string{"hosts": hosts.String(), "queries": queries.String(), "unbound.conf": unbound, "Corefile": corefile} {
+		if err := os.WriteFile(w.path(name), []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func address(i int) string { return fmt.Sprintf("10.%d.%d.%d", 32+i>>16, i>>8&255, i&255) }
+
+func (w work) server(name, coredns string) *exec.Cmd {
+	self, _ := os.Executable()
+	switch name {
+	case "weft":
+		return exec.Command(self, "serve", w.path("hosts"))
+	case "echo":
+		return exec.Command(self, "echo", "-")
+	case "unbound":
+		return exec.Command("unbound", "-d", "-c", w.path("unbound.conf"))
+	case "dnsmasq":
+		return exec.Command("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--user=root", "--port="+port, "--listen-address=127.0.0.1", "--bind-interfaces",
+			"--no-resolv", "--no-hosts", "--addn-hosts="+w.path("hosts"), "--local-ttl=1", "--pid-file=", "--cache-size=0")
+	default:
+		return exec.Command(coredns, "-conf", w.path("Corefile"), "-quiet")
+	}
+}
+
+type result struct {
+	qps, cpu, p50, p99, mib float64
+	lost                    int
+}
+
+func (w work) measure(server *exec.Cmd, seconds, rate int) (r result, err error) {
+	log, err := os.Create(w.path("server.log"))
+	if err != nil {
+		return r, err
+	}
+	defer log.Close()
+	server.Stdout, server.Stderr = log, log
+	if err := server.Start(); err != nil {
+		return r, err
+	}
+	defer func() {
+		server.Process.Kill()
+		server.Wait()
+	}()
+	if err := ready(); err != nil {
+		text, _ := os.ReadFile(log.Name())
+		return r, fmt.Errorf("%w\n%s", err, text)
+	}
+	perf := func(args ...string) (string, error) {
+		args = append([]string{"-s", "127.0.0.1", "-p", port, "-d", w.path("queries"), "-l", strconv.Itoa(seconds), "-t", "2", "-c", "16"}, args...)
+		out, err := exec.Command("dnsperf", args...).CombinedOutput()
+		if err != nil {
+			return "", fmt.Errorf("dnsperf: %w\n%s", err, out)
+		}
+		return string(out), nil
+	}
+	before, err := cpuTime(server.Process.Pid)
+	if err != nil {
+		return r, err
+	}
+	out, err := perf("-q", "400")
+	if err != nil {
+		return r, err
+	}
+	after, err := cpuTime(server.Process.Pid)
+	if err != nil {
+		return r, err
+	}
+	done, err := figure(out, `Queries completed:\s+(\d+)`)
+	if err != nil {
+		return r, err
+	}
+	r.cpu = (after - before) / done * 1e6
+	if r.qps, err = figure(out, `Queries per second:\s+([\d.]+)`); err != nil {
+		return r, err
+	}
+	lost, _ := figure(out, `Queries lost:\s+(\d+)`)
+	r.lost = int(lost)
+	if out, err = perf("-q", "400", "-Q", strconv.Itoa(rate), "-v"); err != nil {
+		return r, err
+	}
+	var took []float64
+	for line := range strings.Lines(out) {
+		if f := strings.Fields(line); len(f) == 5 && f[0] == ">" {
+			if s, err := strconv.ParseFloat(f[4], 64); err == nil {
+				took = append(took, s*1e6)
+			}
+		}
+	}
+	slices.Sort(took)
+	if len(took) == 0 {
+		return r, fmt.Errorf("dnsperf told no latencies")
+	}
+	r.p50, r.p99 = took[len(took)/2], took[len(took)*99/100]
+	r.mib, err = resident(server.Process.Pid)
+	return r, err
+}
+
+// ready waits until the server answers.
+func ready() error {
+	var err error
+	for range 200 {
+		cmd := exec.Command("dig", "@127.0.0.1", "-p", port, "+time=1", "+tries=1", "+noall", "+comments", "n1.weft.local", "A")
+		if out, digErr := cmd.CombinedOutput(); digErr == nil {
+			return nil
+		} else {
+			err = fmt.Errorf("the server does not answer: %w: %s", digErr, out)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return err
+}
+
+func figure(text, pattern string) (float64, error) {
+	m := regexp.MustCompile(pattern).FindStringSubmatch(text)
+	if m == nil {
+		return 0, fmt.Errorf("no %q in\n%s", pattern, text)
+	}
+	return strconv.ParseFloat(m[1], 64)
+}
+
+// resident is a process's resident set (proc(5)).
+func resident(pid int) (mib float64, err error) {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	for sc := bufio.NewScanner(f); sc.Scan(); {
+		if w := strings.Fields(sc.Text()); len(w) > 1 && w[0] == "VmRSS:" {
+			kib, err := strconv.ParseFloat(w[1], 64)
+			return kib / 1024, err
+		}
+	}
+	return 0, fmt.Errorf("no VmRSS of process %d", pid)
+}
+
+// cpuTime is how many seconds a process has run, in user and system mode (proc(5), fields 14 and 15 of stat,
+// in hundredths on all that Linux runs on).
+func cpuTime(pid int) (float64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+	user, err1 := strconv.ParseFloat(f[11], 64)
+	system, err2 := strconv.ParseFloat(f[12], 64)
+	return (user + system) / 100, errors.Join(err1, err2)
+}

@@ -1,0 +1,85 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// pokeNames makes the loop of names look again. It never blocks.
+func (r *Router) pokeNames() {
+	select {
+	case r.namePoke <- struct{}{}:
+	default:
+	}
+}
+
+// pokeBoth is for what may have changed names and more.
+func (r *Router) pokeBoth() {
+	r.pokeNames()
+	r.Poke()
+}
+
+// followNames brings names from the logs into the DNS table, and those of what lives here
+// into this host's log. It is a loop of its own, so that a name waits neither for tunnels nor
+// for the kernel, and so that a change of names makes no pass. It also looks every second, since
+// hosts are hidden when they have been silent for a time.
+func (r *Router) followNames(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	logged := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		case <-r.namePoke:
+		}
+		problem := ""
+		if err := errors.Join(r.announceChanges()...); err != nil && ctx.Err() == nil {
+			problem = err.Error()
+		}
+		if problem != logged && problem != "" {
+			r.log.Warn("names are not announced; trying again", "err", problem)
+		}
+		logged = problem
+		if r.syncNames() {
+			r.Poke()
+		}
+	}
+}
+
+// syncNames makes the table that is answered from show the logs as they are. It says
+// whether they have changed in something else, too.
+func (r *Router) syncNames() (other bool) {
+	other = r.zone.sync(r.mesh.State(), r.hidden)
+	if r.dns != nil {
+		r.dns.SetTable(r.zone.table.Load())
+	}
+	return other
+}
+
+// announceChanges writes the names and addresses of what lives here into this
+// host's log, as far as they are not there yet. Of two that do it at once, each
+// must see what the other has written.
+func (r *Router) announceChanges() []error {
+	r.announceMu.Lock()
+	defer r.announceMu.Unlock()
+	if r.silent {
+		return nil
+	}
+	if r.syncNames() {
+		r.Poke()
+	}
+	want := r.announce()
+	r.wanted.Store(want)
+	ds, err := nameDrafts(r.zone.own(r.id.ID()), want.Names)
+	errs := []error{err}
+	if ds = append(ds, claimDrafts(ownClaims(r.mesh.State()), want.Claims)...); len(ds) > 0 {
+		if _, err := r.mesh.Append(ds...); err != nil {
+			errs = append(errs, fmt.Errorf("announce names: %w", err))
+		}
+	}
+	return errs
+}

@@ -1,0 +1,328 @@
+package router
+
+import (
+	"bytes"
+	"maps"
+	"math/bits"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"weft/dns"
+	"weft/mesh"
+	"weft/peer"
+)
+
+// zone follows the names in the logs of all hosts and makes the table that the
+// DNS server answers from. It reads each entry once: what a change costs does not depend on how
+// many names there are. All names of one Append change in one step.
+type zone struct {
+	domain  string // with the final dot
+	nearest bool   // else all hosts are as near
+
+	mu    sync.Mutex // guards the fields below
+	hosts map[peer.ID]*zoneHost
+	ranks map[peer.ID]uint16
+	// What the last call of sync saw, to tell what else has changed.
+	last   *mesh.State
+	ranges []netip.Prefix
+
+	table   atomic.Pointer[dns.Table]
+	bad     atomic.Int64 // entries that could not be read
+	changed broadcast    // told when the table has changed
+}
+
+// zoneHost is one host's log as far as it was read, and what it says.
+type zoneHost struct {
+	read  int // entries
+	last  mesh.Entry
+	names map[nameKey]bool
+	down  map[string]bool // containers that are unhealthy
+	gone  bool            // reset: its names do not count
+	bad   int
+}
+
+func newZone(domain string, nearest bool) *zone {
+	z := &zone{domain: domain, nearest: nearest, hosts: map[peer.ID]*zoneHost{}, ranks: map[peer.ID]uint16{}}
+	z.table.Store(z.empty())
+	return z
+}
+
+// empty is a table with what every host says of itself: where its name server is.
+func (z *zone) empty() *dns.Table {
+	return dns.NewTable(z.domain, z.ranges, []dns.Record{{Name: "ns.dns." + z.domain, Addr: bridgeAddr}})
+}
+
+// sync reads what is new in the logs and looks at all hosts again. It says whether anything has changed
+// that is not a name, since the call before.
+func (z *zone) sync(st *mesh.State, hidden func(mesh.Host) bool) (other bool) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	before := z.table.Load()
+	e := before.Edit()
+	edits := 0
+	if st != z.last {
+		other = z.last == nil || otherwise(z.last, st)
+		for author, es := range st.Logs {
+			n, more := z.readLocked(e, author, es)
+			edits, other = edits+n, other || more
+		}
+		for author, h := range z.hosts {
+			if _, ok := st.Logs[author]; !ok {
+				z.moveLocked(e, author, h, &zoneHost{})
+				delete(z.hosts, author)
+				edits, other = edits+1, true
+			}
+		}
+		bad := 0
+		for _, h := range z.hosts {
+			bad += h.bad
+		}
+		z.bad.Store(int64(bad))
+		z.last = st
+	}
+	for author := range z.hosts {
+		z.placeLocked(e, author, st, hidden)
+	}
+	after := e.Done()
+	if edits > 0 || !after.SameHosts(before) {
+		z.table.Store(after)
+		z.changed.wake()
+	}
+	return other
+}
+
+// otherwise says whether two states differ in what a pass depends on, names aside.
+func otherwise(a, b *mesh.State) bool {
+	return a.Founding != b.Founding || a.Copied != b.Copied || !slices.EqualFunc(a.Hosts, b.Hosts, func(a, b mesh.Host) bool {
+		return a.ID == b.ID && a.Liveness == b.Liveness && a.Record.Epoch == b.Record.Epoch && a.Record.Serial == b.Record.Serial
+	})
+}
+
+// readLocked reads what is new in one log: the end of it, or all of it if it is of another
+// epoch. It says how many records it has changed, and whether there were entries that are not names.
+func (z *zone) readLocked(e *dns.Edit, author peer.ID, es []mesh.Entry) (edits int, other bool) {
+	h := z.hosts[author]
+	if h == nil {
+		h = &zoneHost{names: map[nameKey]bool{}}
+		z.hosts[author] = h
+	}
+	n := len(es)
+	if h.read == 0 || h.read > n || !same(h.last, es[h.read-1]) {
+		z.rereadLocked(e, author, h, es)
+		return 1, true
+	}
+	for _, entry := range es[h.read:] {
+		switch entry.Kind {
+		case mesh.KindName:
+			o, k, err := parseName(entry.Payload)
+			h.note(err)
+			if err == nil {
+				edits += z.setLocked(e, author, h, k, o == opSet)
+			}
+		case mesh.KindDepart:
+			z.moveLocked(e, author, h, &zoneHost{names: h.names, down: h.down, gone: true, bad: h.bad})
+			edits, other = edits+1, true
+		default:
+			other = true
+		}
+	}
+	h.read, h.last = n, es[n-1]
+	return edits, other
+}
+
+func (z *zone) rereadLocked(e *dns.Edit, author peer.ID, h *zoneHost, es []mesh.Entry) {
+	to := &zoneHost{read: len(es), names: map[nameKey]bool{}, down: map[string]bool{}}
+	for _, entry := range es {
+		to.last = entry
+		switch entry.Kind {
+		case mesh.KindName:
+			o, k, err := parseName(entry.Payload)
+			to.note(err)
+			switch {
+			case err != nil:
+			case o == opSet:
+				to.names[k] = true
+			default:
+				delete(to.names, k)
+			}
+		case mesh.KindDepart:
+			to.gone = true
+		}
+	}
+	for k := range to.names {
+		if k.Type == typeUnhealthy {
+			to.down[k.Container] = true
+		}
+	}
+	z.moveLocked(e, author, h, to)
+}
+
+// same says that two entries are one. Nobody can write two of one epoch and number: see package mesh.
+func same(a, b mesh.Entry) bool {
+	return a.Epoch == b.Epoch && a.Seq == b.Seq && bytes.Equal(a.Raw(), b.Raw())
+}
+
+func (h *zoneHost) note(err error) {
+	if err != nil && err != errNewer {
+		h.bad++
+	}
+}
+
+// shown are the names of a host that are records of the table. A host that was reset has
+// none, though its log has.
+func (h *zoneHost) shown(f func(k nameKey)) {
+	if h.gone {
+		return
+	}
+	for k := range h.names {
+		if k.Type != typeUnhealthy {
+			f(k)
+		}
+	}
+}
+
+// setLocked adds one name or takes one out.
+func (z *zone) setLocked(e *dns.Edit, author peer.ID, h *zoneHost, k nameKey, set bool) (edits int) {
+	if h.names[k] == set {
+		return 0
+	}
+	if set {
+		h.names[k] = true
+	} else {
+		delete(h.names, k)
+	}
+	switch {
+	case k.Type == typeUnhealthy:
+		h.down[k.Container] = set
+		h.shown(func(o nameKey) {
+			if o.Container == k.Container {
+				e.Add(record(o, author, set))
+				edits++
+			}
+		})
+		return edits
+	case h.gone:
+		return 0
+	case set:
+		e.Add(record(k, author, h.down[k.Container])) // what can't be in the table is left out
+	default:
+		e.Remove(record(k, author, false))
+	}
+	return 1
+}
+
+// moveLocked makes a host's names those of to.
+func (z *zone) moveLocked(e *dns.Edit, author peer.ID, h, to *zoneHost) {
+	h.shown(func(k nameKey) {
+		if to.gone || !to.names[k] {
+			e.Remove(record(k, author, false))
+		}
+	})
+	to.shown(func(k nameKey) {
+		if h.gone || !h.names[k] || h.down[k.Container] != to.down[k.Container] {
+			e.Add(record(k, author, to.down[k.Container]))
+		}
+	})
+	*h = *to
+}
+
+// setRanges makes the table anew for other reverse zones.
+func (z *zone) setRanges(ranges []netip.Prefix, st *mesh.State, hidden func(mesh.Host) bool) {
+	z.mu.Lock()
+	if slices.Equal(z.ranges, ranges) {
+		z.mu.Unlock()
+		return
+	}
+	z.ranges = slices.Clone(ranges)
+	e := z.empty().Edit()
+	for author, h := range z.hosts {
+		h.shown(func(k nameKey) { e.Add(record(k, author, h.down[k.Container])) })
+		z.placeLocked(e, author, st, hidden)
+	}
+	z.table.Store(e.Done())
+	z.mu.Unlock()
+	z.changed.wake()
+}
+
+// own gives the names that a host's log announces, as far as it was read.
+func (z *zone) own(id peer.ID) map[nameKey]bool {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	if h := z.hosts[id]; h != nil {
+		return maps.Clone(h.names)
+	}
+	return nil
+}
+
+// announcedName is a name and who has it.
+type announcedName struct {
+	nameKey
+	Host      peer.ID
+	Unhealthy bool
+}
+
+// all gives the names of all hosts, sorted by host and name.
+func (z *zone) all() []announcedName {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	var out []announcedName
+	for id, h := range z.hosts {
+		h.shown(func(k nameKey) { out = append(out, announcedName{k, id, h.down[k.Container]}) })
+	}
+	slices.SortFunc(out, func(a, b announcedName) int {
+		if c := a.Host.Compare(b.Host); c != 0 {
+			return c
+		}
+		return a.nameKey.compare(b.nameKey)
+	})
+	return out
+}
+
+// record is a name as the table has it.
+func record(k nameKey, author peer.ID, down bool) dns.Record {
+	r := dns.Record{Name: k.Name, Owner: k.Container, Host: author.String(), Down: down}
+	switch k.Type {
+	case typeAddr:
+		r.Addr = k.Addr
+	case typeSRV:
+		r.Port, r.Target = k.Port, k.Data
+	case typeTXT:
+		r.Text = k.Data
+	case typeCNAME:
+		r.Target = k.Data
+	}
+	return r
+}
+
+// farRank is that of a host whose distance is not known.
+const farRank = 20
+
+// rankOf turns a round trip into a rank: 1 below half a millisecond, and one more for each
+// doubling. Near the border between two, what a host had counts, so that noise does not
+// make the order of answers flap.
+func rankOf(had uint16, rtt time.Duration) uint16 {
+	if rtt <= 0 {
+		return farRank
+	}
+	class := func(d time.Duration) uint16 {
+		return min(1+uint16(bits.Len64(uint64(d/(500*time.Microsecond)))), farRank-1)
+	}
+	if had >= class(rtt*3/4) && had <= class(rtt*5/4) {
+		return had
+	}
+	return class(rtt)
+}
+
+// placeLocked tells the table how a host's names are to be answered now.
+func (z *zone) placeLocked(e *dns.Edit, id peer.ID, st *mesh.State, hidden func(mesh.Host) bool) {
+	h, _ := st.Host(id)
+	s := dns.HostState{Hidden: hidden(h)}
+	if z.nearest && !h.Self {
+		s.Rank = rankOf(z.ranks[id], h.RTT)
+		z.ranks[id] = s.Rank
+	}
+	e.SetHost(id.String(), s)
+}

@@ -1,0 +1,211 @@
+package router
+
+import (
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"weft/docker"
+	"weft/mesh"
+	"weft/peer"
+)
+
+func shown(mesh.Host) bool { return false }
+
+// A zone that follows logs entry by entry, in whatever portions and epochs, has what one has that
+// reads the last state at once.
+func TestZoneFollowsLogs(t *testing.T) {
+	s := mesh.NewSecret()
+	hosts := []*signer{newSigner(t, s), newSigner(t, s)}
+	rapid.Check(t, func(rt *rapid.T) {
+		draw := func() nameKey {
+			k := nameKey{Name: rapid.SampledFrom([]string{"a.weft.local.", "b.weft.local.", "*.c.weft.local.", "odd name."}).Draw(rt, "name"),
+				Container: rapid.SampledFrom([]string{"", "c1", "c2"}).Draw(rt, "container")}
+			switch rapid.IntRange(0, 4).Draw(rt, "type") {
+			case 0:
+				return nameKey{Container: "c1", Type: typeUnhealthy}
+			case 1:
+				k.Type, k.Data = typeCNAME, "b.weft.local."
+			case 2:
+				k.Type, k.Port, k.Data = typeSRV, 80, "b.weft.local."
+			default:
+				k.Addr = netip.AddrFrom4([4]byte{10, 32, 0, rapid.Byte().Draw(rt, "addr") % 4})
+			}
+			return k
+		}
+		logs := map[peer.ID][]mesh.Entry{}
+		seqs := map[peer.ID]uint64{}
+		epoch := uint64(1)
+		z := newZone("weft.local.", true)
+		for range rapid.IntRange(1, 12).Draw(rt, "steps") {
+			h := rapid.SampledFrom(hosts).Draw(rt, "host")
+			id := h.id.ID()
+			switch rapid.IntRange(0, 9).Draw(rt, "what") {
+			case 0: // a restart: another epoch with a snapshot
+				epoch++
+				logs[id], seqs[id] = nil, 0
+			case 1:
+				if len(logs) > 1 {
+					delete(logs, id)
+				}
+				continue
+			}
+			es := slices.Clone(logs[id])
+			for range rapid.IntRange(1, 4).Draw(rt, "entries") {
+				seqs[id]++
+				if rapid.IntRange(0, 30).Draw(rt, "departs") == 0 {
+					es = append(es, h.entryAt(t, epoch, seqs[id]+1, mesh.KindDepart, nil))
+					continue
+				}
+				b, err := encodeName(op(rapid.IntRange(1, 2).Draw(rt, "op")), draw())
+				if err != nil {
+					rt.Fatal(err)
+				}
+				es = append(es, h.entryAt(t, epoch, seqs[id]+1, mesh.KindName, b))
+			}
+			logs[id] = es
+			st := &mesh.State{Self: hosts[0].id.ID(), Logs: logs}
+			z.sync(st, shown)
+
+			whole := newZone("weft.local.", true)
+			whole.sync(st, shown)
+			if got, want := z.all(), whole.all(); !slices.Equal(got, want) {
+				rt.Fatalf("followed\n%+v\nread at once\n%+v", got, want)
+			}
+			if got, want := z.table.Load().Records(), whole.table.Load().Records(); !slices.Equal(got, want) {
+				rt.Fatalf("followed\n%+v\nread at once\n%+v", got, want)
+			}
+			for id := range logs {
+				if !reflect.DeepEqual(z.own(id), whole.own(id)) {
+					rt.Fatalf("own names of %v: %v, want %v", id, z.own(id), whole.own(id))
+				}
+			}
+		}
+	})
+}
+
+// Only what is no name makes a pass.
+func TestZoneTellsWhatElseChanged(t *testing.T) {
+	s := mesh.NewSecret()
+	a := newSigner(t, s)
+	name := func(n string) []byte {
+		b, err := encodeName(opSet, nameKey{Name: n, Addr: netip.MustParseAddr("10.32.0.1")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	z := newZone("weft.local.", true)
+	st := &mesh.State{Self: a.id.ID(), Logs: map[peer.ID][]mesh.Entry{a.id.ID(): {a.entryAt(t, 1, 2, mesh.KindName, name("x.weft.local."))}}}
+	if !z.sync(st, shown) {
+		t.Error("the first state is no change")
+	}
+	next := *st
+	next.Logs = map[peer.ID][]mesh.Entry{a.id.ID(): append(slices.Clone(st.Logs[a.id.ID()]), a.entryAt(t, 1, 3, mesh.KindName, name("y.weft.local.")))}
+	before := z.changed.next()
+	if z.sync(&next, shown) {
+		t.Error("a name alone makes a pass")
+	}
+	select {
+	case <-before:
+	default:
+		t.Error("nobody was told of the new name")
+	}
+	if z.table.Load().Lookup("y") == nil {
+		t.Error("the new name is not answered")
+	}
+	last := next
+	last.Logs = map[peer.ID][]mesh.Entry{a.id.ID(): append(slices.Clone(next.Logs[a.id.ID()]), a.entryAt(t, 1, 4, mesh.KindClaim, encodeClaim(opSet, pfx("172.30.0.1/24"))))}
+	if !z.sync(&last, shown) {
+		t.Error("a claim makes no pass")
+	}
+	hidden := last
+	z.sync(&hidden, func(mesh.Host) bool { return true })
+	if z.table.Load().Lookup("y") != nil {
+		t.Error("a hidden host's name is answered")
+	}
+	// Other reverse zones, and the names are still there.
+	z.setRanges([]netip.Prefix{pfx("10.32.0.0/12")}, &hidden, shown)
+	if got := z.table.Load().Records(); len(got) != 3 {
+		t.Errorf("records after a change of ranges: %+v", got)
+	}
+}
+
+func TestRankOf(t *testing.T) {
+	for _, c := range []struct {
+		had  uint16
+		rtt  time.Duration
+		want uint16
+	}{
+		{0, 0, farRank}, {3, -1, farRank},
+		{0, 100 * time.Microsecond, 1}, {0, 700 * time.Microsecond, 2}, {0, 1500 * time.Microsecond, 3}, {0, time.Hour, farRank - 1},
+		{1, 550 * time.Microsecond, 1}, {2, 450 * time.Microsecond, 2}, // near the border it stays
+		{1, 900 * time.Microsecond, 2}, {2, 300 * time.Microsecond, 1}, {farRank, time.Millisecond, 3},
+	} {
+		if got := rankOf(c.had, c.rtt); got != c.want {
+			t.Errorf("rank %d, then %v: %d, want %d", c.had, c.rtt, got, c.want)
+		}
+	}
+}
+
+func TestServices(t *testing.T) {
+	c := docker.Container{Exposed: []docker.Port{{Number: 53, Proto: "udp"}, {Number: 80, Proto: "tcp"}, {Number: 443, Proto: "tcp"}}}
+	for _, x := range []struct {
+		labels map[string]string
+		want   string // beside the SRV records of the exposed ports
+	}{
+		{nil, ""},
+		{map[string]string{"weft.service": "http"}, "_http._tcp.web 80 _http._tcp 80"},
+		{map[string]string{"weft.service": "HTTP, domain/udp ,x=99", "weft.port": "8080"},
+			"_domain._udp.web 8080 _domain._udp 8080 _http._tcp.web 8080 _http._tcp 8080 _x._tcp.web 99 _x._tcp 99"},
+		{map[string]string{"weft.service": "domain/udp"}, "_domain._udp.web 53 _domain._udp 53"},
+		{map[string]string{"weft.service": "sip/sctp"}, ""}, // no such port
+		{map[string]string{"weft.service": "a b,http=0,http=99999,/tcp,=80"}, ""},
+		{map[string]string{"weft.port": "8080", "other": "x"}, ""},
+		{map[string]string{"weft.txt": "hello", "weft.txt.version": "1", "weft.txtual": "no"}, "TXT hello TXT version=1"},
+	} {
+		c.Labels = x.labels
+		got := ""
+		for _, n := range services(c, "web.weft.local.", "weft.local") {
+			switch {
+			case n.Type == typeTXT:
+				got += " TXT " + n.Data
+			case n.FQDN != "web.weft.local.":
+				got += fmt.Sprintf(" %s %d", shortName(n.FQDN, "weft.local"), n.Port)
+			}
+		}
+		if got != "" {
+			got = got[1:]
+		}
+		if got != x.want {
+			t.Errorf("%v:\n got %s\nwant %s", x.labels, got, x.want)
+		}
+	}
+	c.Labels = nil
+	if got := services(c, "web.weft.local.", "weft.local"); len(got) != 3 || got[0].Port != 53 || got[0].Data != "web.weft.local." {
+		t.Errorf("exposed ports: %+v", got)
+	}
+}
+
+// A stranger is told no; a network that was made since the last look is found.
+func TestGuests(t *testing.T) {
+	looks := 0
+	g := guests{find: func() ([]netip.Prefix, error) {
+		looks++
+		return []netip.Prefix{pfx("172.17.0.0/16")}, nil
+	}}
+	g.setMesh([]netip.Prefix{pfx("10.32.0.0/12")})
+	for addr, want := range map[string]bool{"10.33.1.1": true, "172.17.0.2": true, "192.0.2.1": false, "10.48.0.1": false} {
+		if got := g.allow(netip.MustParseAddr(addr)); got != want {
+			t.Errorf("%s: %v", addr, got)
+		}
+	}
+	if looks != 1 {
+		t.Errorf("strangers made it look %d times", looks)
+	}
+}
