@@ -401,7 +401,7 @@ func TestModel(t *testing.T) {
 				if m.up || m.replaced || m == founder || len(w.members) > 9 {
 					return
 				}
-				m.replaced = true
+				m.replaced, m.disk = true, disk{logs: map[Owner][]Fact{}}
 				w.next++
 				x := &member{id: host(w.next), proven: true, disk: disk{logs: map[Owner][]Fact{}}}
 				w.members = append(w.members, x)
@@ -417,6 +417,40 @@ func TestModel(t *testing.T) {
 		})
 		w.end(t)
 	})
+}
+
+// dump is what every host has written.
+func (w *world) dump() string {
+	s := ""
+	for _, m := range w.members {
+		s += fmt.Sprintf("%s up %v proven %v usable %v waiting %v\n", letter(m.id), m.up, m.proven, m.led.Usable(), m.led.Waiting())
+		for i, f := range w.best(m.id) {
+			s += fmt.Sprintf("  %d kind %d", i, f.Kind)
+			switch f.Kind {
+			case FactGrant, FactAccept:
+				s += fmt.Sprintf(" %v v%d %s->%s", f.Grant.Prefix, f.Grant.Version, letter(f.Grant.From), letter(f.Grant.To))
+			case FactSeen, FactTook:
+				s += fmt.Sprint(" ", f.Count)
+			case FactVote:
+				s += fmt.Sprintf(" #%d promised %d%s accepted %d%s op %d", f.Vote.Instance, f.Vote.Promised.Round, letter(f.Vote.Promised.By), f.Vote.Accepted.Round, letter(f.Vote.Accepted.By), f.Vote.Value.Op)
+				for _, h := range f.Vote.Value.Hosts {
+					s += letter(h)
+				}
+			}
+			s += "\n"
+		}
+	}
+	return s
+}
+
+// best is the longest copy of a log.
+func (w *world) best(id Owner) (log []Fact) {
+	for _, m := range w.members {
+		if l := m.disk.logs[id]; len(l) > len(log) {
+			log = l
+		}
+	}
+	return log
 }
 
 // end heals everything: all agree, and every address can be given out again.
@@ -443,6 +477,11 @@ func (w *world) end(t *rapid.T) {
 	}
 	settle(0)
 	settle(1)
+	defer func() {
+		if t.Failed() {
+			t.Log(w.dump())
+		}
+	}()
 	// Those whose disk is lost are removed, by two operators at once.
 	for range 2 {
 		for _, d := range w.members {

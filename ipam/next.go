@@ -217,15 +217,20 @@ func (l *Ledger) agree(e Env, by Owner, v Value) bool {
 	case OpDrop:
 		return !slices.ContainsFunc(v.Hosts, func(h Owner) bool { return h != by && !e.Gone(h) })
 	case OpTake:
-		return v.Hosts[0] != l.self && e.Dead(v.Hosts[0]) && l.Owns(v.Hosts[0])
+		return v.Hosts[0] != l.self && e.Dead(v.Hosts[0]) && l.ring.Seeded() && l.Mortal(v.Hosts[0])
 	}
 	return false
 }
 
-// Owns says whether a host owns anything that was not taken over from it yet.
-func (l *Ledger) Owns(h Owner) bool {
-	void := l.outranked(h)
-	return slices.ContainsFunc(l.ring.parts, func(p Part) bool { return p.Owner == h && p.Version > void })
+// Mortal says whether a host can be taken over: not twice, unless it has come back in between. One that owns nothing can be, too: others
+// then need not wait for what it may know.
+func (l *Ledger) Mortal(h Owner) bool {
+	for i, t := range slices.Backward(l.takeovers) {
+		if t.From == h {
+			return l.seen[h] > uint32(i)
+		}
+	}
+	return true
 }
 
 // Force is the fact by which self's operator takes over a host's space without a majority. If that host lives, or others decide

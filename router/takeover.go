@@ -74,14 +74,12 @@ func (r *Router) removePeer(ctx context.Context, name string, force bool) (remov
 		return out, &Error{Msg: "this is the host itself", Tip: "`weft reset` hands its address space to another host and leaves the mesh", Code: 409}
 	case h.Liveness == mesh.Alive && !gone:
 		return out, &Error{Msg: fmt.Sprintf("%s is alive", shown), Tip: "run `weft reset` on it: it hands its address space over", Code: 409}
-	case !b.ledger.Owns(dead):
-		if t, n, ok := takenBefore(b, dead); ok {
-			if b.ledger.Pending(n) && t.To == ipam.Owner(b.st.Self) {
-				return out, r.whyNotTaken(b, h, shown, int(n)-1)
-			}
-			return out, &Error{Msg: fmt.Sprintf("%s took over from %s already", r.show(b.st, t.To), shown), Tip: "`weft status ipam` shows who owns what", Code: 409}
+	case !b.ledger.Mortal(dead):
+		t, n := takenBefore(b, dead)
+		if b.ledger.Pending(n) && t.To == ipam.Owner(b.st.Self) {
+			return out, r.whyNotTaken(b, h, shown, int(n)-1)
 		}
-		return out, &Error{Msg: fmt.Sprintf("%s owns no addresses", shown), Tip: "`weft status ipam` shows who owns what", Code: 409}
+		return out, &Error{Msg: fmt.Sprintf("%s took over from %s already", r.show(b.st, t.To), shown), Tip: "`weft status ipam` shows who owns what", Code: 409}
 	case !gone && !force && away < deadAfter:
 		return out, &Error{Msg: fmt.Sprintf("%s was seen %v ago, and is taken for dead after %v", shown, away.Round(time.Second), deadAfter), Code: 409,
 			Tip: fmt.Sprintf("try again in %v, or, if it is certain never to come back: weft rmpeer --force %s", (deadAfter - away).Round(time.Second), name)}
@@ -128,13 +126,13 @@ func (r *Router) removePeer(ctx context.Context, name string, force bool) (remov
 }
 
 // takenBefore finds the last takeover of a host's space, and its number.
-func takenBefore(b *books, dead ipam.Owner) (t ipam.Takeover, n uint32, found bool) {
+func takenBefore(b *books, dead ipam.Owner) (t ipam.Takeover, n uint32) {
 	for i, x := range b.ledger.Takeovers() {
 		if x.From == dead {
-			t, n, found = x, uint32(i+1), true
+			t, n = x, uint32(i+1)
 		}
 	}
-	return t, n, found
+	return t, n
 }
 
 // taken counts the addresses that a takeover has brought.
