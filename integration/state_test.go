@@ -80,11 +80,11 @@ func TestStateFiles(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := h.WriteFile(stateFile, b[:len(b)/2], 0o600); err != nil {
+		if err := h.WriteFile(stateFile, b[:10<<10], 0o600); err != nil {
 			t.Fatal(err)
 		}
 		refused(t, h, []string{"launch"}, "the state file was damaged", "set aside")
-		if err := h.WriteFile(stateFile, b[:len(b)/2], 0o600); err != nil {
+		if err := h.WriteFile(stateFile, b[:10<<10], 0o600); err != nil {
 			t.Fatal(err)
 		}
 		do(t, h, "launch", hs[0].Addr().String())

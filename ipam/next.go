@@ -222,12 +222,12 @@ func (l *Ledger) agree(e Env, by Owner, v Value) bool {
 	return false
 }
 
-// Mortal says whether a host can be taken over: not twice, unless it has come back in between. One that owns nothing can be, too: others
-// then need not wait for what it may know.
+// Mortal says whether a host can be taken over: not twice, unless it has come back or got something new in between. One that owns nothing
+// can be, too: others then need not wait for what it may know.
 func (l *Ledger) Mortal(h Owner) bool {
 	for i, t := range slices.Backward(l.takeovers) {
 		if t.From == h {
-			return l.seen[h] > uint32(i)
+			return l.seen[h] > uint32(i) || slices.ContainsFunc(l.ring.parts, func(p Part) bool { return p.Owner == h && p.Version > t.version })
 		}
 	}
 	return true
