@@ -32,8 +32,6 @@ func Open(path string) (*DB, error) {
 	if err := verify(path); err != nil {
 		return nil, err
 	}
-	// The list of free pages is found anew at each start: one that was damaged on
-	// disk would have new data written over old.
 	b, err := openWritable(path)
 	if err != nil {
 		return nil, err

@@ -68,6 +68,9 @@ func verify(path string) (err error) {
 		return errors.Join(&damagedError{fmt.Errorf("read state file %s: %w", path, err)}, b.Close())
 	}
 	err = b.View(func(tx *bbolt.Tx) error {
+		if tx.Size() > fi.Size() {
+			return fmt.Errorf("%d bytes of %d are there", fi.Size(), tx.Size())
+		}
 		return tx.ForEach(func(name []byte, bucket *bbolt.Bucket) error {
 			if string(name) == sumBucket {
 				return nil
@@ -124,14 +127,18 @@ func hash(k string, v []byte) uint64 {
 }
 
 // openWritable opens a file that has been verified. What bbolt still finds wrong
-// with it, in what it keeps for itself, makes it panic.
+// with it, in its list of free pages, makes it panic. A list that is wrong and does
+// not show would have new data written over old, which the next Open sees. (Without
+// the list, bbolt looks for free pages in a goroutine of its own, whose panics end
+// the program.)
 func openWritable(path string) (b *bbolt.DB, err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
 			err = &damagedError{fmt.Errorf("open state file %s: %v", path, p)}
 		}
 	}()
-	b, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, NoFreelistSync: true})
+	b, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second})
 	if err != nil {
 		return nil, opened(path, err)
 	}
