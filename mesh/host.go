@@ -12,14 +12,15 @@ type host struct {
 	rec Record
 	raw []byte // of rec
 
-	met    bool   // a member of gossip since this router started
-	gossip bool   // gossip holds the start of rec alive
-	vetted uint64 // a boot nonce, not rec's, that was challenged and is a restart
-	live   Liveness
-	since  time.Time // of live
-	rtt    time.Duration
-	pings  int           // measured since this router started
-	shown  time.Duration // rtt in the newest State
+	met     bool   // a member of gossip since this router started
+	gossip  bool   // gossip holds the start of rec alive
+	vetted  uint64 // a boot nonce, not rec's, that was challenged and is a restart
+	live    Liveness
+	since   time.Time // of live
+	doubted time.Time // when it was asked last because gossip called it dead
+	rtt     time.Duration
+	pings   int           // measured since this router started
+	shown   time.Duration // rtt in the newest State
 
 	news     time.Time // when a fresher record came, if gossip has not got it since
 	nextDial time.Time // of its join port, when it is not in gossip
