@@ -19,6 +19,7 @@ type host struct {
 	vetted  uint64 // a boot nonce, not rec's, that was challenged and is a restart
 	live    Liveness
 	since   time.Time // of live
+	doubted time.Time // when it was asked last because gossip called it dead
 	rtt     time.Duration
 	pings   int           // measured since this router started
 	shown   time.Duration // rtt in the newest State
