@@ -273,6 +273,8 @@ func TestFreshness(t *testing.T) {
 		}
 	}
 	slices.Sort(took)
-	at := func(p float64) time.Duration { return took[min(len(took)-1, int(p*float64(len(took))))].Round(100 * time.Microsecond) }
+	at := func(p float64) time.Duration {
+		return took[min(len(took)-1, int(p*float64(len(took))))].Round(100 * time.Microsecond)
+	}
 	t.Logf("%d changes seen by two hosts each, after the engine said it was done: p50 %v, p99 %v, worst %v", 2*rounds, at(0.5), at(0.99), at(1))
 }
