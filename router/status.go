@@ -63,6 +63,11 @@ func (r *Router) routerReport(v *view, st *mesh.State, names map[peer.ID]string)
 		rr.Counters = append(rr.Counters, CounterReport{event, n})
 	}
 	rr.Counters = append(rr.Counters, CounterReport{"state_entries_rejected", uint64(r.rejects.Load())})
+	if r.dns != nil {
+		c := r.dns.Counters()
+		rr.Counters = append(rr.Counters, CounterReport{"dns_queries", c.Queries}, CounterReport{"dns_malformed", c.Malformed},
+			CounterReport{"dns_refused", c.Refused}, CounterReport{"dns_forwarded", c.Forwarded}, CounterReport{"dns_failed", c.Failed}, CounterReport{"dns_shed", c.Shed})
+	}
 	slices.SortFunc(rr.Counters, func(a, b CounterReport) int { return cmp.Compare(a.Event, b.Event) })
 	if !st.Founding.IsZero() {
 		rr.Founded = label(st.Founding.Founder.String(), names[st.Founding.Founder])

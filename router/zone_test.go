@@ -2,6 +2,7 @@ package router
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -207,5 +208,45 @@ func TestGuests(t *testing.T) {
 	}
 	if looks != 1 {
 		t.Errorf("strangers made it look %d times", looks)
+	}
+}
+
+// BenchmarkZone is one name of one host among 100,000 of 25 hosts, announced and followed.
+func BenchmarkZone(b *testing.B) {
+	s := mesh.NewSecret()
+	st := &mesh.State{Logs: map[peer.ID][]mesh.Entry{}}
+	payload := func(o op, host, i int) []byte {
+		p, err := encodeName(o, nameKey{Name: fmt.Sprintf("n%d-%d.weft.local.", host, i), Addr: netip.AddrFrom4([4]byte{10, 32 + byte(host%8), byte(i >> 8), byte(i)}), Container: "c"})
+		if err != nil {
+			b.Fatal(err)
+		}
+		return p
+	}
+	var signers []*signer
+	for host := range 25 {
+		h := newSigner(b, s)
+		signers = append(signers, h)
+		id := h.id.ID()
+		st.Hosts = append(st.Hosts, mesh.Host{ID: id, Liveness: mesh.Alive})
+		for i := range 4000 {
+			st.Logs[id] = append(st.Logs[id], h.entry(b, mesh.KindName, payload(opSet, host, i)))
+		}
+	}
+	slices.SortFunc(st.Hosts, func(a, b mesh.Host) int { return a.ID.Compare(b.ID) })
+	z := newZone("weft.local.", true)
+	z.sync(st, shown)
+	h := signers[0]
+	id := h.id.ID()
+	var more []mesh.Entry
+	for i := range 1000 {
+		more = append(more, h.entry(b, mesh.KindName, payload(op(1+i%2), 0, 5000)))
+	}
+	n := 0
+	for b.Loop() {
+		next := *st
+		next.Logs = maps.Clone(st.Logs)
+		next.Logs[id] = append(st.Logs[id][:len(st.Logs[id]):len(st.Logs[id])], more[:n%1000+1]...)
+		z.sync(&next, shown)
+		n++
 	}
 }
