@@ -340,3 +340,46 @@ func FuzzCache(f *testing.F) {
 		checkReply(t, q, p, true)
 	})
 }
+
+// An upstream server that sends its reply byte by byte, and never all of it, costs the client its
+// patience and no more.
+func TestSlowBytes(t *testing.T) {
+	up, _ := scripted(t, func(q *miekg.Msg) *miekg.Msg {
+		m := new(miekg.Msg).SetReply(q)
+		m.Truncated = true // come by TCP
+		return m
+	})
+	l, err := net.Listen("tcp4", up.String())
+	if err != nil {
+		t.Skipf("the port is taken for TCP: %v", err)
+	}
+	var conns sync.WaitGroup
+	conns.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conns.Go(func() {
+				defer c.Close()
+				tick := time.NewTicker(10 * time.Millisecond)
+				defer tick.Stop()
+				for _, err := c.Write([]byte{0xff, 0xff}); err == nil; _, err = c.Write([]byte{0}) {
+					<-tick.C
+				}
+			})
+		}
+	})
+	s, addr := start(t, Options{Upstream: []netip.AddrPort{up}, FallbackTimeout: 400 * time.Millisecond})
+	for range 2 {
+		m := ask(t, "tcp", addr, question("www.example.com.", miekg.TypeA))
+		if len(m.Answer) != 0 || m.Rcode == miekg.RcodeSuccess && !m.Truncated {
+			t.Errorf("%v", m)
+		}
+	}
+	if n := s.Counters().Forwarded; n != 2 {
+		t.Errorf("%d forwarded", n)
+	}
+	l.Close()
+	conns.Wait()
+}
