@@ -72,6 +72,21 @@ func TestLaunchFlags(t *testing.T) {
 		do(t, h, "reset")
 	})
 
+	t.Run("a range narrower than the default subnet", func(t *testing.T) {
+		do(t, h, "launch", "--ipalloc-range", "10.32.1.0/24", "--ipalloc-default-subnet", "10.32.0.0/16")
+		c := workload("narrow")
+		if out := do(t, h, "attach", c, "--json"); !strings.Contains(out, "10.32.1.") {
+			t.Errorf("attach: %q", out)
+		}
+		if out := do(t, h, "ps"); !strings.Contains(out, "/16") {
+			t.Errorf("it has another subnet than the default one: %s", out)
+		}
+		if out := do(t, h, "attach", "10.32.77.1/16", workload("operators")); out != "10.32.77.1" {
+			t.Errorf("attach of an address of the operator's: %q", out)
+		}
+		do(t, h, "reset")
+	})
+
 	t.Run("--ipalloc-range ''", func(t *testing.T) {
 		do(t, h, "launch", "--ipalloc-range", "")
 		c := workload("norange")

@@ -22,8 +22,11 @@ type Allocator struct {
 	whole         netip.Prefix
 	defaultSubnet netip.Prefix
 	ring          *Ring
-	owned         []netip.Prefix // ring.Owned(self)
-	entries       []entry        // sorted by address, one per address
+	owned         []netip.Prefix          // what self may use, sorted
+	suspended     bool                    // nothing is given out anew
+	entries       []entry                 // sorted by address, one per address
+	byContainer   map[string][]netip.Addr // of entries, those on hold included
+	nextEnd       time.Time               // no hold ends before; zero: nothing is on hold
 }
 
 // entry is an address that is taken: by a container, or on hold after one.
@@ -32,18 +35,40 @@ type entry struct {
 	heldUntil time.Time // zero: in use
 }
 
-// NewAllocator makes an allocator that knows no ring and no allocation. The zero defaultSubnet stands for the whole range.
+// NewAllocator makes an allocator that knows no ring and no allocation. The zero defaultSubnet stands for the whole range. A default
+// subnet may be larger than the range: then its other addresses are the operator's to claim.
 func NewAllocator(self Owner, whole, defaultSubnet netip.Prefix) *Allocator {
 	if !defaultSubnet.IsValid() {
 		defaultSubnet = whole
 	}
-	return &Allocator{self: self, whole: whole.Masked(), defaultSubnet: defaultSubnet.Masked()}
+	return &Allocator{self: self, whole: whole.Masked(), defaultSubnet: defaultSubnet.Masked(), byContainer: map[string][]netip.Addr{}}
 }
 
 // SetRing gives the allocator a newer ring. Addresses that are in use stay in use even where the ring no longer gives them to this host.
-func (al *Allocator) SetRing(r *Ring) {
-	al.ring, al.owned = r, r.Owned(al.self)
+func (al *Allocator) SetRing(r *Ring) { al.SetSpace(r, r.Owned(al.self)) }
+
+// SetSpace is SetRing for a host that may use less than the ring says is its own; see Ledger.Usable.
+func (al *Allocator) SetSpace(r *Ring, usable []netip.Prefix) {
+	al.ring, al.owned = r, usable
 }
+
+// owns says whether self may use an address of the range.
+func (al *Allocator) owns(a netip.Addr) bool {
+	return slices.ContainsFunc(al.owned, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// Stray returns the addresses of the range that containers have and this host may not use any more, sorted: others have taken over its
+// space, and may have given them to containers of their own.
+func (al *Allocator) Stray() []Allocation {
+	return al.allocations(al.stray)
+}
+
+func (al *Allocator) stray(e entry) bool {
+	return al.ring.Seeded() && al.whole.Contains(e.Addr.Addr()) && !al.owns(e.Addr.Addr())
+}
+
+// Suspend keeps the allocator from giving out addresses of the range anew, or lets it again: what containers have they keep.
+func (al *Allocator) Suspend(yes bool) { al.suspended = yes }
 
 // Restore takes back allocations that an earlier run made, whatever the ring says: their containers have these addresses. It returns an
 // error for each that cannot be, and takes the others.
@@ -79,16 +104,24 @@ func (al *Allocator) Allocate(container string, subnet netip.Prefix) (a Allocati
 		return Allocation{}, false, fmt.Errorf("allocate in subnet %v: %w", subnet, err)
 	}
 	held := -1
-	for i, e := range al.entries {
-		if e.Container != container || e.Addr.Masked() != subnet {
+	for _, addr := range al.byContainer[container] { // sorted
+		i, _ := al.find(addr)
+		e := al.entries[i]
+		if e.Addr.Masked() != subnet {
 			continue
 		}
 		if e.heldUntil.IsZero() {
+			if al.stray(e) {
+				continue
+			}
 			return e.Allocation, false, nil
 		}
-		if held < 0 && al.ring.Owner(e.Addr.Addr()) == al.self {
+		if held < 0 && al.owns(e.Addr.Addr()) {
 			held = i
 		}
+	}
+	if al.suspended {
+		return Allocation{}, false, fmt.Errorf("allocate in subnet %v: %w", subnet, ErrUnproven)
 	}
 	if held >= 0 {
 		e := &al.entries[held]
@@ -118,7 +151,7 @@ func (al *Allocator) checkAllocate(container string, subnet netip.Prefix) error 
 	if err := checkSubnet(subnet); err != nil {
 		return err
 	}
-	if !within(subnet, al.whole) {
+	if !within(subnet, al.whole) && (subnet != al.defaultSubnet || !subnet.Overlaps(al.whole)) {
 		return &RangeError{subnet, al.whole}
 	}
 	return nil
@@ -150,7 +183,13 @@ func (al *Allocator) lowestFree(subnet netip.Prefix) (netip.Addr, bool) {
 
 // Lookup returns the addresses that a container has, sorted.
 func (al *Allocator) Lookup(container string) []Allocation {
-	return al.allocations(func(e entry) bool { return e.Container == container })
+	var out []Allocation
+	for _, addr := range al.byContainer[container] {
+		if i, _ := al.find(addr); al.entries[i].heldUntil.IsZero() {
+			out = append(out, al.entries[i].Allocation)
+		}
+	}
+	return out
 }
 
 // All returns the addresses that containers have, sorted.
@@ -183,8 +222,20 @@ func (al *Allocator) find(a netip.Addr) (int, bool) {
 // put makes a the allocation at place i, as found by find.
 func (al *Allocator) put(i int, replace bool, a Allocation) {
 	if replace {
+		al.unindex(al.entries[i].Allocation)
 		al.entries[i] = entry{Allocation: a}
-		return
+	} else {
+		al.entries = slices.Insert(al.entries, i, entry{Allocation: a})
 	}
-	al.entries = slices.Insert(al.entries, i, entry{Allocation: a})
+	as := al.byContainer[a.Container]
+	at, _ := slices.BinarySearchFunc(as, a.Addr.Addr(), netip.Addr.Compare)
+	al.byContainer[a.Container] = slices.Insert(as, at, a.Addr.Addr())
+}
+
+// unindex takes an entry that goes out of byContainer.
+func (al *Allocator) unindex(a Allocation) {
+	as := slices.DeleteFunc(al.byContainer[a.Container], func(x netip.Addr) bool { return x == a.Addr.Addr() })
+	if al.byContainer[a.Container] = as; len(as) == 0 {
+		delete(al.byContainer, a.Container)
+	}
 }

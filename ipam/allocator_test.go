@@ -266,3 +266,22 @@ func TestUsed(t *testing.T) {
 		}
 	}
 }
+
+// A range that is narrower than the default subnet: containers have addresses of the range, and the subnet's length.
+func TestRangeWithinTheSubnet(t *testing.T) {
+	whole := pfx("10.1.0.0/30")
+	al := NewAllocator(host(1), whole, pfx("10.1.0.0/16"))
+	r, _ := NewRing(whole, []Grant{Seed(whole, host(1))})
+	al.SetRing(r)
+	got := ""
+	for i := range 4 {
+		a, _, err := al.Allocate(fmt.Sprint("c", i), netip.Prefix{})
+		got += fmt.Sprint(a.Addr, errors.Is(err, ErrNoSpace), " ")
+	}
+	if want := "10.1.0.1/16 false 10.1.0.2/16 false 10.1.0.3/16 false invalid Prefix true "; got != want {
+		t.Errorf("allocated %s, want %s", got, want)
+	}
+	if _, _, err := al.Claim("d", pfx("10.1.77.1/16")); err != nil {
+		t.Errorf("the operator's part of the subnet: %v", err)
+	}
+}

@@ -34,16 +34,22 @@ func (al *Allocator) checkClaim(container string, addr netip.Prefix, i int, take
 		if by := al.entries[i].Container; by != container {
 			return &InUseError{addr.Addr(), by}
 		}
-		return nil // it has the address already, whatever became of the ring since
+		if al.stray(al.entries[i]) {
+			return &NotOwnedError{addr.Addr(), al.ring.Owner(addr.Addr())}
+		}
+		return nil // it has the address already
 	}
 	if !al.whole.IsValid() || !al.whole.Contains(addr.Addr()) {
 		return nil
 	}
+	if al.suspended {
+		return ErrUnproven
+	}
 	if !al.ring.Seeded() {
 		return ErrNotReady
 	}
-	if owner := al.ring.Owner(addr.Addr()); owner != al.self {
-		return &NotOwnedError{addr.Addr(), owner}
+	if !al.owns(addr.Addr()) {
+		return &NotOwnedError{addr.Addr(), al.ring.Owner(addr.Addr())}
 	}
 	return nil
 }

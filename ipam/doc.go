@@ -1,12 +1,12 @@
 // Package ipam shares out weft's address space: who owns which part of the range, and which container has which address.
 //
-// It owns three things. Grants, the entries that move address space from one host to another, and their wire form. The [Ring], an
-// immutable picture of who owns what, folded from any set of grants in any order. The [Allocator], which hands out addresses of the
-// space that this host owns and remembers what it gave to whom. [ParseAddrArg] reads the address forms of the command line.
+// It owns these things. The [Fact], what a host states about the ring in its log, and its wire form; a grant, which moves address space
+// from one host to another, is the most common. The [Ledger], an immutable picture of what all facts together say: the [Ring] of who owns
+// what, the council that decides, and what this host has to say next. The [Allocator], which hands out addresses of the space that this
+// host may use and remembers what it gave to whom. [ParseAddrArg] reads the address forms of the command line.
 //
 // It does not talk to anybody and does not remember anything on disk: it is a pure state machine without I/O, clock or goroutine. The
-// caller signs and spreads grants, persists allocations before they are used, and passes the time in. It does not check who wrote a
-// grant beyond [SignedGrant.Check], and it does not know which hosts are alive.
+// caller signs and spreads facts, persists allocations before they are used, passes the time in, and says who is alive.
 //
 // Why no address is given twice: a host allocates only from space that the ring says is its own. Space leaves a host only by that
 // host's own grant, which the host knows because it wrote it. So whatever grants the others have or have not received yet, at most one
@@ -16,11 +16,31 @@
 //
 // # The ring
 //
-// Each address has a chain of grants: the seed, version 1, names its first owner; version n+1 is from the owner of version n to
-// somebody else. A grant that does not continue the chain of an address says nothing about that address, yet (its predecessor is still
-// on the way) or for ever (it was a lie). Prefixes are aligned CIDRs, so that what a host owns is a few allowed IPs, and grants may be
-// larger or smaller than those before them. If two grants continue the same chain at the same version, which needs a host that forgot
+// Each address has a chain of grants: the seed, version 1, names its first owner; each later one is from the owner at that point to
+// somebody else, of a higher version. A grant that does not continue the chain of an address says nothing about that address, yet (its
+// predecessor is still on the way) or for ever (it was a lie). Prefixes are aligned CIDRs, so that what a host owns is a few allowed IPs,
+// and grants may be larger or smaller than those before them: versions may have gaps, so that neighbours of different histories go by one
+// grant, and are one part again. If two grants continue the same chain at the same version, which needs a host that forgot
 // what it had given away, then all hosts agree on the taker with the lowest ID and a [Conflict] says what happened.
+//
+// The taker of a grant accepts it by a fact of its own, and uses the space from then on.
+//
+// # The council
+//
+// Two things need more than one host's word: how a ring begins that is not its founder's alone, and that a dead host's space is
+// another's. They are decided by the electors, in numbered instances of single-decree Paxos, one after the other; each is decided by a
+// majority of the electors that those before it have left. The founder of the mesh is the first elector; hosts that own space are added,
+// by decisions, as they come, and departed or dead ones dropped. So electorates change one decision at a time, and two operators, on two
+// sides of whatever, cannot both get a majority. Votes are facts: there are no other messages, and an elector's log is its disk. A host
+// promises a ballot only if it agrees with what its proposer intends, for a takeover: if it has seen the host fail, too.
+//
+// A takeover that is decided is carried out when every other member has said that it knows of it, or is dead itself: what a member says
+// comes after everything that the dead host may have given it, and after that it accepts nothing that the dead host gave. Then the taker
+// accepts, by facts, exactly what the dead host still owned. Versions of takeovers outrank all that the dead host may have written.
+// The dead host, if it comes back, finds the decision and may use nothing of what it had; see [Ledger.Usable], [Allocator.Stray].
+//
+// What this cannot know: a host that is merely cut off, and taken over because its operator says that it is dead, goes on using its
+// addresses on its side; so does one of which no member has ever heard and that the dead host has given space to.
 //
 // # Wire format of a grant
 //

@@ -14,6 +14,10 @@ var (
 	// ErrNotReady says that the range has no owners yet, as far as this host knows: wait until the ring is seeded.
 	ErrNotReady = errors.New("the address range is not shared out yet")
 
+	// ErrUnproven says that this host does not know yet whether its state is the latest, and gives out nothing anew until it has heard
+	// from another host.
+	ErrUnproven = errors.New("this host's state may not be the latest")
+
 	errNoContainer = errors.New("no container")
 	errNoRange     = errors.New("this mesh has no address range; addresses can only be claimed, as in ip:10.32.0.5/12")
 )

@@ -31,9 +31,9 @@ type state struct {
 
 // node sums up a stretch of regions.
 type node struct {
-	uniform  bool
-	state    state  // of all the regions, if uniform
-	min, max uint32 // versions
+	uniform bool
+	state   state  // of all the regions, if uniform
+	min     uint32 // version
 }
 
 // newFold takes the whole range and the prefixes that will be granted, all within it.
@@ -97,12 +97,12 @@ func (f *fold) apply(g Grant) (rival Owner) {
 
 func (f *fold) step(at, lo, hi, from, to int, g Grant, rival *Owner) {
 	n := &f.nodes[at]
-	if to <= lo || hi <= from || n.max < g.Version-1 || g.Version < n.min {
+	if to <= lo || hi <= from || g.Version < n.min {
 		return
 	}
 	if n.uniform && from <= lo && hi <= to {
 		switch s := n.state; {
-		case s.version == g.Version-1 && s.owner == g.From:
+		case s.version < g.Version && (s.owner == g.From || g.Takeover() && s.version > 0):
 			n.set(state{version: g.Version, owner: g.To, from: g.From})
 		case s.version == g.Version && s.from == g.From && s.owner != g.To:
 			*rival = s.owner
@@ -117,11 +117,11 @@ func (f *fold) step(at, lo, hi, from, to int, g Grant, rival *Owner) {
 	mid := (lo + hi) / 2
 	f.step(2*at, lo, mid, from, to, g, rival)
 	f.step(2*at+1, mid, hi, from, to, g, rival)
-	n.min, n.max = min(left.min, right.min), max(left.max, right.max)
+	n.min = min(left.min, right.min)
 	n.state, n.uniform = left.state, left.uniform && right.uniform && left.state == right.state
 }
 
-func (n *node) set(s state) { *n = node{uniform: true, state: s, min: s.version, max: s.version} }
+func (n *node) set(s state) { *n = node{uniform: true, state: s, min: s.version} }
 
 // states returns the state of each leaf.
 func (f *fold) states() []state {

@@ -12,7 +12,23 @@ type Grant struct {
 	Prefix  netip.Prefix // aligned: no bit set behind the prefix length
 	From    Owner        // who gives; zero in the seed
 	To      Owner        // who owns Prefix from now on; never zero
-	Version uint32       // 1 in the seed, else one more than the grant by which From got Prefix
+	Version uint32       // 1 in a seed, else more than that of any grant by which From got an address of Prefix
+}
+
+// takeoverStep is the distance of the versions of takeovers: the nth has n times as much. Whatever a dead host may have granted that
+// nobody has heard of is of a lower version.
+const takeoverStep = 1 << 16
+
+// Takeover says that g takes the space of a host that is dead, by the council's decision: see Ledger. Its version outranks what that
+// host may still have given away.
+func (g Grant) Takeover() bool { return g.Version > 0 && g.Version%takeoverStep == 0 }
+
+// after is the version of a grant that follows one of version v.
+func after(v uint32) uint32 {
+	if v++; v%takeoverStep == 0 {
+		v++ // 65,535 grants in a row, and no takeover: still not one
+	}
+	return v
 }
 
 // Seed is the grant that starts the ring of a mesh: all of whole belongs to its founder.

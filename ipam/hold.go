@@ -20,7 +20,11 @@ func (al *Allocator) Free(now time.Time, container string, addr netip.Addr) (All
 	a := al.entries[i].Allocation
 	if al.whole.IsValid() && al.whole.Contains(addr) {
 		al.entries[i].heldUntil = now.Add(Hold)
+		if al.nextEnd.IsZero() || al.entries[i].heldUntil.Before(al.nextEnd) {
+			al.nextEnd = al.entries[i].heldUntil
+		}
 	} else {
+		al.unindex(a)
 		al.entries = slices.Delete(al.entries, i, i+1) // nobody is given such an address without asking for it
 	}
 	return a, true
@@ -35,15 +39,24 @@ func (al *Allocator) FreeAll(now time.Time, container string) []Allocation {
 	return had
 }
 
-// Expire ends the holds that are over, and returns when to call it again: the end of the next hold, or the zero time if there is none.
+// Expire ends the holds that are over, and returns when to call it again: not after the end of the next hold, or the zero time if there
+// is none.
 func (al *Allocator) Expire(now time.Time) (next time.Time) {
+	if al.nextEnd.IsZero() || al.nextEnd.After(now) {
+		return al.nextEnd
+	}
 	al.entries = slices.DeleteFunc(al.entries, func(e entry) bool {
-		return !e.heldUntil.IsZero() && !e.heldUntil.After(now)
+		over := !e.heldUntil.IsZero() && !e.heldUntil.After(now)
+		if over {
+			al.unindex(e.Allocation)
+		}
+		return over
 	})
 	for _, e := range al.entries {
 		if !e.heldUntil.IsZero() && (next.IsZero() || e.heldUntil.Before(next)) {
 			next = e.heldUntil
 		}
 	}
+	al.nextEnd = next
 	return next
 }

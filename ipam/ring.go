@@ -12,11 +12,11 @@ type Ring struct {
 	parts []Part
 }
 
-// Part is an aligned block with one owner and one version.
+// Part is an aligned block with one owner, of grants of one version.
 type Part struct {
 	Prefix  netip.Prefix
 	Owner   Owner
-	Version uint32 // of the last grant; the next one has Version+1
+	Version uint32 // of the last grant; the next one has a higher one
 }
 
 // Conflict tells of two grants that give the same addresses at the same version to two hosts: a host has forgotten what it gave away,
@@ -139,4 +139,19 @@ func (r *Ring) Owned(o Owner) []netip.Prefix {
 		out = appendCIDRs(out, first, last)
 	}
 	return out
+}
+
+// version returns the highest version of the parts within p.
+func (r *Ring) version(p netip.Prefix) uint32 {
+	i, found := slices.BinarySearchFunc(r.parts, p.Addr(), func(q Part, a netip.Addr) int { return q.Prefix.Addr().Compare(a) })
+	if !found && i > 0 {
+		i-- // the part that p begins in
+	}
+	var v uint32
+	for ; i < len(r.parts) && !lastAddr(p).Less(r.parts[i].Prefix.Addr()); i++ {
+		if r.parts[i].Prefix.Overlaps(p) {
+			v = max(v, r.parts[i].Version)
+		}
+	}
+	return v
 }

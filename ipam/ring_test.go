@@ -295,8 +295,7 @@ func TestNoConflictWithoutAddresses(t *testing.T) {
 		{Prefix: pfx("10.0.0.8/29"), To: a, Version: 1},
 		{Prefix: whole, To: b, Version: 1},
 		{Prefix: whole, From: b, To: a, Version: 2},
-		{Prefix: whole, From: a, To: b, Version: 3},
-		{Prefix: whole, From: a, To: c, Version: 3},
+		{Prefix: whole, From: b, To: c, Version: 2},
 	})
 	if want := []Conflict{{Prefix: whole, Version: 1, A: a, B: b}}; !slices.Equal(conflicts, want) {
 		t.Errorf("conflicts are %v, want %v", conflicts, want)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -63,6 +64,7 @@ func (m *Mesh) exchange(l *link, client bool) (news []Entry, err error) {
 		return nil, fmt.Errorf("exchange roots: %w", err)
 	}
 	if string(theirRoot) == string(root[:]) {
+		m.hear(nil)
 		return nil, nil
 	}
 	m.count.add("repairs")
@@ -78,7 +80,26 @@ func (m *Mesh) exchange(l *link, client bool) (news []Entry, err error) {
 	if err != nil {
 		return news, fmt.Errorf("exchange entries: %w", err)
 	}
+	m.hear(theirs)
 	return news, nil
+}
+
+// hear notes that another host has told what it knows of this one's past; theirs
+// is its digest, nil if it was the same as this host's. One that has never heard
+// of this host does not count.
+func (m *Mesh) hear(theirs []mark) {
+	if theirs != nil && !slices.ContainsFunc(theirs, func(k mark) bool { return k.author == m.id }) {
+		return
+	}
+	m.mu.Lock()
+	news := !m.heard
+	if m.heard = true; news {
+		m.publishLocked()
+	}
+	m.mu.Unlock()
+	if news {
+		m.o.OnChange()
+	}
 }
 
 // inTurn does a, then b, or the other way round.
@@ -167,6 +188,7 @@ type difference struct {
 // compareRoot looks at what another host says that it holds.
 func (m *Mesh) compareRoot(from peer.ID, root [32]byte) {
 	if root == m.root() {
+		m.hear(nil)
 		return
 	}
 	select {

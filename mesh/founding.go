@@ -15,7 +15,7 @@ type Founding struct {
 	Founder peer.ID
 	Nonce   uint64       // random: the same host may found twice
 	Range   netip.Prefix // zero: the mesh hands out no addresses
-	Subnet  netip.Prefix // the default subnet, inside Range
+	Subnet  netip.Prefix // the default subnet, inside Range or around it
 }
 
 const foundingVersion = 1
@@ -77,8 +77,8 @@ func (f Founding) check() error {
 		return fmt.Errorf("range %v is not an aligned prefix", f.Range)
 	case f.Subnet.IsValid() && f.Subnet != canonical(f.Subnet):
 		return fmt.Errorf("default subnet %v is not an aligned prefix", f.Subnet)
-	case f.Subnet.IsValid() && !(f.Range.IsValid() && f.Range.Bits() <= f.Subnet.Bits() && f.Range.Contains(f.Subnet.Addr())):
-		return fmt.Errorf("default subnet %v is not inside the range %v", f.Subnet, f.Range)
+	case f.Subnet.IsValid() && !(f.Range.IsValid() && f.Range.Overlaps(f.Subnet)):
+		return fmt.Errorf("default subnet %v has no address of the range %v", f.Subnet, f.Range)
 	}
 	return nil
 }

@@ -47,12 +47,12 @@ func TestFounding(t *testing.T) {
 
 func TestFoundingRefused(t *testing.T) {
 	for want, change := range map[string]func(*Founding){
-		"no founder":                    func(f *Founding) { f.Founder = peer.ID{} },
-		"range 10.32.0.1/12 is not":     func(f *Founding) { f.Range = netip.MustParsePrefix("10.32.0.1/12") },
-		"range ::ffff:10.32.0.0/108 is": func(f *Founding) { f.Range = netip.MustParsePrefix("::ffff:10.32.0.0/108") },
-		"subnet 10.32.4.1/24 is not":    func(f *Founding) { f.Subnet = netip.MustParsePrefix("10.32.4.1/24") },
-		"not inside the range":          func(f *Founding) { f.Subnet = netip.MustParsePrefix("10.0.0.0/8") },
-		"not inside the range invalid":  func(f *Founding) { f.Range = netip.Prefix{} },
+		"no founder":                      func(f *Founding) { f.Founder = peer.ID{} },
+		"range 10.32.0.1/12 is not":       func(f *Founding) { f.Range = netip.MustParsePrefix("10.32.0.1/12") },
+		"range ::ffff:10.32.0.0/108 is":   func(f *Founding) { f.Range = netip.MustParsePrefix("::ffff:10.32.0.0/108") },
+		"subnet 10.32.4.1/24 is not":      func(f *Founding) { f.Subnet = netip.MustParsePrefix("10.32.4.1/24") },
+		"no address of the range":         func(f *Founding) { f.Subnet = netip.MustParsePrefix("10.0.0.0/16") },
+		"no address of the range invalid": func(f *Founding) { f.Range = netip.Prefix{} },
 	} {
 		f := wireFounding()
 		change(&f)

@@ -70,6 +70,7 @@ type Mesh struct {
 	told     []byte // own record as gossip was told it
 	stale    bool   // a delegate of memberlist has changed what State shows
 	leaving  bool
+	heard    bool             // see State
 	sought   time.Time        // when another host was last asked who is there
 	knocked  map[peer.ID]bool // send datagrams and are not in gossip here; few
 	mended   time.Time        // when this host last opened an epoch because of its past

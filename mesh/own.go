@@ -357,8 +357,7 @@ func (m *Mesh) takeOwnLocked(p proven, asked bool) bool {
 // checkPastLocked asks for a new epoch when a whole one is there that is higher than
 // this host's own, or has grants that its own lacks: it is to have it all.
 func (m *Mesh) checkPastLocked() {
-	past := m.past.authors[m.id].current
-	if past == nil || past.number < m.own.epoch && past.keptBy(m.logs.authors[m.id].current) {
+	if !m.lacksPastLocked() {
 		return
 	}
 	m.mends++
@@ -391,4 +390,14 @@ func (m *Mesh) mayMend(ctx context.Context) bool {
 	case <-time.After(max(0, wait)):
 		return true
 	}
+}
+
+// lacksPastLocked says that others have told of a past of this host that its own
+// log does not have yet.
+func (m *Mesh) lacksPastLocked() bool {
+	past, own := m.past.authors[m.id], m.logs.authors[m.id]
+	if past == nil || past.current == nil {
+		return false
+	}
+	return past.current.number >= m.own.epoch || own == nil || own.current == nil || !past.current.keptBy(own.current)
 }

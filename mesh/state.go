@@ -17,6 +17,7 @@ type State struct {
 	Hosts    []Host              // sorted by ID, this one included
 	Logs     map[peer.ID][]Entry // effective logs: entries 1 to n of one epoch
 	Waiting  []string            // while the founding is not known: the targets that are waited for
+	Heard    bool                // logs were exchanged with a host that knew this one, and what they had of its past is in its log
 	Copied   string              // another host runs under this one's identity: who noticed, and the cure; empty: nobody did
 	Notices  []string            // what an operator should read: refusals, on either side; oldest first
 }
@@ -138,6 +139,7 @@ func (m *Mesh) snapshotLocked() *State {
 		Logs:     make(map[peer.ID][]Entry, len(m.logs.authors)),
 		Notices:  m.notices.texts(),
 		Copied:   m.copied,
+		Heard:    m.heard && !m.lacksPastLocked(),
 	}
 	s.Hosts = append(s.Hosts, Host{ID: m.id, Record: m.own.rec, Self: true, Liveness: Alive})
 	for id, h := range m.hosts {

@@ -201,6 +201,8 @@ func (r *Router) claim(key string, p netip.Prefix) (ipam.Allocation, bool, error
 		return al, false, &Error{Err: err, Code: 409, Tip: "`weft ps` shows who has which address"}
 	case errors.As(err, &foreign):
 		return al, false, &Error{Err: err, Code: 409, Tip: "claim it on that host (`weft status ipam`), or let weft choose: net:" + p.Masked().String()}
+	case errors.Is(err, ipam.ErrUnproven):
+		return al, false, errUnproven
 	case errors.Is(err, ipam.ErrNotReady):
 		return al, false, errNotJoined
 	case err != nil:

@@ -15,7 +15,7 @@ func (r *Router) checkEntry(author peer.ID, k mesh.Kind, payload []byte) error {
 	var err error
 	switch k {
 	case mesh.KindGrant:
-		_, err = parseGrant(author, payload, r.member.Secret.MeshID())
+		_, err = parseFact(author, mesh.Entry{Author: author, Payload: payload}, r.member.Secret.MeshID())
 	case mesh.KindName:
 		var o op
 		var n nameKey

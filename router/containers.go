@@ -36,16 +36,32 @@ func (r *Router) findLiving(ctx context.Context) {
 	if bridge, err := r.docker.BridgeAddr(ctx); err == nil {
 		r.setBridge(bridge)
 	}
+	r.adopt(live)
+	r.mu.Lock()
+	r.engine = err == nil
+	all := slices.Collect(maps.Values(r.attached))
+	r.mu.Unlock()
+	held := map[string]bool{}
+	for _, a := range all {
+		b := a.clone()
+		if c, ok := live[a.Key]; ok && c.PID != 0 {
+			b.NetNS = pidNetNS(c.PID)
+		}
+		held[a.Key] = r.heldBack(b)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.engine = err == nil
-	for _, a := range r.attached {
+	for k, a := range r.attached {
 		if !a.docker() || err != nil {
 			a.running = sameNamespace(a)
-			continue
-		}
-		if c, ok := live[a.Key]; ok {
+		} else if c, ok := live[k]; ok {
 			r.foundLocked(a, c)
+		}
+		if a = r.attached[k]; a.running && held[k] {
+			a.running = false // until it is known whose its addresses are
+			if a.docker() {
+				r.dirty[k] = true
+			}
 		}
 	}
 }
@@ -220,6 +236,9 @@ func (r *Router) containerStarted(c docker.Container) error {
 // wire gives a living container its interface, stores its attachment and makes
 // it effective. The container is locked.
 func (r *Router) wire(a *attachment) error {
+	if r.heldBack(a) {
+		return errUnproven
+	}
 	mac, err := r.host.Attach(r.port(a))
 	if err != nil {
 		return fmt.Errorf("attach %s: %w", shortKey(a.Key), err)
@@ -356,6 +375,7 @@ func (r *Router) restoreAllocations(f mesh.Founding) {
 	for _, err := range alloc.Restore(held) {
 		r.log.Error("restore an address", "err", err)
 	}
+	alloc.Suspend(r.unproven)
 	r.alloc = alloc
 }
 

@@ -15,30 +15,31 @@ import (
 // folded is what the logs of all hosts say, in the router's terms, but for their
 // names: those are many, and package router follows them entry by entry (zone.go).
 type folded struct {
-	Grants []ipam.Grant
+	Facts  []ipam.Fact
+	Source []source    // of Facts, in the same order
 	Claims []hostClaim // sorted by host, then address
 	OwnIPs map[netip.Prefix]bool
 	Gone   map[peer.ID]bool // hosts that were reset
 	Bad    int              // entries that were not taken
 }
 
-// grantCache remembers verified grants by their entry's bytes, so that a change
+// grantCache remembers verified facts by their entry's bytes, so that a change
 // of the logs costs no signature checks for what has not changed. The zero value
 // is ready; it may be used by several goroutines.
 type grantCache struct {
 	mu sync.Mutex // guards m
-	m  map[string]ipam.Grant
+	m  map[string]source
 }
 
 // begin gives what is known, not to be changed.
-func (c *grantCache) begin() map[string]ipam.Grant {
+func (c *grantCache) begin() map[string]source {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.m
 }
 
 // end keeps what was used, and nothing else.
-func (c *grantCache) end(used map[string]ipam.Grant) {
+func (c *grantCache) end(used map[string]source) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.m = used
@@ -49,29 +50,29 @@ func (c *grantCache) end(used map[string]ipam.Grant) {
 // understand are left to newer hosts; entries that lie are counted in Bad.
 func fold(st *mesh.State, id mesh.MeshID, cache *grantCache) folded {
 	f := folded{OwnIPs: map[netip.Prefix]bool{}, Gone: map[peer.ID]bool{}}
-	known, used := cache.begin(), map[string]ipam.Grant{}
+	known, used := cache.begin(), map[string]source{}
 	for _, author := range slices.SortedFunc(maps.Keys(st.Logs), peer.ID.Compare) {
 		claims := map[netip.Prefix]bool{}
 		for _, e := range st.Logs[author] {
 			switch e.Kind {
 			case mesh.KindGrant:
 				raw := string(e.Raw())
-				g, ok := known[raw]
+				s, ok := known[raw]
 				if !ok {
 					var err error
-					if g, err = parseGrant(author, e.Payload, id); err != nil {
-						if err != errNewer {
+					if s, err = parseFact(author, e, id); err != nil {
+						if !errors.Is(err, errNewer) {
 							f.Bad++
 						}
 						continue
 					}
 				}
-				used[raw] = g
-				if g.Version == 1 && (g.To != ipam.Owner(st.Founding.Founder) || g.Prefix != st.Founding.Range) {
+				used[raw] = s
+				if g := s.Fact.Grant; g.Version == 1 && (g.To != ipam.Owner(st.Founding.Founder) || g.Prefix != st.Founding.Range) {
 					f.Bad++ // a seed by somebody who did not found this mesh
 					continue
 				}
-				f.Grants = append(f.Grants, g)
+				f.Facts, f.Source = append(f.Facts, s.Fact), append(f.Source, s)
 			case mesh.KindClaim:
 				o, p, err := parseClaim(e.Payload)
 				switch {

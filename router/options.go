@@ -64,6 +64,7 @@ type Options struct {
 	RangeSet      bool         // the operator named Range
 	NoIPAM        bool
 	DefaultSubnet netip.Prefix // invalid: the range
+	Init          string       // how the ring begins: consensus, consensus=N, seed=HOST,… or observer; empty: consensus
 
 	NoDNS     bool
 	Domain    string
@@ -183,6 +184,9 @@ func (o Options) withDefaults() (Options, error) {
 		if o.Range.IsValid() && !o.DefaultSubnet.Overlaps(o.Range) {
 			bad("--ipalloc-default-subnet %v is outside the range %v", o.DefaultSubnet, o.Range)
 		}
+	}
+	if _, err := parseBeginning(o.Init); err != nil {
+		bad("--ipalloc-init %w", err)
 	}
 	if o.Domain == "" {
 		o.Domain = DefaultDomain

@@ -20,7 +20,12 @@ import (
 //	       2 | op 1 | type 2 | container length 1 | container | name length 1 | name | data length 2 | data
 //	claim  version 1 | op 1 | family 4 or 6 | address | subnet length in bits 1
 //	grant  1 | ipam.Grant                            written by the giver, or by the founder for the seed
-//	       2 | giver's identity key 32 | giver's entry  the taker's proof, byte for byte as the giver signed it
+//	       2 | giver's identity key 32 | giver's entry  the taker accepts it; its proof, byte for byte as the giver signed it
+//	       3 | author's identity key 32 | author's entry  a copy of another's grant of form 1, 2 or 4: a link in the chain
+//	         that proves what this host owns, kept because its author's log may go
+//	       4 | ipam.Fact                             what hosts say to each other about the ring, other than grants
+//
+// All of these are entries of the kind grant: none may ever be withdrawn.
 
 // Type is that of the DNS: of SRV (33) the data is the port, two bytes, and the target; of TXT
 // (16) one string; of CNAME (5) the target. Addresses stay in version 1, so that hosts which know
@@ -253,6 +258,8 @@ func parseClaim(b []byte) (op, netip.Prefix, error) {
 const (
 	grantOwn     = 1
 	grantCarried = 2
+	grantKept    = 3
+	grantFact    = 4
 )
 
 func encodeGrant(g ipam.Grant) ([]byte, error) { return g.AppendBinary([]byte{grantOwn}) }
@@ -311,6 +318,126 @@ func parseGrant(author peer.ID, payload []byte, id mesh.MeshID) (ipam.Grant, err
 	default:
 		return none, errNewer
 	}
+}
+
+// source is a fact with the entry that states it, as its author signed it.
+type source struct {
+	Fact  ipam.Fact
+	Entry mesh.Entry
+	Key   []byte // of the author's identity; nil if the entry is in its author's log
+}
+
+// parseFact reads what an entry of author's log says about the ring, and checks
+// that it, or for a copy the author of the original, may say so.
+func parseFact(author peer.ID, e mesh.Entry, id mesh.MeshID) (source, error) {
+	var none source
+	if len(e.Payload) < 1 {
+		return none, errPayload
+	}
+	by := ipam.Owner(author)
+	switch e.Payload[0] {
+	case grantOwn, grantCarried:
+		g, err := parseGrant(author, e.Payload, id)
+		if err != nil {
+			return none, err
+		}
+		f := ipam.Fact{By: by, Kind: ipam.FactGrant, Grant: g}
+		if e.Payload[0] == grantCarried {
+			f.Kind = ipam.FactAccept
+		}
+		return source{Fact: f, Entry: e}, nil
+	case grantFact:
+		f, err := ipam.ParseFact(by, e.Payload[1:])
+		switch {
+		case errors.Is(err, ipam.ErrNewerFact):
+			return none, errNewer
+		case err != nil:
+			return none, err
+		case f.Kind == ipam.FactGrant, f.Kind == ipam.FactAccept && !f.Grant.Takeover():
+			return none, errPayload // these have forms of their own, with proofs
+		}
+		return source{Fact: f, Entry: e}, nil
+	case grantKept:
+		b := e.Payload[1:]
+		if len(b) < 32 {
+			return none, errPayload
+		}
+		inner, err := mesh.ParseEntry(b[32:])
+		if err != nil {
+			return none, err
+		}
+		key := append([]byte(nil), b[:32]...)
+		if peer.IDOf(key) != inner.Author {
+			return none, fmt.Errorf("kept copy: the key is not that of %v", inner.Author)
+		}
+		if err := inner.Verify(key, id); err != nil {
+			return none, fmt.Errorf("kept copy of %v: %w", inner.Author, err)
+		}
+		if inner.Kind != mesh.KindGrant || len(inner.Payload) < 1 || inner.Payload[0] == grantKept {
+			return none, errPayload
+		}
+		s, err := parseFact(inner.Author, inner, id)
+		s.Key = key
+		return s, err
+	}
+	return none, errNewer
+}
+
+func encodeFact(f ipam.Fact) ([]byte, error) { return f.AppendBinary([]byte{grantFact}) }
+
+func encodeKept(key []byte, e mesh.Entry) []byte {
+	return append(append([]byte{grantKept}, key...), e.Raw()...)
+}
+
+// gift is what a giver hands over: its grants, and copies of the entries that
+// prove that the space was its own. On the wire: number of grants u16, the grants as length
+// u16 and entry, then the copies, payloads of form 3, as length u16 and bytes.
+type gift struct {
+	Grants []mesh.Entry
+	Proofs [][]byte
+}
+
+func (g gift) encode() []byte {
+	if len(g.Grants) == 0 {
+		return nil
+	}
+	b := binary.BigEndian.AppendUint16(nil, uint16(len(g.Grants)))
+	b = append(b, encodeEntries(g.Grants)...)
+	for _, p := range g.Proofs {
+		b = append(binary.BigEndian.AppendUint16(b, uint16(len(p))), p...)
+	}
+	return b
+}
+
+func parseGift(b []byte) (gift, error) {
+	var g gift
+	if len(b) == 0 {
+		return g, nil
+	}
+	if len(b) < 2 {
+		return g, errPayload
+	}
+	n := int(binary.BigEndian.Uint16(b))
+	for b = b[2:]; len(b) > 0; n-- {
+		if len(b) < 2 || len(b) < 2+int(binary.BigEndian.Uint16(b)) {
+			return gift{}, errPayload
+		}
+		item := b[2 : 2+int(binary.BigEndian.Uint16(b))]
+		b = b[2+len(item):]
+		if n <= 0 {
+			g.Proofs = append(g.Proofs, append([]byte(nil), item...))
+			continue
+		}
+		e, err := mesh.ParseEntry(item)
+		if err != nil {
+			return gift{}, err
+		}
+		g.Grants = append(g.Grants, e)
+	}
+	if n > 0 || len(g.Grants) == 0 {
+		return gift{}, errPayload
+	}
+	return g, nil
 }
 
 // Bodies of the call "space.ask": a subnet in, length-prefixed entries out.

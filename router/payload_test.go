@@ -134,9 +134,9 @@ func TestFoldTakesOnlyTheFoundersSeed(t *testing.T) {
 	cache := new(grantCache)
 	for range 2 { // the second time from the cache
 		f := fold(st, s.MeshID(), cache)
-		ring, conflicts := ipam.NewRing(whole, f.Grants)
-		if got := ring.Owned(ipam.Owner(founder.id.ID())); len(got) != 1 || got[0] != whole || len(conflicts) > 0 {
-			t.Errorf("the founder owns %v, conflicts %v", got, conflicts)
+		l := ipam.NewLedger(ipam.Owner(liar.id.ID()), ipam.Owner(founder.id.ID()), whole, f.Facts)
+		if got := l.Ring().Owned(ipam.Owner(founder.id.ID())); len(got) != 1 || got[0] != whole || len(l.Conflicts()) > 0 {
+			t.Errorf("the founder owns %v, conflicts %v", got, l.Conflicts())
 		}
 		if f.Bad != 1 {
 			t.Errorf("%d bad entries, want the liar's seed", f.Bad)

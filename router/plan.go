@@ -108,7 +108,7 @@ func makePlan(in inputs) plan {
 	// announce must not be able to draw this host's own traffic away.
 	for _, a := range in.Local {
 		for _, addr := range a.Addrs {
-			if !in.Range.IsValid() || !in.Range.Contains(addr.Addr()) {
+			if subnet := addr.Masked(); !in.Range.IsValid() || subnet.Bits() < in.Range.Bits() || !in.Range.Contains(subnet.Addr()) {
 				p.Host.Covered = append(p.Host.Covered, addr.Masked())
 			}
 		}

@@ -44,7 +44,7 @@ func (r *Router) pass(ctx context.Context) error {
 		r.applyMu.Unlock()
 		return nil
 	}
-	errs := r.announceChanges()
+	errs := append(r.deliberate(), r.announceChanges()...)
 	v := r.look()
 	errs = append(errs, r.apply(v)...)
 	r.view.Store(v)
@@ -94,6 +94,12 @@ func (r *Router) announce() *announced {
 	defer r.mu.Unlock()
 	a := &announced{Names: map[nameKey]bool{}, Claims: map[netip.Prefix]bool{}}
 	whole := r.wholeRange()
+	stray := map[netip.Addr]bool{}
+	if r.alloc != nil {
+		for _, s := range r.alloc.Stray() {
+			stray[s.Addr.Addr()] = true
+		}
+	}
 	for _, at := range r.attached {
 		for _, p := range at.Addrs {
 			if !whole.IsValid() || !whole.Contains(p.Addr()) {
@@ -105,6 +111,9 @@ func (r *Router) announce() *announced {
 		}
 		named := false
 		for _, n := range slices.Concat(at.Names, at.Services) {
+			if n.Addr.IsValid() && stray[n.Addr] {
+				continue // another host's now
+			}
 			named = true
 			a.Names[n.key(shortKey(at.Key))] = true
 		}
@@ -128,8 +137,16 @@ func (r *Router) base() []mesh.Draft {
 		r.log.Error("write the log's snapshot", "err", err)
 	}
 	f := r.mesh.State().Founding
-	if f.Founder != r.id.ID() || slices.ContainsFunc(ds, func(d mesh.Draft) bool { return isSeed(r.id.ID(), d, r.member.Secret.MeshID()) }) {
+	if f.Founder != r.id.ID() || slices.ContainsFunc(ds, func(d mesh.Draft) bool { return begins(r.id.ID(), d, r.member.Secret.MeshID()) }) || r.beginsElsewhere() {
 		return ds
+	}
+	if f := r.beginning.fact(r.id.ID()); f != nil {
+		b, err := encodeFact(*f)
+		if err != nil {
+			r.log.Error("write how the ring begins", "err", err)
+			return ds
+		}
+		return append(ds, mesh.Draft{Kind: mesh.KindGrant, Payload: b})
 	}
 	seed, err := encodeGrant(ipam.Seed(f.Range, ipam.Owner(r.id.ID())))
 	if err != nil {
@@ -139,12 +156,25 @@ func (r *Router) base() []mesh.Draft {
 	return append(ds, mesh.Draft{Kind: mesh.KindGrant, Payload: seed})
 }
 
-func isSeed(self peer.ID, d mesh.Draft, id mesh.MeshID) bool {
+// begins says whether an entry of the founder's log is its seed, or says how else
+// the ring begins.
+func begins(self peer.ID, d mesh.Draft, id mesh.MeshID) bool {
 	if d.Kind != mesh.KindGrant {
 		return false
 	}
-	g, err := parseGrant(self, d.Payload, id)
-	return err == nil && g.Version == 1
+	s, err := parseFact(self, mesh.Entry{Author: self, Payload: d.Payload}, id)
+	return err == nil && s.Key == nil && (s.Fact.Kind == ipam.FactInit || s.Fact.Kind == ipam.FactGrant && s.Fact.Grant.Version == 1)
+}
+
+// beginsElsewhere says that the ring has begun, whatever this host's own log
+// says: it may have been lost. A founder must not found twice.
+func (r *Router) beginsElsewhere() bool {
+	b, err := r.booksNow()
+	if err != nil {
+		return false
+	}
+	first, _ := b.ledger.Beginning()
+	return b.ledger.Ring().Seeded() || first > 0
 }
 
 // wholeRange is the mesh's range; invalid while unknown. A host that was launched
@@ -155,11 +185,12 @@ func (r *Router) wholeRange() netip.Prefix { return r.mesh.State().Founding.Rang
 func (r *Router) look() *view {
 	v := &view{}
 	read := func() {
-		v.State = r.mesh.State()
-		v.Folded = r.foldNow(v.State)
-		if whole := v.State.Founding.Range; whole.IsValid() {
-			v.Ring, _ = ipam.NewRing(whole, v.Folded.Grants)
+		if b, err := r.booksNow(); err == nil {
+			v.State, v.Folded, v.Ledger, v.Ring = b.st, b.folded, b.ledger, b.ledger.Ring()
+			return
 		}
+		v.State = r.mesh.State() // the range is not known yet
+		v.Folded = r.foldNow(v.State)
 	}
 	read()
 	mtu, err := r.mtu()
@@ -174,8 +205,13 @@ func (r *Router) look() *view {
 	if r.mesh.State() != v.State {
 		read()
 	}
-	if r.alloc != nil && v.Ring != nil {
-		r.alloc.SetRing(v.Ring)
+	var stray []ipam.Allocation
+	if r.alloc != nil && v.Ledger != nil {
+		r.setSpaceLocked(v.Ledger)
+		stray = r.alloc.Stray()
+		if old := r.view.Load(); old == nil || !slices.Equal(old.Stray, stray) {
+			r.pokeNames() // theirs are not answered here
+		}
 	}
 	st, whole := v.State, v.State.Founding.Range
 	known := st.Hosts
@@ -184,8 +220,15 @@ func (r *Router) look() *view {
 	}
 	local := make([]*attachment, 0, len(r.attached))
 	for _, a := range r.attached {
-		local = append(local, a.clone())
+		c := a.clone()
+		for _, s := range stray { // another host's now: not to be answered for here
+			if s.Container == c.Key {
+				c.dropAddr(s.Addr.Addr())
+			}
+		}
+		local = append(local, c)
 	}
+	v.Stray = stray
 	listen := r.listenLocked()
 	r.mu.Unlock()
 	r.rejects.Store(int64(v.Folded.Bad) + r.zone.bad.Load())
@@ -311,6 +354,10 @@ func (r *Router) rewireOne(key string) error {
 	a := r.attached[key]
 	r.mu.Unlock()
 	if a == nil || !a.running {
+		return nil
+	}
+	if r.heldBack(a) {
+		r.rewire.Store(true)
 		return nil
 	}
 	mac, err := r.host.Attach(r.port(a))

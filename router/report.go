@@ -102,6 +102,7 @@ type IPAMReport struct {
 	Range         string
 	DefaultSubnet string
 	Owners        []OwnerReport
+	Electors      []string // "ID(nickname)" of the hosts that decide about dead ones
 	Conflicts     []string
 }
 

@@ -19,7 +19,6 @@ import (
 	"weft/docker"
 	"weft/host"
 	"weft/internal/fdkeep"
-	"weft/internal/statedb"
 	"weft/ipam"
 	"weft/mesh"
 	"weft/peer"
@@ -43,7 +42,10 @@ type Router struct {
 	lock   *os.File
 	// orderly says that the next router need not take this one's end for a crash.
 	orderly bool
-	db      *statedb.DB
+	db      *markedDB
+	// damaged is what to tell of a state file that could not be read.
+	damaged   string
+	beginning beginning
 
 	mesh   *mesh.Mesh
 	dev    *peer.Device // set by Run; guarded by applyMu
@@ -64,6 +66,7 @@ type Router struct {
 	view     atomic.Pointer[view] // what the last pass saw and wanted
 	wanted   atomic.Pointer[announced]
 	grants   grantCache
+	books    atomic.Pointer[books]
 	passes   broadcast // told after every pass
 	rejects  atomic.Int64
 	overlap  atomic.Pointer[string] // a warning about the range, for status
@@ -80,9 +83,21 @@ type Router struct {
 	dirty      map[string]bool       // containers of the engine that must be looked at again
 	failing    map[string]bool       // those of dirty whose failure was logged
 	resetting  bool                  // addresses are being given back: nothing new is attached
-	promised   time.Time             // until then this host is to take another's space, and is not reset
 	bridgeDNS  netip.Addr            // Docker's bridge address; invalid: none
 	allocating int                   // calls that wait for address space
+	priming    int                   // and those that wait until there is some
+	// wantedSince is since when any of them has; zero: none does.
+	wantedSince time.Time
+	unproven    bool                // this host's state may not be the latest: nothing is given out anew
+	unprovenBy  string              // why
+	leaving     bool                // the council is to decide without this host
+	taking      map[peer.ID]peer.ID // dead hosts whose space is to be taken over, and by whom; zero: by this host
+	balloting   uint32              // the instance for which this host has begun ballots
+	ballots     int                 // how many
+	nextBallot  time.Time
+	lastAlive   map[peer.ID]time.Time
+	wasAlive    map[peer.ID]bool
+	promised    time.Time // until then this host is to take another's space, and is not reset
 
 	announceMu sync.Mutex // one announcement at a time; guards the field below
 	silent     bool       // the stop was announced: nothing else is
@@ -100,6 +115,8 @@ type view struct {
 	State  *mesh.State
 	Folded folded
 	Ring   *ipam.Ring
+	Ledger *ipam.Ledger      // nil while the range is not known
+	Stray  []ipam.Allocation // of containers here whose addresses are another host's now
 	Plan   plan
 	MTU    int
 }
@@ -121,7 +138,8 @@ func New(o Options) (_ *Router, err error) {
 		return nil, &Error{Msg: "weft needs root to make network devices", Tip: "sudo weft launch …", Code: 403}
 	}
 	r := &Router{o: o, log: o.Log, poke: make(chan struct{}, 1), namePoke: make(chan struct{}, 1), ready: make(chan struct{}), done: make(chan struct{}),
-		paths: peer.NewPaths(), met: map[peer.Key]meeting{}, devices: map[peer.Key]uint64{}, linger: map[nameKey]time.Time{}, dirty: map[string]bool{}, failing: map[string]bool{}}
+		paths: peer.NewPaths(), met: map[peer.Key]meeting{}, devices: map[peer.Key]uint64{}, linger: map[nameKey]time.Time{}, dirty: map[string]bool{}, failing: map[string]bool{},
+		taking: map[peer.ID]peer.ID{}, lastAlive: map[peer.ID]time.Time{}, wasAlive: map[peer.ID]bool{}}
 	defer func() {
 		if err == nil {
 			return
@@ -142,10 +160,21 @@ func New(o Options) (_ *Router, err error) {
 		return nil, err
 	}
 	r.fresh = r.fresh && empty
-	if r.db, err = statedb.Open(filepath.Join(o.StateDir, "state.db")); err != nil {
+	if r.beginning, err = parseBeginning(o.Init); err != nil {
 		return nil, err
 	}
+	db, damaged, err := openState(filepath.Join(o.StateDir, "state.db"))
+	if err != nil {
+		return nil, err
+	}
+	r.damaged = damaged
+	if r.db, r.unprovenBy, err = openMarked(db, o.RunDir); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
 	if r.member, err = resolveMembership(o, r.db, crashed); err != nil {
+		return nil, err
+	}
+	if err := r.checkBeginning(); err != nil {
 		return nil, err
 	}
 	if r.host, err = host.New(host.Options{Bridge: bridgeName, WireGuard: wireGuardName, Log: r.log}); err != nil {
@@ -200,6 +229,7 @@ func New(o Options) (_ *Router, err error) {
 		return nil, err
 	}
 	r.tunnels.connect = r.connect
+	r.judgeState()
 	r.log.Info("router made", "peer", r.id.ID().String(), "name", o.Nickname, "new_identity", r.fresh)
 	return r, nil
 }
@@ -297,10 +327,11 @@ func (r *Router) Run(ctx context.Context) (err error) {
 	g.Go(func() error { return r.followNames(ctx) })
 	g.Go(func() error { return r.watchTunnels(ctx) })
 	g.Go(func() error { return r.watchNamespaces(ctx) })
-	if !r.o.NoIPAM {
+	if !r.o.NoIPAM && !r.beginning.observer {
 		g.Go(func() error { return r.gatherSpace(ctx) })
 	}
 	g.Go(func() error { return r.adoptFounding(ctx) })
+	g.Go(func() error { return r.proveState(ctx) })
 	r.Poke()
 	err = g.Wait()
 	r.orderly = true
@@ -347,7 +378,6 @@ func (r *Router) start(ctx context.Context) error {
 	if r.dns == nil {
 		r.dropSockets()
 	}
-	r.restoreAllocations(r.member.Founding)
 	had, err := r.dev.Status()
 	if err != nil {
 		return err
@@ -363,6 +393,7 @@ func (r *Router) start(ctx context.Context) error {
 	// What is shown on the word of a living session is looked at again: see hidden.
 	time.AfterFunc(benefit, r.Poke)
 	r.findLiving(ctx)
+	r.restoreAllocations(r.member.Founding)
 	r.wanted.Store(r.announce())
 	r.syncNames()
 	r.mesh.SetBase(r.base)

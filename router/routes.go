@@ -61,13 +61,25 @@ func (r *Router) Routes() []api.Route {
 		write("PUT", "/ip/{id}/{ip}/{plen}", r.claimIP),
 		write("DELETE", "/ip/{id}", r.freeIP),
 		write("DELETE", "/ip/{id}/{ip}", r.freeIP),
-		write("GET", "/ring", func(ctx context.Context, _ *api.Request) (any, error) { return nil, r.prime(ctx) }),
+		write("GET", "/ring", func(ctx context.Context, q *api.Request) (any, error) {
+			if q.Query("alone") == "true" {
+				r.alone()
+			}
+			return nil, r.prime(ctx)
+		}),
 		write("GET", "/token", func(context.Context, *api.Request) (any, error) {
 			return map[string]string{"token": tokenFor(r.member.Secret, r.endpoints())}, nil
 		}),
 		write("POST", "/stop", func(ctx context.Context, _ *api.Request) (any, error) { return nil, r.stop(ctx) }),
 		write("POST", "/reset", r.postReset),
 		write("DELETE", "/peer", func(ctx context.Context, _ *api.Request) (any, error) { return r.resetAnswer(ctx, false) }),
+		write("DELETE", "/peer/{id}", func(ctx context.Context, q *api.Request) (any, error) {
+			out, err := r.removePeer(ctx, q.Path("id"), q.Query("force") == "true")
+			if err != nil {
+				return nil, err
+			}
+			return out, nil
+		}),
 	}
 }
 

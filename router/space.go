@@ -26,6 +26,8 @@ func (r *Router) handle(ctx context.Context, from peer.ID, method string, body [
 			return nil, err
 		}
 		return r.give(from, subnet)
+	case methodTake:
+		return nil, r.proposeFor(from, body)
 	case methodReady:
 		return nil, r.promise() // that it is answered is the answer
 	case methodHand:
@@ -40,18 +42,19 @@ func (r *Router) handle(ctx context.Context, from peer.ID, method string, body [
 func (r *Router) give(to peer.ID, subnet netip.Prefix) ([]byte, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.alloc == nil || r.resetting {
+	if r.alloc == nil || r.resetting || r.unproven {
 		return nil, nil
 	}
-	ring, err := r.ringNow()
+	b, err := r.booksNow()
 	if err != nil {
 		return nil, err
 	}
-	r.alloc.SetRing(ring)
-	gs := ipam.Donate(ring, ipam.Owner(r.id.ID()), ipam.Owner(to), r.alloc.Used, subnet)
+	r.setSpaceLocked(b.ledger)
+	gs := b.ledger.Donate(ipam.Owner(to), r.alloc.Used, subnet)
 	if len(gs) == 0 {
 		return nil, nil
 	}
+	proofs := r.proofs(b, prefixesOf(gs), to, false)
 	var ds []mesh.Draft
 	for _, g := range gs {
 		b, err := encodeGrant(g)
@@ -64,25 +67,35 @@ func (r *Router) give(to peer.ID, subnet netip.Prefix) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if ring, err = r.ringNow(); err != nil {
+	if b, err = r.booksNow(); err != nil {
 		return nil, err
 	}
-	r.alloc.SetRing(ring)
+	r.setSpaceLocked(b.ledger)
 	for _, g := range gs {
 		r.log.Info("granted address space", "prefix", g.Prefix.String(), "peer", to.String())
 	}
 	r.Poke()
-	return encodeEntries(es), nil
+	return gift{Grants: es, Proofs: proofs}.encode(), nil
 }
+
+func prefixesOf(gs []ipam.Grant) []netip.Prefix {
+	ps := make([]netip.Prefix, len(gs))
+	for i, g := range gs {
+		ps[i] = g.Prefix
+	}
+	return ps
+}
+
+// setSpaceLocked tells the allocator what this host may use. mu is held.
+func (r *Router) setSpaceLocked(l *ipam.Ledger) { r.alloc.SetSpace(l.Ring(), l.Usable()) }
 
 // ringNow folds the ring from the newest state, not that of the last pass.
 func (r *Router) ringNow() (*ipam.Ring, error) {
-	st := r.mesh.State()
-	if !st.Founding.Range.IsValid() {
-		return nil, ipam.ErrNotReady
+	b, err := r.booksNow()
+	if err != nil {
+		return nil, err
 	}
-	ring, _ := ipam.NewRing(st.Founding.Range, r.foldNow(st).Grants)
-	return ring, nil
+	return b.ledger.Ring(), nil
 }
 
 // ask asks the others for space in a subnet, the one with most of it first, and
@@ -122,48 +135,67 @@ func (r *Router) askOne(ctx context.Context, id peer.ID, subnet netip.Prefix) (b
 	if err != nil {
 		return false, err
 	}
-	es, err := parseEntries(answer)
-	if err != nil || len(es) == 0 {
+	g, err := parseGift(answer)
+	if err != nil || len(g.Grants) == 0 {
 		return false, err
 	}
-	if err := r.carry(ctx, id, es); err != nil {
+	if err := r.carry(ctx, id, g); err != nil {
 		return false, err
 	}
 	return true, nil
 }
 
-// carry copies grants that another host made to this one into the own log: they
-// are this host's proof, also when the giver is gone.
-func (r *Router) carry(ctx context.Context, from peer.ID, es []mesh.Entry) error {
-	ds, err := r.carried(from, es)
+// carry copies grants that another host made to this one into the own log, with
+// the chain that proves them: also when the giver is gone. From then on this host
+// uses the space.
+func (r *Router) carry(ctx context.Context, from peer.ID, g gift) error {
+	key, err := r.identityOf(from)
 	if err != nil {
 		return err
 	}
-	if _, err := r.mesh.Append(ds...); err != nil {
+	for _, e := range g.Grants {
+		if e.Author != from {
+			return fmt.Errorf("grant in the name of %v", e.Author)
+		}
+	}
+	if err := r.accept(key, g); err != nil {
 		return err
 	}
 	_ = r.pass(ctx) // the grants are kept, whatever else ails the host
 	return nil
 }
 
-// carried are another host's grants to this one as they go into the own log.
-func (r *Router) carried(from peer.ID, es []mesh.Entry) ([]mesh.Draft, error) {
-	key, err := r.identityOf(from)
+// mayTake says why this host can take no space now.
+func (r *Router) mayTake() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.unproven:
+		return ipam.ErrUnproven
+	case r.resetting: // it would go with this host
+		return errResetting
+	}
+	return nil
+}
+
+// accept writes it. applyMu keeps it apart from what deliberate says meanwhile:
+// that a giver is known to be dead.
+func (r *Router) accept(key []byte, g gift) error {
+	r.applyMu.Lock()
+	defer r.applyMu.Unlock()
+	b, err := r.booksNow()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var ds []mesh.Draft
-	for _, e := range es {
-		d := mesh.Draft{Kind: mesh.KindGrant, Payload: encodeCarried(key, e)}
-		if e.Author != from {
-			return nil, fmt.Errorf("grant in the name of %v", e.Author)
-		}
-		if _, err := parseGrant(r.id.ID(), d.Payload, r.member.Secret.MeshID()); err != nil {
-			return nil, err
-		}
-		ds = append(ds, d)
+	if err := r.mayTake(); err != nil {
+		return err
 	}
-	return ds, nil
+	ds, err := r.acceptance(b, key, g)
+	if err != nil || len(ds) == 0 {
+		return err
+	}
+	_, err = r.mesh.Append(ds...)
+	return err
 }
 
 func (r *Router) identityOf(id peer.ID) ([]byte, error) {
@@ -175,16 +207,14 @@ func (r *Router) identityOf(id peer.ID) ([]byte, error) {
 	return nil, fmt.Errorf("the identity key of %v is not known", id)
 }
 
-// gatherSpace gets this host a part of the ring as soon as it has joined, so
-// that containers can be attached here while everybody else is out of reach.
+// gatherSpace gets this host a part of the ring whenever it has none: as soon as
+// it has joined, so that containers can be attached here while everybody else is
+// out of reach, and when it finds that its part was taken over.
 func (r *Router) gatherSpace(ctx context.Context) error {
 	tick := time.NewTicker(askEvery)
 	defer tick.Stop()
 	for {
-		if r.hasSpace() {
-			return nil
-		}
-		if ring, err := r.ringNow(); err == nil && ring.Seeded() {
+		if ring, err := r.ringNow(); err == nil && ring.Seeded() && !r.hasSpace() && r.mayTake() == nil {
 			if _, err := r.ask(ctx, r.defaultSubnet()); err != nil && ctx.Err() == nil {
 				r.log.Debug("ask for address space", "err", err)
 			}
@@ -207,9 +237,7 @@ func (r *Router) allocate(ctx context.Context, key string, subnet netip.Prefix) 
 	counted := false
 	defer func() {
 		if counted {
-			r.mu.Lock()
-			r.allocating--
-			r.mu.Unlock()
+			r.waitsForSpace(-1, 0)
 		}
 	}()
 	tick := time.NewTicker(askEvery)
@@ -219,7 +247,7 @@ func (r *Router) allocate(ctx context.Context, key string, subnet netip.Prefix) 
 	}
 	for {
 		again := r.passes.next()
-		if al, isNew, err := r.tryAllocate(key, subnet); err == nil || !errors.Is(err, ipam.ErrNoSpace) && !errors.Is(err, ipam.ErrNotReady) {
+		if al, isNew, err := r.tryAllocate(key, subnet); err == nil || !waits(err) {
 			return al, isNew, err
 		} else if errors.Is(err, ipam.ErrNoSpace) {
 			want := subnet
@@ -232,9 +260,7 @@ func (r *Router) allocate(ctx context.Context, key string, subnet netip.Prefix) 
 		}
 		if !counted {
 			counted = true
-			r.mu.Lock()
-			r.allocating++
-			r.mu.Unlock()
+			r.waitsForSpace(1, 0)
 		}
 		select {
 		case <-ctx.Done():
@@ -255,16 +281,38 @@ func (r *Router) tryAllocate(key string, subnet netip.Prefix) (ipam.Allocation, 
 		return ipam.Allocation{}, false, ipam.ErrNotReady
 	}
 	al, isNew, err := r.alloc.Allocate(key, subnet)
-	if err != nil && !errors.Is(err, ipam.ErrNoSpace) && !errors.Is(err, ipam.ErrNotReady) {
+	if err != nil && !waits(err) {
 		return al, false, &Error{Err: err, Code: 400, Tip: "`weft status ipam` shows the range"}
 	}
 	return al, isNew, err
 }
 
+// waits says that an allocation failed for now: it is tried again.
+func waits(err error) bool {
+	return errors.Is(err, ipam.ErrNoSpace) || errors.Is(err, ipam.ErrNotReady) || errors.Is(err, ipam.ErrUnproven)
+}
+
+// waitsForSpace counts the calls that wait for addresses, and those that wait
+// until there are any.
+func (r *Router) waitsForSpace(allocating, priming int) {
+	r.mu.Lock()
+	r.allocating += allocating
+	r.priming += priming
+	switch wanted := r.allocating+r.priming > 0; {
+	case !wanted:
+		r.wantedSince = time.Time{}
+	case r.wantedSince.IsZero():
+		r.wantedSince = time.Now()
+		time.AfterFunc(patience+10*time.Millisecond, r.Poke)
+	}
+	r.mu.Unlock()
+	r.Poke()
+}
+
 // hasSpace says whether addresses can be allocated here.
 func (r *Router) hasSpace() bool {
-	ring, err := r.ringNow()
-	return err == nil && len(ring.Owned(ipam.Owner(r.id.ID()))) > 0
+	b, err := r.booksNow()
+	return err == nil && len(b.ledger.Usable()) > 0
 }
 
 // prime waits until addresses can be allocated.
@@ -273,15 +321,30 @@ func (r *Router) prime(ctx context.Context) error {
 		return &Error{Msg: "this router was launched without an address range and allocates nothing", Code: 409,
 			Tip: "name addresses yourself: weft attach ip:192.0.2.1/24 CONTAINER"}
 	}
+	r.waitsForSpace(0, 1)
+	defer r.waitsForSpace(0, -1)
+	tick := time.NewTicker(askEvery)
+	defer tick.Stop()
 	for {
 		again := r.passes.next()
-		if r.hasSpace() {
-			return nil
+		if !r.isUnproven() {
+			if r.hasSpace() {
+				return nil
+			}
+			if r.beginning.observer { // which has asked for none yet
+				if _, err := r.ask(ctx, r.defaultSubnet()); err != nil && ctx.Err() == nil {
+					r.log.Debug("ask for address space", "err", err)
+				}
+				if r.hasSpace() {
+					return nil
+				}
+			}
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-again:
+		case <-tick.C:
 		}
 	}
 }

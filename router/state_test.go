@@ -55,7 +55,7 @@ func TestTheStateFileClosesUnderTheAPI(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &Router{db: db, attached: map[string]*attachment{}}
+	r := &Router{db: &markedDB{DB: db}, attached: map[string]*attachment{}}
 	for range 2 {
 		if err := r.Close(); err != nil {
 			t.Error(err)

@@ -24,6 +24,7 @@ func (r *Router) Report() Report {
 	names := nicknames(st)
 	rep := Report{Version: r.o.Version, Router: r.routerReport(v, st, names)}
 	rep.IPAM = r.ipamReport(st, names)
+	rep.Router.Notices = append(rep.Router.Notices, r.spaceNotices(v, st)...)
 	if r.o.NoIPAM {
 		rep.IPAM.Status = "off (launched with an empty --ipalloc-range)"
 	}
@@ -190,23 +191,27 @@ func (r *Router) ipamReport(st *mesh.State, names map[peer.ID]string) *IPAMRepor
 	if !r.defaultSubnet().IsValid() {
 		rep.DefaultSubnet = ""
 	}
-	ring, err := r.ringNow()
+	b, err := r.booksNow()
 	if errors.Is(err, ipam.ErrNotReady) {
 		rep.Status = "awaiting the founder of the mesh"
 		return rep
 	}
+	ring := b.ledger.Ring()
 	rep.Range = ring.Whole().String()
 	reachable := map[ipam.Owner]bool{}
 	for _, h := range st.Hosts {
 		reachable[ipam.Owner(h.ID)] = h.Self || h.Liveness == mesh.Alive
 	}
 	r.mu.Lock()
-	waiting := r.allocating > 0
+	waiting, priming, unproven := r.allocating > 0, r.priming > 0, r.unproven
 	active := 0
 	if r.alloc != nil {
 		active = len(r.alloc.All())
 	}
 	r.mu.Unlock()
+	for _, o := range b.ledger.Electors() {
+		rep.Electors = append(rep.Electors, label(peer.ID(o).String(), names[peer.ID(o)]))
+	}
 	mine, anyOther := false, false
 	for _, s := range ring.Shares() {
 		if s.Owner == (ipam.Owner{}) {
@@ -214,7 +219,7 @@ func (r *Router) ipamReport(st *mesh.State, names map[peer.ID]string) *IPAMRepor
 		}
 		o := OwnerReport{ID: peer.ID(s.Owner).String(), Nickname: names[peer.ID(s.Owner)], IPs: s.Addresses, Percent: 100 * s.Fraction, Active: -1, Reachable: reachable[s.Owner]}
 		if peer.ID(s.Owner) == r.id.ID() {
-			o.Active, mine = active, true
+			o.Active, mine = active, len(b.ledger.Usable()) > 0
 		} else {
 			anyOther = anyOther || o.Reachable
 		}
@@ -223,23 +228,79 @@ func (r *Router) ipamReport(st *mesh.State, names map[peer.ID]string) *IPAMRepor
 	slices.SortFunc(rep.Owners, func(a, b OwnerReport) int {
 		return cmp.Or(-cmp.Compare(boolInt(a.ID == r.id.ID().String()), boolInt(b.ID == r.id.ID().String())), cmp.Compare(a.Nickname, b.Nickname), cmp.Compare(a.ID, b.ID))
 	})
+	first, named := b.ledger.Beginning()
 	switch {
+	case unproven:
+		rep.Status = "waiting to hear from another host, since this one's state may not be the latest - 'prime --alone' goes on without"
+	case !ring.Seeded() && named:
+		rep.Status = "awaiting the hosts that are to seed the range"
+		if _, missing := r.beginning.owners(st); len(missing) > 0 && st.Founding.Founder == st.Self {
+			rep.Status += ": " + strings.Join(missing, ", ")
+		}
+	case !ring.Seeded() && first > 0:
+		rep.Status = fmt.Sprintf("awaiting consensus (quorum: %d, known: %d)", first/2+1, len(b.ledger.Electors()))
 	case !ring.Seeded():
 		rep.Status = "awaiting the founder of the mesh"
 	case waiting && !mine && !anyOther:
 		rep.Status = "all IP ranges owned by unreachable peers - use 'rmpeer' if they are dead"
 	case waiting:
 		rep.Status = "waiting for IP(s) to become available"
+	case !mine && r.beginning.observer && !priming:
+		rep.Status = "idle"
 	case !mine:
 		rep.Status = "priming"
 	default:
 		rep.Status = "ready"
 	}
-	_, conflicts := ipam.NewRing(ring.Whole(), r.foldNow(st).Grants)
-	for _, c := range conflicts {
-		rep.Conflicts = append(rep.Conflicts, fmt.Sprintf("%v was granted both to %v and to %v", c.Prefix, peer.ID(c.A), peer.ID(c.B)))
+	for _, c := range b.ledger.Conflicts() {
+		rep.Conflicts = append(rep.Conflicts, conflictText(c, func(o ipam.Owner) string { return r.show(st, o) }))
 	}
 	return rep
+}
+
+// conflictText says what two hosts both believe to own, and the way out.
+func conflictText(c ipam.Conflict, show func(ipam.Owner) string) string {
+	if c.From.IsZero() {
+		return fmt.Sprintf("%v was seeded twice, by %s and by %s; %s's counts: run `weft reset --force` on %s and launch it anew", c.Prefix, show(c.A), show(c.B), show(c.A), show(c.B))
+	}
+	return fmt.Sprintf("%s has granted %v both to %s, whose it is, and to %s, which has to attach its containers there again: was an old state put back?", show(c.From), c.Prefix, show(c.A), show(c.B))
+}
+
+// spaceNotices are what an operator should know about this host's part of the
+// range.
+func (r *Router) spaceNotices(v *view, st *mesh.State) []string {
+	var out []string
+	if v.Ledger == nil {
+		return nil
+	}
+	if s := r.beginning.differs(v.Ledger); s != "" && st.Founding.Founder != st.Self {
+		out = append(out, s)
+	}
+	if r.damaged != "" {
+		out = append(out, r.damaged)
+	}
+	r.mu.Lock()
+	if r.unproven {
+		out = append(out, "this host's state may not be the latest ("+r.unprovenBy+"): it gives out no addresses before it has heard from another host; `weft prime --alone` goes on without")
+	}
+	names := map[string]string{}
+	for k, a := range r.attached {
+		if names[k] = shortKey(k); a.Name != "" {
+			names[k] = a.Name
+		}
+	}
+	r.mu.Unlock()
+	if t, ok := v.Ledger.Lost(); ok {
+		for _, s := range v.Stray {
+			out = append(out, fmt.Sprintf("%s is out of reach: its address %v is %s's, which took over while this host was away; detach and attach it again", names[s.Container], s.Addr.Addr(), r.show(st, t.To)))
+		}
+	}
+	for _, t := range v.Ledger.Takeovers() {
+		if t.Forced {
+			out = append(out, fmt.Sprintf("%s took over from %s by force, without a majority", r.show(st, t.To), r.show(st, t.From)))
+		}
+	}
+	return out
 }
 
 func (r *Router) dnsReport(st *mesh.State) *DNSReport {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -69,6 +70,7 @@ func (r *Router) reset(ctx context.Context, force bool) (warn []string, err erro
 	ctx = context.WithoutCancel(ctx)
 	defer r.end()
 	errs := r.detachAll(ctx)
+	r.leaveCouncil(ctx)
 	if !taker.IsZero() {
 		if err := r.handOver(ctx, taker); err != nil {
 			r.log.Warn("hand address space over", "peer", taker.String(), "err", err)
@@ -160,35 +162,62 @@ func (r *Router) detachAll(ctx context.Context) []error {
 // has the grants on disk. They are in this host's log in any case: a taker that
 // does not answer now finds them there.
 func (r *Router) handOver(ctx context.Context, to peer.ID) error {
-	es, err := r.grantAll(to)
-	if err != nil || len(es) == 0 {
+	g, err := r.grantAll(to)
+	if err != nil || len(g.Grants) == 0 {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	_, err = r.mesh.Call(ctx, to, methodHand, encodeEntries(es))
+	_, err = r.mesh.Call(ctx, to, methodHand, g.encode())
 	return err
 }
 
-func (r *Router) grantAll(to peer.ID) ([]mesh.Entry, error) {
+// grantAll gives away all that this host may use. What proves it goes with it,
+// and what this host has ever given or voted: its log will go.
+func (r *Router) grantAll(to peer.ID) (gift, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	ring, err := r.ringNow() // under mu: no grant may come between
+	b, err := r.booksNow() // under mu: no grant may come between
 	if err != nil {
-		return nil, err
+		return gift{}, err
 	}
 	var ds []mesh.Draft
-	for _, g := range ipam.HandOver(ring, ipam.Owner(r.id.ID()), ipam.Owner(to)) {
+	for _, g := range b.ledger.HandOver(ipam.Owner(to)) {
 		b, err := encodeGrant(g)
 		if err != nil {
-			return nil, err
+			return gift{}, err
 		}
 		ds = append(ds, mesh.Draft{Kind: mesh.KindGrant, Payload: b})
 	}
 	if len(ds) == 0 {
-		return nil, nil
+		return gift{}, nil
 	}
-	return r.mesh.Append(ds...)
+	proofs := r.proofs(b, b.ledger.Usable(), to, true)
+	es, err := r.mesh.Append(ds...)
+	return gift{Grants: es, Proofs: proofs}, err
+}
+
+// leaveCouncil has the others decide without this host from now on. They can as
+// well do it later, by themselves, as long as they are a majority without it.
+func (r *Router) leaveCouncil(ctx context.Context) {
+	r.mu.Lock()
+	r.leaving = true
+	r.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	for {
+		again := r.passes.next()
+		b, err := r.booksNow()
+		if err != nil || r.isUnproven() || len(b.ledger.Electors()) < 2 || !slices.Contains(b.ledger.Electors(), ipam.Owner(r.id.ID())) {
+			return
+		}
+		r.Poke()
+		select {
+		case <-ctx.Done():
+			return
+		case <-again:
+		}
+	}
 }
 
 // bySpace are the other hosts, the one with most address space first.
@@ -218,24 +247,16 @@ func (r *Router) bySpace(ring *ipam.Ring) []mesh.Host {
 
 // take carries grants that another host made to this one when it was reset.
 func (r *Router) take(ctx context.Context, from peer.ID, body []byte) error {
-	es, err := parseEntries(body)
+	g, err := parseGift(body)
 	if err != nil {
 		return err
 	}
-	ds, err := r.carried(from, es)
-	if err != nil {
+	if err := r.carry(ctx, from, g); err != nil {
 		return err
 	}
 	r.mu.Lock()
-	if err = errResetting; !r.resetting { // else it would go with this host
-		_, err = r.mesh.Append(ds...)
-		r.promised = time.Time{}
-	}
+	r.promised = time.Time{}
 	r.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	_ = r.pass(ctx) // the grants are kept, whatever else ails the host
 	return nil
 }
 
@@ -261,8 +282,8 @@ func (r *Router) promise() error {
 func removeFiles(o Options) error {
 	var errs []error
 	for dir, patterns := range map[string][]string{
-		o.StateDir: {"identity", "identity.tmp-*", tokenFile, "." + tokenFile + "-*", "state.db"},
-		o.RunDir:   {"weft.lock", "weft.sock", ".s*", "router.log*", "device.log*", "device.pid*"},
+		o.StateDir: {"identity", "identity.tmp-*", tokenFile, "." + tokenFile + "-*", "state.db", "state.db.damaged-*"},
+		o.RunDir:   {"weft.lock", "weft.sock", ".s*", "router.log*", "device.log*", "device.pid*", markFile},
 	} {
 		if dir == "" {
 			continue

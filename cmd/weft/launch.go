@@ -46,6 +46,13 @@ asks for the password, and WEFT_TOKEN and WEFT_PASSWORD are read.
 
 A password that is easy to guess is refused, unless --weak-password forces it.
 
+A mesh that is founded gives the whole range to its founder, which hands parts
+of it to the others. With --ipalloc-init consensus=N the first N hosts share it,
+once a majority of them is there and agrees; with seed=HOST,… the hosts named do.
+Both are for the launch that founds; those that join take the mesh's way. A host
+launched as observer takes part in no decision and asks for addresses only when
+a container needs one.
+
 With --foreground the router ends with a signal, and its tunnel stays up until
 it is launched again, as after a crash: weft stop takes it down.
 
@@ -75,6 +82,7 @@ func (f *launchFlags) define(cmd *cobra.Command) {
 	fs.StringSliceVar(&f.o.Advertise, "advertise-address", nil, "address[:port] at which others reach this host (default found out)")
 	fs.StringVar(&f.ipallocRange, "ipalloc-range", router.DefaultRange.String(), "addresses to give to containers; empty: none are given")
 	fs.StringVar(&f.subnet, "ipalloc-default-subnet", "", "subnet for containers that name none (default the range)")
+	fs.StringVar(&f.o.Init, "ipalloc-init", "", "how a mesh that is founded shares out the range: consensus[=N], seed=HOST,… or observer (default: it begins with the founder)")
 	fs.BoolVar(&f.o.NoDiscovery, "no-discovery", false, "dial the peers given only, not every host that is remembered")
 	fs.BoolVar(&f.o.Resume, "resume", false, "also use the peers of the last run")
 	fs.BoolVar(&f.o.NoDNS, "no-dns", false, "serve no names")

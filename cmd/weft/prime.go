@@ -16,19 +16,30 @@ const (
 )
 
 func newPrimeCmd(a *app) *cobra.Command {
+	var alone bool
 	cmd := &cobra.Command{
-		Use:   "prime",
+		Use:   "prime [--alone]",
 		Short: "Wait until addresses can be allocated",
 		Long: `Returns when this host can allocate addresses. It may have to wait for the other
-hosts of the mesh; what it waits for is told after two seconds.`,
+hosts of the mesh; what it waits for is told after two seconds.
+
+A host that was rebooted, or whose state file is an older copy, gives out nothing
+new before another host has told it what it may have forgotten. If no other host
+can be reached, and this one's state is certain to be the latest, --alone goes on
+without. If it is not, addresses may be given twice.`,
 		Example: "  weft launch host1 && weft prime && weft attach web",
 		Args:    args(0, 0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.blocking(cmd.Context(), func(ctx context.Context) error {
-				return a.client().Do(ctx, "GET", "/ring", nil, nil)
+				path := "/ring"
+				if alone {
+					path += "?alone=true"
+				}
+				return a.client().Do(ctx, "GET", path, nil, nil)
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&alone, "alone", false, "take this host's state for the latest, without hearing from another host")
 	return a.socketFlags(cmd)
 }
 

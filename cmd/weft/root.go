@@ -67,7 +67,7 @@ Every flag has an environment default: that of --run-dir is WEFT_RUN_DIR.`,
 		}
 	}
 	add(groupRouter, newLaunchCmd(a), newStopCmd(a), newResetCmd(a), newStatusCmd(a), newReportCmd(a),
-		newConnectCmd(a), newForgetCmd(a), newTokenCmd(a), newPrimeCmd(a), newDemoCmd(a))
+		newConnectCmd(a), newForgetCmd(a), newRmpeerCmd(a), newTokenCmd(a), newPrimeCmd(a), newDemoCmd(a))
 	add(groupContainers, newAttachCmd(a), newDetachCmd(a), newPsCmd(a))
 	add(groupNames, newDNSArgsCmd(a), newDNSAddCmd(a), newDNSRemoveCmd(a), newDNSLookupCmd(a))
 	add("", newVersionCmd(a), newDeviceCmd(a), newRouterCmd(a), newDemoRespondCmd(), newDemoFetchCmd(a))

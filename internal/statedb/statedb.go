@@ -11,10 +11,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	"go.etcd.io/bbolt"
-	berrors "go.etcd.io/bbolt/errors"
 )
 
 // DB is an open state file.
@@ -31,12 +29,14 @@ func Open(path string) (*DB, error) {
 			return nil, fmt.Errorf("restrict state file: %w", err)
 		}
 	}
-	b, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second})
-	if errors.Is(err, berrors.ErrTimeout) {
-		return nil, ErrLocked
+	if err := verify(path); err != nil {
+		return nil, err
 	}
+	// The list of free pages is found anew at each start: one that was damaged on
+	// disk would have new data written over old.
+	b, err := openWritable(path)
 	if err != nil {
-		return nil, fmt.Errorf("open state file %s: %w", path, err)
+		return nil, err
 	}
 	// A new file is only there after a crash when its directory entry is.
 	if err := syncDir(filepath.Dir(path)); err != nil {
@@ -88,22 +88,43 @@ func (d *DB) Apply(bucket string, put map[string][]byte, del []string) error {
 		if err != nil {
 			return err
 		}
+		sum, err := getSum(tx, bucket, b)
+		if err != nil {
+			return err
+		}
 		for _, k := range del {
+			if old := b.Get([]byte(k)); old != nil {
+				sum ^= hash(k, old)
+			}
 			if err := b.Delete([]byte(k)); err != nil {
 				return err
 			}
 		}
 		for k, v := range put {
+			if old := b.Get([]byte(k)); old != nil {
+				sum ^= hash(k, old)
+			}
+			sum ^= hash(k, v)
 			if err := b.Put([]byte(k), v); err != nil {
 				return err
 			}
 		}
-		return nil
+		return putSum(tx, bucket, sum)
 	})
 	if err != nil {
 		return fmt.Errorf("write state bucket %s: %w", bucket, err)
 	}
 	return nil
+}
+
+// Sequence is the number of the last change. It grows with every Apply and is a
+// part of the file: a copy that is put back has the number that it had.
+func (d *DB) Sequence() (n uint64, err error) {
+	err = d.b.View(func(tx *bbolt.Tx) error { n = uint64(tx.ID()); return nil })
+	if err != nil {
+		return 0, fmt.Errorf("read the number of the last change: %w", err)
+	}
+	return n, nil
 }
 
 // Close releases the file and its lock.

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+
+	"github.com/spf13/cobra"
+)
+
+// removedPeer is what the router says of a takeover.
+type removedPeer struct {
+	Peer     string `json:"peer"`
+	Nickname string `json:"nickname,omitempty"`
+	IPs      uint64 `json:"ips"`
+	Forced   bool   `json:"forced,omitempty"`
+}
+
+const forceRisk = "if that host, or one that it has given space to, still runs somewhere, its addresses are given to others as well"
+
+func newRmpeerCmd(a *app) *cobra.Command {
+	var force, asJSON bool
+	cmd := &cobra.Command{
+		Use:   "rmpeer [--force] peer_id…",
+		Short: "Take over the address space of dead hosts",
+		Long: `Takes over the addresses of hosts that are dead and will not come back. A peer_id is
+a nickname or a peer ID. It is refused while the host is alive or was seen within
+the last minute, and without a majority of the hosts that own addresses which sees
+it failed. Only name a host that does not run any more: one that is merely cut off
+goes on using its addresses.
+
+With --force this host decides alone, at the operator's risk.`,
+		Example: "  weft rmpeer host3",
+		Args:    args(1, -1, "the hosts to remove"),
+		RunE: func(cmd *cobra.Command, names []string) error {
+			var out []removedPeer
+			var errs []error
+			for _, name := range names {
+				if force {
+					fmt.Fprintf(a.stderr, "weft: warning: taking over %s by force: %s\n", name, forceRisk)
+				}
+				r, err := a.rmpeer(cmd.Context(), name, force)
+				if err != nil {
+					errs = append(errs, err)
+					continue
+				}
+				if out = append(out, r); !asJSON {
+					fmt.Fprintf(a.stdout, "%d IPs taken over from %s\n", r.IPs, r.Peer)
+				}
+			}
+			if asJSON && len(out) > 0 {
+				errs = append(errs, a.printJSON(out))
+			}
+			return errors.Join(errs...)
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "take over without a majority")
+	jsonFlag(cmd, &asJSON)
+	return a.socketFlags(cmd)
+}
+
+func (a *app) rmpeer(ctx context.Context, name string, force bool) (r removedPeer, err error) {
+	path := "/peer/" + url.PathEscape(name)
+	if force {
+		path += "?force=true"
+	}
+	return r, a.client().Do(ctx, "DELETE", path, nil, &r)
+}

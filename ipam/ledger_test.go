@@ -1,0 +1,457 @@
+package ipam
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+)
+
+// table is some hosts that hear each other's facts at once, unless a test holds some back.
+type table struct {
+	t     *testing.T
+	whole netip.Prefix
+	facts []Fact
+	dead  map[Owner]bool
+	gone  map[Owner]bool
+	hosts []Owner
+	take  map[Owner]Value
+	named []Owner
+}
+
+func newTable(t *testing.T, n int, first Fact) *table {
+	w := &table{t: t, whole: pfx("10.0.0.0/24"), dead: map[Owner]bool{}, gone: map[Owner]bool{}, take: map[Owner]Value{}}
+	for i := range n {
+		w.hosts = append(w.hosts, host(i+1))
+	}
+	first.By = host(1)
+	w.facts = []Fact{first}
+	return w
+}
+
+func (w *table) ledger(self Owner) *Ledger { return NewLedger(self, host(1), w.whole, w.facts) }
+
+func (w *table) env(self Owner) Env {
+	e := Env{Alive: func(o Owner) bool { return !w.dead[o] }, Dead: func(o Owner) bool { return w.dead[o] || w.gone[o] }, Gone: func(o Owner) bool { return w.gone[o] },
+		Start: true, Take: w.take[self], Seeds: w.named}
+	for _, h := range w.hosts {
+		if !w.gone[h] {
+			e.Hosts = append(e.Hosts, h)
+		}
+	}
+	return e
+}
+
+// talk lets the living say what they have to, until all are silent.
+func (w *table) talk() {
+	for range 50 {
+		n := len(w.facts)
+		for _, h := range w.hosts {
+			if w.dead[h] || w.gone[h] {
+				continue
+			}
+			l := w.ledger(h)
+			for _, g := range l.Waiting() {
+				w.facts = append(w.facts, Fact{By: h, Kind: FactAccept, Grant: g})
+			}
+			w.facts = append(w.facts, l.Next(w.env(h))...)
+			if t := w.take[h]; t.Op != 0 && len(w.ledger(h).Takeovers()) > 0 {
+				delete(w.take, h)
+			}
+		}
+		if len(w.facts) == n {
+			return
+		}
+	}
+	w.t.Fatal("they talk without end")
+}
+
+func (w *table) give(from, to Owner, p string) Grant {
+	l := w.ledger(from)
+	g := l.lift([]Grant{{Prefix: pfx(p), From: from, To: to, Version: after(l.own().version(pfx(p)))}})[0]
+	w.facts = append(w.facts, Fact{By: from, Kind: FactGrant, Grant: g})
+	return g
+}
+
+// usable is what each host may use, by letter.
+func (w *table) usable(hosts ...Owner) string {
+	s := ""
+	for _, h := range hosts {
+		s += fmt.Sprintf("%s%v ", letter(h), w.ledger(h).Usable())
+	}
+	return s
+}
+
+func (w *table) want(what, got, want string) {
+	w.t.Helper()
+	if got != want {
+		w.t.Errorf("%s: %s, want %s", what, got, want)
+	}
+}
+
+func TestSeedGrants(t *testing.T) {
+	three := []Owner{host(1), host(2), host(3)}
+	for _, tc := range []struct {
+		whole string
+		hosts []Owner
+		want  string
+	}{
+		{"10.32.0.0/12", three, "A 0.375 B 0.3125 C 0.3125 "},
+		{"fd00::/48", three, "A 0.375 B 0.3125 C 0.3125 "},
+		{"10.0.0.0/30", three, "A 0.5 B 0.25 C 0.25 "},
+		{"10.0.0.0/31", three, "A 0.5 B 0.5 "},
+		{"10.32.0.0/12", three[:1], "A 1 "},
+	} {
+		r, conflicts := NewRing(pfx(tc.whole), seedGrants(pfx(tc.whole), tc.hosts))
+		got := ""
+		for _, s := range r.Shares() {
+			got += fmt.Sprintf("%s %v ", letter(s.Owner), s.Fraction)
+		}
+		if got != tc.want || len(conflicts) > 0 {
+			t.Errorf("%s: %s, want %s; %v", tc.whole, got, tc.want, conflicts)
+		}
+	}
+	var many []Owner
+	for i := range MaxElectors {
+		many = append(many, host(i+1))
+	}
+	r, _ := NewRing(pfx("10.32.0.0/12"), seedGrants(pfx("10.32.0.0/12"), many))
+	for _, s := range r.Shares() {
+		if s.Fraction != 1./MaxElectors {
+			t.Errorf("%d hosts share unequally: %v", MaxElectors, s)
+		}
+	}
+}
+
+func TestRingBeginsByConsensus(t *testing.T) {
+	w := newTable(t, 5, Fact{Kind: FactInit, First: 3})
+	w.dead[host(2)], w.dead[host(3)], w.dead[host(4)], w.dead[host(5)] = true, true, true, true
+	w.talk()
+	if l := w.ledger(host(1)); l.Ring().Seeded() || len(l.Electors()) != 1 {
+		t.Errorf("a founder alone has begun: %v", l.Electors())
+	}
+	w.dead[host(2)] = false
+	w.talk()
+	if l := w.ledger(host(1)); l.Ring().Seeded() || len(l.Electors()) != 2 {
+		t.Errorf("with two of three, and nobody in want, it has begun: %v", l.Electors())
+	}
+	w.dead[host(3)], w.dead[host(4)] = false, false
+	w.talk()
+	l := w.ledger(host(4))
+	if !slices.Equal(l.Seeds(), []Owner{host(1), host(2), host(3)}) {
+		t.Errorf("seeds are %v", l.Seeds())
+	}
+	// The fourth, once it owns something, may decide, too. The founder's own seed counts for nothing.
+	w.facts = append(w.facts, Fact{By: host(1), Kind: FactGrant, Grant: Seed(w.whole, host(1))})
+	w.give(host(1), host(4), "10.0.0.64/28")
+	w.talk()
+	if l := w.ledger(host(2)); len(l.Electors()) != 4 || letter(l.Ring().Owner(netip.MustParseAddr("10.0.0.70"))) != "D" || len(l.Conflicts()) > 0 {
+		t.Errorf("electors %v\n%s%v", l.Electors(), show(l.Ring()), l.Conflicts())
+	}
+}
+
+func TestRingBeginsWithTheNamed(t *testing.T) {
+	w := newTable(t, 3, Fact{Kind: FactInit, First: 2, Named: true})
+	w.talk()
+	if w.ledger(host(1)).Ring().Seeded() {
+		t.Error("it has begun before the named were known")
+	}
+	w.named = []Owner{host(2), host(3)}
+	w.talk()
+	w.want("usable", w.usable(w.hosts...), "A[] B[10.0.0.0/25] C[10.0.0.128/25] ")
+}
+
+// threeOwners is a mesh whose founder has given parts to two others.
+func threeOwners(t *testing.T, n int) *table {
+	w := newTable(t, n, Fact{Kind: FactGrant, Grant: Seed(pfx("10.0.0.0/24"), host(1))})
+	w.give(host(1), host(2), "10.0.0.128/25")
+	w.talk()
+	w.give(host(2), host(3), "10.0.0.192/26")
+	w.talk()
+	if l := w.ledger(host(1)); len(l.Electors()) != 3 {
+		t.Fatalf("electors are %v", l.Electors())
+	}
+	return w
+}
+
+func (w *table) rmpeer(by, dead int) {
+	w.take[host(by)] = Value{OpTake, []Owner{host(dead), host(by)}}
+}
+
+func TestTakeover(t *testing.T) {
+	w := threeOwners(t, 3)
+	w.rmpeer(1, 3)
+	w.talk()
+	if len(w.ledger(host(1)).Takeovers()) != 0 {
+		t.Fatal("a living host was taken over")
+	}
+	w.dead[host(3)] = true
+	w.rmpeer(2, 3) // and the other operator does the same
+	w.talk()
+	l := w.ledger(host(1))
+	if len(l.Takeovers()) != 1 || len(l.Electors()) != 2 {
+		t.Fatalf("takeovers %v, electors %v", l.Takeovers(), l.Electors())
+	}
+	w.want("the dead host's part", letter(l.Ring().Owner(netip.MustParseAddr("10.0.0.200"))), letter(l.Takeovers()[0].To))
+	// It comes back, knows what it has lost, and gets a new part that counts.
+	w.dead[host(3)] = false
+	w.want("usable at its return", w.usable(host(3)), "C[] ")
+	if _, lost := w.ledger(host(3)).Lost(); !lost {
+		t.Error("it does not know what it has lost")
+	}
+	w.talk()
+	w.give(host(1), host(3), "10.0.0.64/26")
+	w.talk()
+	w.want("usable", w.usable(host(3)), "C[10.0.0.64/26] ")
+	if e := w.ledger(host(2)).Electors(); len(e) != 3 {
+		t.Errorf("it decides nothing any more: %v", e)
+	}
+}
+
+func TestTakeoverNeedsAMajority(t *testing.T) {
+	w := threeOwners(t, 3)
+	w.dead[host(3)], w.dead[host(2)] = true, true
+	w.rmpeer(1, 3)
+	for range 5 {
+		w.facts = append(w.facts, w.ledger(host(1)).Next(w.env(host(1)))...)
+	}
+	if n := len(w.ledger(host(1)).Takeovers()); n > 0 {
+		t.Fatal("one of three has taken over")
+	}
+	w.facts = append(w.facts, w.ledger(host(1)).Force(host(3)))
+	w.take = map[Owner]Value{}
+	w.talk()
+	w.want("by force", w.usable(host(1)), "A[10.0.0.0/25 10.0.0.192/26] ")
+}
+
+// The dead host has given a part away that the others do not know of: to one that they wait for, or to one that has not taken it.
+func TestTakeoverWaitsForTheUnheard(t *testing.T) {
+	w := threeOwners(t, 4)
+	w.dead[host(4)] = true // out of reach, not dead, and no elector
+	g := w.give(host(3), host(4), "10.0.0.224/27")
+	w.facts = w.facts[:len(w.facts)-1] // nobody hears of it
+	w.dead[host(3)] = true
+	w.rmpeer(1, 3)
+	w.talk()
+	w.want("before the fourth has spoken", w.usable(host(1)), "A[10.0.0.0/25] ")
+	if u := w.ledger(host(1)).Unheard(1, w.env(host(1))); !slices.Equal(u, []Owner{host(4)}) {
+		t.Errorf("unheard: %v", u)
+	}
+	w.dead[host(3)] = false
+	w.want("the dead host, if it came back now", w.usable(host(3)), "C[] ")
+	if gs := append(w.ledger(host(3)).Donate(host(2), none, netip.Prefix{}), w.ledger(host(3)).HandOver(host(2))...); len(gs) > 0 {
+		t.Errorf("it gives away what it has lost: %v", gs)
+	}
+	w.dead[host(3)] = true
+	before := slices.Clone(w.facts)
+	// It has taken the part in time: it keeps it.
+	w.facts = append(w.facts, Fact{By: host(4), Kind: FactAccept, Grant: g})
+	w.dead[host(4)] = false
+	w.talk()
+	w.want("it has taken it", w.usable(host(1), host(4)), "A[10.0.0.0/25 10.0.0.192/27] D[10.0.0.224/27] ")
+	// It has not: it may not any more.
+	w.facts = append(before, Fact{By: host(3), Kind: FactGrant, Grant: g})
+	if l := w.ledger(host(4)); l.MayAccept(g) || len(l.Waiting()) > 0 {
+		t.Error("what the dead host gave may be taken after its takeover is known")
+	}
+	w.talk()
+	w.want("it has not taken it", w.usable(host(1), host(4)), "A[10.0.0.0/25 10.0.0.192/26] D[] ")
+	// It is dead itself, and taken over: nobody waits for it.
+	w.facts = before
+	w.dead[host(4)] = true
+	w.facts = append(w.facts, w.ledger(host(2)).Force(host(4)))
+	w.talk()
+	w.want("it is dead", w.usable(host(1)), "A[10.0.0.0/25 10.0.0.192/26] ")
+	// What it says after that does not change whose the part is.
+	w.facts = append(w.facts, Fact{By: host(4), Kind: FactAccept, Grant: g})
+	w.dead[host(4)] = false
+	w.talk()
+	w.want("it came back", w.usable(host(1), host(2), host(4)), "A[10.0.0.0/25 10.0.0.192/26] B[10.0.0.128/26] D[] ")
+}
+
+// A host that came back while it was being taken over has to say that it knows, before anybody uses what it had.
+func TestTakeoverOfOneThatReturns(t *testing.T) {
+	w := threeOwners(t, 3)
+	w.dead[host(3)] = true
+	w.rmpeer(1, 3)
+	for range 20 {
+		for _, h := range w.hosts[:2] {
+			w.facts = append(w.facts, w.ledger(h).Next(w.env(h))...)
+		}
+		if len(w.ledger(host(1)).Takeovers()) > 0 {
+			break
+		}
+	}
+	w.dead[host(3)] = false // and it has not heard of it yet
+	w.facts = slices.DeleteFunc(w.facts, func(f Fact) bool {
+		return f.Kind == FactSeen || f.Kind == FactTook || f.Kind == FactAccept && f.Grant.Takeover()
+	})
+	for range 5 {
+		for _, h := range w.hosts[:2] {
+			w.facts = append(w.facts, w.ledger(h).Next(w.env(h))...)
+		}
+	}
+	w.want("before it knows", w.usable(host(1), host(2)), "A[10.0.0.0/25] B[10.0.0.128/26] ")
+	w.talk()
+	w.want("when it knows", w.usable(host(1), host(3)), "A[10.0.0.0/25 10.0.0.192/26] C[] ")
+}
+
+// A taker that dies before it has taken anything leaves it to whoever takes over from it.
+func TestTakeoverOfATaker(t *testing.T) {
+	w := threeOwners(t, 4)
+	w.dead[host(4)], w.dead[host(3)] = true, true
+	w.rmpeer(2, 3)
+	w.talk() // decided, and not in force: the fourth is unheard
+	w.dead[host(4)], w.dead[host(2)] = false, true
+	w.facts = append(w.facts, w.ledger(host(1)).Force(host(2)))
+	w.talk()
+	w.want("all that is dead", w.usable(host(1)), "A[10.0.0.0/24] ")
+}
+
+func TestDepartedElectors(t *testing.T) {
+	w := threeOwners(t, 3)
+	w.gone[host(2)] = true
+	w.talk()
+	if e := w.ledger(host(1)).Electors(); !slices.Equal(e, []Owner{host(1), host(3)}) {
+		t.Errorf("electors are %v", e)
+	}
+}
+
+func TestFactsOnTheWire(t *testing.T) {
+	a, b := host(1), host(2)
+	g := Grant{Prefix: pfx("10.0.0.0/25"), From: a, To: b, Version: 2}
+	take := Value{OpTake, []Owner{a, b}}
+	for _, f := range []Fact{
+		{By: a, Kind: FactGrant, Grant: g}, {By: b, Kind: FactAccept, Grant: g},
+		{By: b, Kind: FactAccept, Grant: Grant{Prefix: pfx("fd00::/64"), From: a, To: b, Version: takeoverStep}},
+		{By: a, Kind: FactInit, First: 3, Named: true}, {By: a, Kind: FactStand}, {By: a, Kind: FactSeen, Count: 7}, {By: a, Kind: FactTook, Count: 1},
+		{By: b, Kind: FactVote, Vote: Vote{Instance: 4, Promised: Ballot{3, b}, Intent: take, Accepted: Ballot{2, a}, Value: Value{OpAdd, []Owner{b}}}},
+		{By: b, Kind: FactVote, Vote: Vote{Instance: 4, Promised: Ballot{3, a}}},
+		{By: b, Kind: FactForce, Vote: Vote{Instance: 9, Value: take}},
+	} {
+		wire, err := f.AppendBinary(nil)
+		if err != nil {
+			t.Errorf("%+v: %v", f, err)
+			continue
+		}
+		got, err := ParseFact(f.By, wire)
+		if err != nil || fmt.Sprint(got) != fmt.Sprint(f) {
+			t.Errorf("%+v came back as %+v, %v", f, got, err)
+		}
+		for i := range wire {
+			if _, err := ParseFact(f.By, wire[:i]); err == nil {
+				t.Errorf("kind %d cut to %d bytes was taken", f.Kind, i)
+			}
+		}
+	}
+	for what, f := range map[string]Fact{
+		"a grant of another's":              {By: b, Kind: FactGrant, Grant: g},
+		"an accept of another's":            {By: a, Kind: FactAccept, Grant: g},
+		"a takeover's version in a grant":   {By: a, Kind: FactGrant, Grant: Grant{Prefix: g.Prefix, From: a, To: b, Version: takeoverStep}},
+		"a forced takeover for another":     {By: a, Kind: FactForce, Vote: Vote{Instance: 1, Value: take}},
+		"a vote that goes back":             {By: b, Kind: FactVote, Vote: Vote{Instance: 1, Promised: Ballot{1, a}, Accepted: Ballot{2, a}, Value: take}},
+		"an acceptance of nothing":          {By: b, Kind: FactVote, Vote: Vote{Instance: 1, Promised: Ballot{1, a}, Accepted: Ballot{1, a}}},
+		"an intent in another's ballot":     {By: b, Kind: FactVote, Vote: Vote{Instance: 1, Promised: Ballot{1, a}, Intent: take}},
+		"a value with a host twice":         {By: b, Kind: FactVote, Vote: Vote{Instance: 1, Promised: Ballot{1, b}, Intent: Value{OpAdd, []Owner{a, a}}}},
+		"a beginning with too many":         {By: a, Kind: FactInit, First: MaxElectors + 1},
+		"a kind that nobody knows (writes)": {By: a, Kind: 99},
+	} {
+		if _, err := f.AppendBinary(nil); err == nil {
+			t.Errorf("%s was encoded", what)
+		}
+	}
+}
+
+// A decision that a forged or doubled vote would bring about does not come about; see also TestVotesOfStrangers.
+func TestOnlyTheFounderSaysHowItBegins(t *testing.T) {
+	w := newTable(t, 2, Fact{Kind: FactGrant, Grant: Seed(pfx("10.0.0.0/24"), host(1))})
+	w.facts = append(w.facts, Fact{By: host(2), Kind: FactInit, First: 2}, Fact{By: host(2), Kind: FactGrant, Grant: Seed(w.whole, host(2))})
+	l := w.ledger(host(2))
+	if first, _ := l.Beginning(); first != 0 || letter(l.Ring().Owner(netip.MustParseAddr("10.0.0.1"))) != "A" || len(l.Conflicts()) > 0 {
+		t.Errorf("another than the founder has begun the ring: %s%v", show(l.Ring()), l.Conflicts())
+	}
+	// A takeover that nobody has decided brings nothing.
+	w.facts = append(w.facts, Fact{By: host(2), Kind: FactAccept, Grant: Grant{Prefix: w.whole, From: host(1), To: host(2), Version: takeoverStep}})
+	w.want("a takeover without a decision", w.usable(host(1), host(2)), "A[10.0.0.0/24] B[] ")
+}
+
+func FuzzParseFact(f *testing.F) {
+	for _, x := range []Fact{
+		{By: host(1), Kind: FactVote, Vote: Vote{Instance: 4, Promised: Ballot{3, host(1)}, Intent: Value{OpAdd, []Owner{host(2)}}}},
+		{By: host(1), Kind: FactGrant, Grant: Grant{Prefix: pfx("10.0.0.0/25"), From: host(1), To: host(2), Version: 2}},
+		{By: host(1), Kind: FactInit, First: 3},
+	} {
+		b, err := x.AppendBinary(nil)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		x, err := ParseFact(host(1), b)
+		if err != nil {
+			return
+		}
+		again, err := x.AppendBinary(nil)
+		if err != nil || string(again) != string(b) {
+			t.Errorf("%x is %x when it is written again: %v", b, again, err)
+		}
+		NewLedger(host(2), host(1), pfx("10.0.0.0/24"), []Fact{x, x})
+	})
+}
+
+// What was given counts for the taker when it has said that it takes it.
+func TestGrantsAreUsedWhenAccepted(t *testing.T) {
+	w := threeOwners(t, 4)
+	g := w.give(host(1), host(4), "10.0.0.64/26")
+	w.want("before", w.usable(host(1), host(4)), "A[10.0.0.0/26] D[] ")
+	if got := w.ledger(host(4)).Waiting(); !slices.Equal(got, []Grant{g}) {
+		t.Errorf("waiting: %v", got)
+	}
+	w.talk()
+	w.want("after", w.usable(host(1), host(4)), "A[10.0.0.0/26] D[10.0.0.64/26] ")
+}
+
+// Takeovers come into force one after the other: what two dead hosts have given each other is not taken twice.
+func TestTakeoversInTurn(t *testing.T) {
+	w := threeOwners(t, 5)
+	w.give(host(1), host(4), "10.0.0.64/26")
+	w.give(host(1), host(5), "10.0.0.32/27")
+	w.talk() // five electors
+	// The fourth gives the fifth something that only the second hears of, later; both die.
+	g := w.give(host(4), host(5), "10.0.0.96/27")
+	late := []Fact{w.facts[len(w.facts)-1], {By: host(5), Kind: FactAccept, Grant: g}}
+	w.facts = w.facts[:len(w.facts)-1]
+	w.dead[host(4)] = true
+	w.dead[host(5)] = true
+	w.rmpeer(1, 4)
+	w.talk()
+	w.rmpeer(2, 5)
+	for range 60 {
+		n := len(w.facts)
+		for _, h := range w.hosts[:3] {
+			fs := w.ledger(h).Next(w.env(h))
+			if h == host(1) { // whose turn it is, and who is slow
+				fs = slices.DeleteFunc(fs, func(f Fact) bool { return f.Kind == FactTook || f.Kind == FactAccept })
+			}
+			w.facts = append(w.facts, fs...)
+		}
+		if len(w.facts) == n {
+			break
+		}
+	}
+	if n := len(w.ledger(host(2)).Takeovers()); n != 2 {
+		t.Fatalf("%d takeovers are decided", n)
+	}
+	// The first takes its part without knowing of the gift; the second, who knows, must not have taken that before.
+	second := NewLedger(host(2), host(1), w.whole, append(slices.Clone(w.facts), late...))
+	for _, f := range second.Next(w.env(host(2))) {
+		if f.Kind == FactTook {
+			t.Error("the second has not waited for its turn")
+		}
+	}
+	w.talk()
+	w.facts = append(w.facts, late...)
+	w.talk()
+	w.want("usable", w.usable(host(1), host(2)), "A[10.0.0.0/27 10.0.0.64/26] B[10.0.0.32/27 10.0.0.128/26] ")
+}

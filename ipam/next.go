@@ -1,0 +1,240 @@
+package ipam
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// Env is what a host knows besides the facts, at one moment.
+type Env struct {
+	Hosts []Owner          // all members that are known and have not departed, self included
+	Alive func(Owner) bool // in reach now; true for self
+	Dead  func(Owner) bool // out of reach for so long, or departed, that its space may be taken over
+	Gone  func(Owner) bool // has departed, by its own word
+
+	Observer bool    // self does not stand for the council
+	Leaving  bool    // self is about to depart
+	Wanted   bool    // somebody waits for addresses, and has for a moment
+	Seeds    []Owner // the founder names them, all are known
+	Take     Value   // a takeover that the operator wants, none for nothing
+	Start    bool    // it is time to begin a ballot, if there is something to decide
+}
+
+// Next returns what self has to say now: facts for its own log, in this order. A host that cannot prove that it knows its own past must
+// not ask: a vote that contradicts a forgotten one would break the others' decisions.
+func (l *Ledger) Next(e Env) []Fact {
+	var out []Fact
+	say := func(f Fact) {
+		f.By = l.self
+		out = append(out, f)
+	}
+	if !e.Observer && !e.Leaving && !l.stands[l.self] {
+		say(Fact{Kind: FactStand})
+	}
+	if n := l.known(e); n > l.seen[l.self] {
+		say(Fact{Kind: FactSeen, Count: n})
+		return out // what follows from it comes when it is on disk
+	}
+	for i, t := range l.takeovers {
+		if n := uint32(i + 1); t.To == l.self && l.Pending(n) && (t.Forced || len(l.Unheard(n, e)) == 0 && l.inTurn(i)) {
+			for _, g := range l.spoils(i) {
+				say(Fact{Kind: FactAccept, Grant: g})
+			}
+			say(Fact{Kind: FactTook, Count: n})
+			break // the next one sees what this one has taken
+		}
+	}
+	if v, ok := l.open.step(l.self, l.wish(e), e.Start, func(by Owner, v Value) bool { return l.agree(e, by, v) }); ok {
+		say(Fact{Kind: FactVote, Vote: v})
+	}
+	return out
+}
+
+// Wishes says whether self would begin a ballot if Env.Start allowed it.
+func (l *Ledger) Wishes(e Env) bool {
+	w := l.wish(e)
+	return w.Op != 0 && slices.Contains(l.electors, l.self) && l.agree(e, l.self, w)
+}
+
+// known is how many takeovers self may say that it knows of. A host that came back from the dead before it could hear of its takeover,
+// by way of this host perhaps, has to say so first: until then it uses its space.
+func (l *Ledger) known(e Env) uint32 {
+	for i, t := range l.takeovers {
+		if n := uint32(i + 1); t.From != l.self && l.seen[t.From] < n && !e.Dead(t.From) {
+			return uint32(i)
+		}
+	}
+	return uint32(len(l.takeovers))
+}
+
+// Unheard are the hosts that have not said that they know of takeover number n. Any of them may have been given space by the dead host
+// that nobody else has heard of; until they have spoken, or are dead or gone themselves, the taker uses nothing of it.
+func (l *Ledger) Unheard(n uint32, e Env) []Owner {
+	var out []Owner
+	from := l.takeovers[n-1].From
+	for _, h := range e.Hosts {
+		if h == l.self || l.seen[h] >= n || h == from && e.Dead(h) {
+			continue
+		}
+		dead := false // taken over, and not heard of since
+		for i, t := range l.takeovers {
+			dead = dead || h != from && t.From == h && l.seen[h] <= uint32(i) && e.Dead(h)
+		}
+		if !dead {
+			out = append(out, h)
+		}
+	}
+	return out
+}
+
+// Pending says whether the space of takeover number n is still to be taken by its taker.
+func (l *Ledger) Pending(n uint32) bool {
+	t := l.takeovers[n-1]
+	return l.took[t.To] < n && l.outranked(t.To) < t.version
+}
+
+// inTurn says whether all takeovers before the one at i are carried out. What two dead hosts have given each other must not be taken
+// twice: whoever comes second sees what the first has taken.
+func (l *Ledger) inTurn(i int) bool {
+	for n := uint32(1); n <= uint32(i); n++ {
+		if l.Pending(n) {
+			return false
+		}
+	}
+	return true
+}
+
+// spoils are the grants by which self carries out the takeover at i: what the dead host owned, without what it had given to hosts that
+// have not accepted it, and never will; and with what it should have taken itself before it died.
+func (l *Ledger) spoils(i int) []Grant {
+	t := l.takeovers[i]
+	type estate struct {
+		of           Owner
+		above, below uint32 // versions
+	}
+	var all []estate
+	var add func(k int)
+	add = func(k int) {
+		u := l.takeovers[k]
+		e := estate{of: u.From, below: u.version}
+		for m, before := range l.takeovers[:k] {
+			if before.From == u.From {
+				e.above = before.version // what is older went to the taker of then
+			}
+			if before.To == u.From && l.took[u.From] < uint32(m+1) {
+				add(m)
+			}
+		}
+		all = append(all, e)
+	}
+	add(i)
+	in := func(of Owner, v uint32) bool {
+		return slices.ContainsFunc(all, func(e estate) bool { return e.of == of && e.above < v && v < e.below })
+	}
+	r, _ := NewRing(l.whole, slices.DeleteFunc(slices.Clone(l.grants), func(g Grant) bool {
+		return in(g.From, g.Version) && !l.accepts[g]
+	}))
+	var had []netip.Prefix
+	for _, p := range r.parts {
+		if in(p.Owner, p.Version) {
+			had = append(had, p.Prefix)
+		}
+	}
+	var out []Grant
+	for _, p := range merge(had) {
+		out = append(out, Grant{Prefix: p, From: t.From, To: l.self, Version: t.version})
+	}
+	return out
+}
+
+// wish is what self would have decided. What concerns everybody is left to the first elector in reach, so that electors do not outbid
+// each other for the same.
+func (l *Ledger) wish(e Env) Value {
+	elector := func(h Owner) bool { return slices.Contains(l.electors, h) }
+	if e.Leaving {
+		if elector(l.self) && len(l.electors) > 1 {
+			return Value{OpDrop, []Owner{l.self}}
+		}
+		return Value{}
+	}
+	if e.Take.Op == OpTake {
+		return e.Take
+	}
+	begun := l.first == 0 || l.seeds != nil
+	if !begun && l.named && l.self == l.founder && len(e.Seeds) == l.first {
+		return Value{OpSeed, e.Seeds}
+	}
+	for _, h := range l.electors {
+		if h == l.self {
+			break
+		}
+		if e.Alive(h) && !e.Gone(h) {
+			return Value{}
+		}
+	}
+	var gone, add, ready []Owner
+	for _, h := range l.electors {
+		if e.Gone(h) {
+			gone = append(gone, h)
+		} else if e.Alive(h) {
+			ready = append(ready, h)
+		}
+	}
+	if len(ready) < l.open.quorum() {
+		return Value{} // nothing would come of it
+	}
+	limit := MaxElectors
+	if !begun {
+		limit = l.first
+	}
+	for _, h := range e.Hosts {
+		if l.stands[h] && !elector(h) && e.Alive(h) && len(l.electors)+len(add) < limit && (!begun || len(l.ring.Owned(h)) > 0) {
+			add = append(add, h)
+		}
+	}
+	switch {
+	case len(gone) > 0 && len(gone) < len(l.electors):
+		return Value{OpDrop, gone}
+	case len(add) > 0:
+		slices.SortFunc(add, Owner.Compare)
+		return Value{OpAdd, add}
+	case !begun && !l.named && len(ready) > l.first/2 && (len(ready) >= l.first || e.Wanted):
+		return Value{OpSeed, ready}
+	}
+	return Value{}
+}
+
+// agree says whether self would have v decided, as by wants it.
+func (l *Ledger) agree(e Env, by Owner, v Value) bool {
+	switch v.Op {
+	case OpSeed:
+		if l.named {
+			return by == l.founder
+		}
+		return l.first > 0 && l.seeds == nil && len(l.electors) > l.first/2
+	case OpAdd:
+		return true
+	case OpDrop:
+		return !slices.ContainsFunc(v.Hosts, func(h Owner) bool { return h != by && !e.Gone(h) })
+	case OpTake:
+		return v.Hosts[0] != l.self && e.Dead(v.Hosts[0]) && l.ring.Seeded() && l.Mortal(v.Hosts[0])
+	}
+	return false
+}
+
+// Mortal says whether a host can be taken over: not twice, unless it has come back or got something new in between. One that owns nothing
+// can be, too: others then need not wait for what it may know.
+func (l *Ledger) Mortal(h Owner) bool {
+	for i, t := range slices.Backward(l.takeovers) {
+		if t.From == h {
+			return l.seen[h] > uint32(i) || slices.ContainsFunc(l.ring.parts, func(p Part) bool { return p.Owner == h && p.Version > t.version })
+		}
+	}
+	return true
+}
+
+// Force is the fact by which self's operator takes over a host's space without a majority. If that host lives, or others decide
+// otherwise meanwhile, addresses are given twice.
+func (l *Ledger) Force(from Owner) Fact {
+	return Fact{By: l.self, Kind: FactForce, Vote: Vote{Instance: l.open.instance, Value: Value{OpTake, []Owner{from, l.self}}}}
+}

@@ -1,0 +1,142 @@
+package ipam
+
+import "slices"
+
+// Ballot orders the tries to decide an instance: by round, then by who tries. The zero Ballot is before all.
+type Ballot struct {
+	Round uint32
+	By    Owner
+}
+
+func (b Ballot) less(o Ballot) bool {
+	if b.Round != o.Round {
+		return b.Round < o.Round
+	}
+	return b.By.Compare(o.By) < 0
+}
+
+// Op is what a Value does.
+type Op uint8
+
+const (
+	OpSeed Op = 1 // Hosts share the range: the ring begins
+	OpAdd  Op = 2 // Hosts become electors
+	OpDrop Op = 3 // Hosts are electors no more: they have departed
+	OpTake Op = 4 // all that Hosts[0] owns becomes Hosts[1]'s: the former is dead
+)
+
+// Value is what can be decided. The zero Value is none.
+type Value struct {
+	Op    Op
+	Hosts []Owner
+}
+
+func (v Value) equal(o Value) bool { return v.Op == o.Op && slices.Equal(v.Hosts, o.Hosts) }
+
+// Vote is what an elector has said about one instance: all of it, so that the latest vote stands for those before it. Paxos's messages
+// are votes: who promises a ballot of its own prepares it, who accepts at a ballot of its own proposes; the others promise and accept
+// it. Votes are facts of the voter's log: on its disk before anybody sees them, delivered late, twice or never.
+type Vote struct {
+	Instance uint32
+	Promised Ballot
+	Intent   Value // what the voter wants to propose, if Promised is its own
+	Accepted Ballot
+	Value    Value // what was accepted; none while Accepted is zero
+}
+
+// after says whether v is a later vote than o of the same voter in the same instance.
+func (v Vote) after(o Vote) bool {
+	if v.Promised != o.Promised {
+		return o.Promised.less(v.Promised)
+	}
+	return o.Accepted.less(v.Accepted)
+}
+
+// election is one instance of single-decree Paxos (Lamport, Paxos Made Simple, 2001), as one host sees it.
+type election struct {
+	instance uint32
+	electors []Owner
+	latest   map[Owner]Vote   // of electors
+	all      map[Owner][]Vote // of electors, every one that was seen
+}
+
+func (e *election) quorum() int { return len(e.electors)/2 + 1 }
+
+// decided returns the value that a majority has accepted at one ballot.
+func (e *election) decided() (Value, bool) {
+	count := map[Ballot]int{}
+	value := map[Ballot]Value{}
+	for _, by := range e.electors {
+		at := map[Ballot]bool{}
+		for _, v := range e.all[by] {
+			if v.Accepted != (Ballot{}) && !at[v.Accepted] {
+				at[v.Accepted] = true
+				count[v.Accepted]++
+				value[v.Accepted] = v.Value
+			}
+		}
+	}
+	for b, n := range count {
+		if n >= e.quorum() {
+			return value[b], true // of several, all are the same
+		}
+	}
+	return Value{}, false
+}
+
+// step returns the vote that self casts next, if there is one. wish is what it would have decided, none for nothing; with start it may
+// begin a ballot for that, which outbids those under way. agree is asked before a ballot is promised: whether self would have its
+// proposer's intent decided. It is not asked again when a value is to be accepted, since that may be another's, and was agreed to then.
+func (e *election) step(self Owner, wish Value, start bool, agree func(by Owner, v Value) bool) (Vote, bool) {
+	if !slices.Contains(e.electors, self) {
+		return Vote{}, false
+	}
+	if _, done := e.decided(); done {
+		return Vote{}, false
+	}
+	mine := e.latest[self]
+	mine.Instance = e.instance
+	for _, by := range e.electors { // accept the highest proposal that no promise forbids
+		if v := e.latest[by]; by != self && v.Accepted.By == by && mine.Accepted.less(v.Accepted) && !v.Accepted.less(mine.Promised) {
+			mine.Promised, mine.Intent, mine.Accepted, mine.Value = v.Accepted, Value{}, v.Accepted, v.Value
+		}
+	}
+	for _, by := range e.electors { // promise the highest ballot
+		if v := e.latest[by]; by != self && v.Promised.By == by && mine.Promised.less(v.Promised) && agree(by, v.Intent) {
+			mine.Promised, mine.Intent = v.Promised, Value{}
+		}
+	}
+	if mine.Promised.By == self && mine.Accepted != mine.Promised { // propose, once a majority has promised
+		n, highest, value := 0, Ballot{}, mine.Intent
+		for _, by := range e.electors {
+			v := e.latest[by]
+			if by == self {
+				v = mine
+			}
+			if v.Promised != mine.Promised {
+				continue
+			}
+			if n++; highest.less(v.Accepted) {
+				highest, value = v.Accepted, v.Value
+			}
+		}
+		if n >= e.quorum() {
+			mine.Accepted, mine.Value = mine.Promised, value
+		}
+	}
+	if start && wish.Op != 0 && !mine.after(e.latest[self]) && agree(self, wish) {
+		round := uint32(0)
+		for _, v := range e.latest {
+			round = max(round, v.Promised.Round)
+		}
+		mine.Promised, mine.Intent = Ballot{round + 1, self}, wish
+		if e.quorum() == 1 {
+			value := wish
+			if mine.Accepted != (Ballot{}) {
+				value = mine.Value
+			}
+			mine.Accepted, mine.Value = mine.Promised, value
+		}
+	}
+	return mine, mine.after(e.latest[self])
+}

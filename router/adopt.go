@@ -1,0 +1,137 @@
+package router
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"weft/docker"
+	"weft/host"
+)
+
+// holdBack is for how long a host whose state may not be the latest keeps
+// addresses of the range from containers that do not have them yet, while it
+// waits to hear from another host. If nobody can be heard for so long, nobody
+// else uses them in reach of this host either.
+const holdBack = 10 * time.Second
+
+// adopt makes attachments say what running containers really have: what they use
+// is theirs, whatever an old or a lost state file says. containers are the
+// engine's that live.
+func (r *Router) adopt(containers map[string]docker.Container) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	real := map[string][]netip.Prefix{}
+	look := func(key, ns string) {
+		as, err := r.host.ContainerAddrs(ns, key)
+		if err != nil {
+			r.log.Debug("look at a container's addresses", "container", shortKey(key), "err", err)
+		} else if len(as) > 0 {
+			real[key] = as
+		}
+	}
+	for id, c := range containers {
+		if c.PID != 0 && !c.HostNetwork() && c.SharesWith() == "" {
+			look(id, pidNetNS(c.PID))
+		}
+	}
+	keys, err := r.host.AttachedKeys()
+	if err != nil {
+		r.log.Warn("look for containers with an interface", "err", err)
+	}
+	spaces := map[string]string{}
+	for _, k := range keys {
+		if pid, ok := strings.CutPrefix(k, "pid:"); ok {
+			spaces[k] = "/proc/" + pid + "/ns/net"
+		} else if path, ok := strings.CutPrefix(k, "netns:"); ok {
+			spaces[k] = path
+		}
+	}
+	for k, ns := range spaces {
+		look(k, ns)
+	}
+	changed := adopted(r.attached, real, r.unproven)
+	for _, a := range changed {
+		if ns, ok := spaces[a.Key]; ok && a.NetNS == "" {
+			a.NetNS = ns
+			a.NSID, _ = host.NetNSID(ns)
+		}
+		if c, ok := containers[a.Key]; ok && a.Name == "" {
+			t := target{Key: c.ID, Name: c.Name, Hostname: c.Hostname, Domainname: c.Domainname}
+			a.Name, a.NetNS = c.Name, pidNetNS(c.PID)
+			a.NSID, _ = host.NetNSID(a.NetNS)
+			if fqdn := r.defaultName(t); fqdn != "" {
+				a.Default = fqdn
+				for _, p := range a.Addrs {
+					a.addName(attachedName{FQDN: fqdn, Addr: p.Addr()})
+				}
+			}
+		}
+		r.log.Warn("adopted what a running container has, which differs from the state file", "container", shortKey(a.Key), "addresses", a.Addrs)
+		var err error
+		if len(a.Addrs) == 0 {
+			err = r.dropAttachmentLocked(a.Key)
+		} else {
+			err = r.putAttachmentLocked(a)
+		}
+		if err != nil {
+			r.log.Error("store an adopted attachment", "container", shortKey(a.Key), "err", err)
+		}
+	}
+}
+
+// adopted decides: which attachments change, and to what, given what containers
+// really have. With doubt, the state may be an old one: then a container has what
+// it has, and nothing else.
+func adopted(stored map[string]*attachment, real map[string][]netip.Prefix, doubt bool) []*attachment {
+	user := map[netip.Addr]string{}
+	for key, as := range real {
+		for _, p := range as {
+			user[p.Addr()] = key
+		}
+	}
+	keys := map[string]bool{}
+	for k := range stored {
+		keys[k] = true
+	}
+	for k := range real {
+		keys[k] = true
+	}
+	var out []*attachment
+	for k := range keys {
+		a := &attachment{Key: k}
+		if s := stored[k]; s != nil {
+			a = s.clone()
+		}
+		before := slices.Clone(a.Addrs)
+		for _, p := range before {
+			by, used := user[p.Addr()]
+			if used && by != k || doubt && len(real[k]) > 0 && !slices.Contains(real[k], p) {
+				a.dropAddr(p.Addr())
+			}
+		}
+		for _, p := range real[k] {
+			a.addAddr(p, false)
+		}
+		if !slices.Equal(before, a.Addrs) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// heldBack says that a container must not get the addresses of an attachment now:
+// this host's state may not be the latest, and they may be another's.
+func (r *Router) heldBack(a *attachment) bool {
+	r.mu.Lock()
+	doubt := r.unproven && time.Since(r.began) < holdBack
+	r.mu.Unlock()
+	if !doubt {
+		return false
+	}
+	real, err := r.host.ContainerAddrs(a.NetNS, a.Key)
+	return err != nil || slices.ContainsFunc(a.Addrs, func(p netip.Prefix) bool {
+		return r.wholeRange().Contains(p.Addr()) && !slices.Contains(real, p)
+	})
+}

@@ -1,0 +1,242 @@
+package router
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"time"
+
+	"weft/ipam"
+	"weft/mesh"
+	"weft/peer"
+)
+
+const (
+	// deadAfter is for how long a host must have been out of reach before its
+	// address space may be taken over.
+	deadAfter = time.Minute
+	// patience is how long addresses are waited for before a ring begins with
+	// fewer hosts than were named.
+	patience = 2 * time.Second
+)
+
+// books are the ledger of a state, and what it was folded from.
+type books struct {
+	st     *mesh.State
+	folded folded
+	ledger *ipam.Ledger
+}
+
+// booksNow folds the newest state, not that of the last pass.
+func (r *Router) booksNow() (*books, error) {
+	st := r.mesh.State()
+	if b := r.books.Load(); b != nil && b.st == st {
+		return b, nil
+	}
+	if !st.Founding.Range.IsValid() {
+		return nil, ipam.ErrNotReady
+	}
+	b := &books{st: st, folded: r.foldNow(st)}
+	b.ledger = ipam.NewLedger(ipam.Owner(r.id.ID()), ipam.Owner(st.Founding.Founder), st.Founding.Range, b.folded.Facts)
+	r.books.Store(b)
+	return b, nil
+}
+
+// proofs are copies of the entries that the ownership of prefixes rests on, but
+// for those that the log of to has itself. Of a host that leaves they are also all
+// that it has ever said or kept: what was decided rests on its votes, too.
+func (r *Router) proofs(b *books, prefixes []netip.Prefix, to peer.ID, leaving bool) [][]byte {
+	var out [][]byte
+	have := map[string]bool{}
+	for _, e := range b.st.Logs[to] {
+		have[string(e.Payload)] = true
+	}
+	for _, s := range b.folded.Source {
+		link := (s.Fact.Kind == ipam.FactGrant || s.Fact.Kind == ipam.FactAccept) && slices.ContainsFunc(prefixes, s.Fact.Grant.Prefix.Overlaps)
+		left := leaving && (s.Entry.Author == b.st.Self || s.Key != nil)
+		if s.Entry.Author == to || !link && !left {
+			continue
+		}
+		if s.Fact.Kind == ipam.FactSeen || s.Fact.Kind == ipam.FactStand {
+			continue // of use only while their author lives
+		}
+		key := s.Key
+		if key == nil {
+			h, ok := b.st.Host(s.Entry.Author)
+			if !ok || len(h.Record.Identity) != 32 {
+				continue
+			}
+			key = h.Record.Identity
+		}
+		if p := encodeKept(key, s.Entry); !have[string(p)] {
+			have[string(p)] = true
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// env is what this host knows about the others, for the ledger. mu is held.
+func (r *Router) envLocked(b *books) ipam.Env {
+	now := time.Now()
+	alive := map[ipam.Owner]bool{}
+	e := ipam.Env{Observer: r.beginning.observer, Leaving: r.leaving}
+	for _, h := range b.st.Hosts {
+		id := ipam.Owner(h.ID)
+		alive[id] = h.Self || h.Liveness == mesh.Alive
+		if !b.folded.Gone[h.ID] {
+			e.Hosts = append(e.Hosts, id)
+		}
+	}
+	e.Alive = func(o ipam.Owner) bool { return alive[o] }
+	e.Gone = func(o ipam.Owner) bool { return b.folded.Gone[peer.ID(o)] }
+	e.Dead = func(o ipam.Owner) bool {
+		return e.Gone(o) || !alive[o] && now.Sub(r.lastAliveLocked(peer.ID(o))) >= deadAfter
+	}
+	e.Wanted = !r.wantedSince.IsZero() && now.Sub(r.wantedSince) >= patience
+	if r.beginning.seeds != nil && b.st.Founding.Founder == b.st.Self {
+		e.Seeds, _ = r.beginning.owners(b.st)
+	}
+	for from := range r.taking {
+		e.Take = ipam.Value{Op: ipam.OpTake, Hosts: []ipam.Owner{ipam.Owner(from), ipam.Owner(b.st.Self)}}
+		if to := r.taking[from]; !to.IsZero() {
+			e.Take.Hosts[1] = ipam.Owner(to)
+		}
+		break
+	}
+	return e
+}
+
+// lastAliveLocked is when a host was last in reach; the start of this router for
+// one that has not been since.
+func (r *Router) lastAliveLocked(id peer.ID) time.Time {
+	if t, ok := r.lastAlive[id]; ok {
+		return t
+	}
+	return r.began
+}
+
+// noteAliveLocked keeps the account for lastAliveLocked.
+func (r *Router) noteAliveLocked(st *mesh.State) {
+	now := time.Now()
+	for _, h := range st.Hosts {
+		if h.Liveness == mesh.Alive || r.wasAlive[h.ID] {
+			r.lastAlive[h.ID] = now // also at the moment in which it has gone
+		}
+		r.wasAlive[h.ID] = h.Liveness == mesh.Alive
+	}
+}
+
+// deliberate writes what this host has to say about the ring: that it takes what
+// it was given, and its votes. applyMu is held: what it says follows from what it
+// has said.
+func (r *Router) deliberate() []error {
+	b, err := r.booksNow()
+	if err != nil {
+		return nil
+	}
+	r.mu.Lock()
+	r.noteAliveLocked(b.st)
+	if r.unproven || r.resetting && !r.leaving {
+		r.mu.Unlock()
+		return nil
+	}
+	e := r.envLocked(b)
+	now := time.Now()
+	if b.ledger.Wishes(e) {
+		if i := b.ledger.Instance(); i != r.balloting {
+			r.balloting, r.ballots, r.nextBallot = i, 0, time.Time{}
+		}
+		if e.Start = !now.Before(r.nextBallot); e.Start {
+			// Who outbids somebody else should not do it again at the same time, and
+			// who finds no majority should not fill its log with tries.
+			wait := 400*time.Millisecond<<min(r.ballots, 8) + rand.N(800*time.Millisecond)
+			r.ballots++
+			r.nextBallot = now.Add(wait)
+			time.AfterFunc(wait+10*time.Millisecond, r.Poke)
+		}
+	}
+	r.mu.Unlock()
+
+	var ds []mesh.Draft
+	var errs []error
+	for _, g := range b.ledger.Waiting() {
+		i := slices.IndexFunc(b.folded.Source, func(s source) bool { return s.Fact.Kind == ipam.FactGrant && s.Fact.Grant == g })
+		if i < 0 || r.o.NoIPAM {
+			continue
+		}
+		s := b.folded.Source[i]
+		gift := gift{Grants: []mesh.Entry{s.Entry}, Proofs: r.proofs(b, []netip.Prefix{g.Prefix}, b.st.Self, false)}
+		key := s.Key
+		if h, ok := b.st.Host(s.Entry.Author); key == nil && ok {
+			key = h.Record.Identity
+		}
+		more, err := r.acceptance(b, key, gift)
+		ds, errs = append(ds, more...), append(errs, err)
+	}
+	for _, f := range b.ledger.Next(e) {
+		p, err := encodeFact(f)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		switch f.Kind {
+		case ipam.FactAccept:
+			r.log.Info("took over address space", "prefix", f.Grant.Prefix.String(), "peer", peer.ID(f.Grant.From).String())
+		case ipam.FactVote:
+			r.log.Debug("vote", "instance", f.Vote.Instance, "round", f.Vote.Promised.Round, "accepted", f.Vote.Accepted.Round)
+		}
+		ds = append(ds, mesh.Draft{Kind: mesh.KindGrant, Payload: p})
+	}
+	if len(ds) > 0 {
+		if _, err := r.mesh.Append(ds...); err != nil {
+			errs = append(errs, fmt.Errorf("speak about the ring: %w", err))
+		}
+		r.Poke() // what follows from it comes in the next pass
+	}
+	return slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+}
+
+// acceptance are the entries by which this host takes grants that the host with
+// that identity key made to it, and keeps the chains that prove them.
+func (r *Router) acceptance(b *books, key []byte, g gift) ([]mesh.Draft, error) {
+	if len(key) != 32 {
+		return nil, errors.New("the identity key of a giver is not known")
+	}
+	var ds []mesh.Draft
+	id := r.member.Secret.MeshID()
+	have := map[string]bool{}
+	for _, e := range b.st.Logs[b.st.Self] {
+		have[string(e.Payload)] = true
+	}
+	add := func(p []byte) {
+		if !have[string(p)] {
+			have[string(p)] = true
+			ds = append(ds, mesh.Draft{Kind: mesh.KindGrant, Payload: p})
+		}
+	}
+	for _, e := range g.Grants {
+		p := encodeCarried(key, e)
+		gr, err := parseGrant(b.st.Self, p, id)
+		if err != nil {
+			return nil, err
+		}
+		if !b.ledger.MayAccept(gr) {
+			return nil, fmt.Errorf("%v gave %v, which is not its own any more", e.Author, gr.Prefix)
+		}
+		add(p)
+	}
+	for _, p := range g.Proofs {
+		if len(p) < 1 || p[0] != grantKept {
+			return nil, errPayload
+		}
+		if s, err := parseFact(b.st.Self, mesh.Entry{Author: b.st.Self, Payload: p}, id); err != nil {
+			return nil, err
+		} else if s.Entry.Author != b.st.Self {
+			add(p)
+		}
+	}
+	return ds, nil
+}

@@ -1,0 +1,139 @@
+package router
+
+import (
+	"net/netip"
+	"testing"
+
+	"weft/ipam"
+	"weft/mesh"
+	"weft/peer"
+)
+
+// The founder gives to b, b to c; then the logs of the founder and of b go. What
+// c has kept proves to a host that has seen nothing else what c owns.
+func TestChainOutlivesItsGivers(t *testing.T) {
+	s := mesh.NewSecret()
+	a, b, c, d := newSigner(t, s), newSigner(t, s), newSigner(t, s), newSigner(t, s)
+	whole := netip.MustParsePrefix("10.32.0.0/12")
+	half, quarter := netip.MustParsePrefix("10.40.0.0/13"), netip.MustParsePrefix("10.44.0.0/14")
+	founding := mesh.Founding{Founder: a.id.ID(), Nonce: 7, Range: whole, Subnet: whole}
+	logs := map[peer.ID][]mesh.Entry{}
+	hosts := func() (hs []mesh.Host) {
+		for _, x := range []*signer{a, b, c, d} {
+			hs = append(hs, mesh.Host{ID: x.id.ID(), Record: mesh.Record{Identity: x.id.Public()}})
+		}
+		for i := range hs { // sorted, as in a State
+			for j := i; j > 0 && hs[j].ID.Compare(hs[j-1].ID) < 0; j-- {
+				hs[j], hs[j-1] = hs[j-1], hs[j]
+			}
+		}
+		return hs
+	}
+	r := &Router{member: membership{Secret: s}}
+	booksOf := func(x *signer) *books {
+		st := &mesh.State{Self: x.id.ID(), Founding: founding, Hosts: hosts(), Logs: logs}
+		bk := &books{st: st, folded: fold(st, s.MeshID(), new(grantCache))}
+		bk.ledger = ipam.NewLedger(ipam.Owner(x.id.ID()), ipam.Owner(a.id.ID()), whole, bk.folded.Facts)
+		return bk
+	}
+	give := func(from, to *signer, p netip.Prefix, version uint32) gift {
+		t.Helper()
+		e := from.grant(t, ipam.Grant{Prefix: p, From: ipam.Owner(from.id.ID()), To: ipam.Owner(to.id.ID()), Version: version})
+		logs[from.id.ID()] = append(logs[from.id.ID()], e)
+		g := gift{Grants: []mesh.Entry{e}, Proofs: r.proofs(booksOf(from), []netip.Prefix{p}, to.id.ID(), false)}
+		got, err := parseGift(g.encode())
+		if err != nil || len(got.Grants) != 1 || len(got.Proofs) != len(g.Proofs) {
+			t.Fatalf("the gift came back as %d grants and %d proofs: %v", len(got.Grants), len(got.Proofs), err)
+		}
+		return got
+	}
+	take := func(to, from *signer, g gift) {
+		t.Helper()
+		ds, err := r.acceptance(booksOf(to), from.id.Public(), g)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, x := range ds {
+			logs[to.id.ID()] = append(logs[to.id.ID()], to.entry(t, x.Kind, x.Payload))
+		}
+		if again, err := r.acceptance(booksOf(to), from.id.Public(), g); err != nil || len(again) != 0 {
+			t.Errorf("accepting again writes %d entries, %v", len(again), err)
+		}
+	}
+	logs[a.id.ID()] = []mesh.Entry{a.grant(t, ipam.Seed(whole, ipam.Owner(a.id.ID())))}
+	take(b, a, give(a, b, half, 2))
+	g := give(b, c, quarter, 3)
+	if owned := booksOf(c).ledger.Usable(); len(owned) != 0 {
+		t.Errorf("c uses %v before it has accepted it", owned)
+	}
+	take(c, b, g)
+	delete(logs, a.id.ID())
+	delete(logs, b.id.ID())
+	for _, x := range []*signer{c, d} {
+		if owned := booksOf(x).ledger.Ring().Owned(ipam.Owner(c.id.ID())); len(owned) != 1 || owned[0] != quarter {
+			t.Errorf("c owns %v, want %v", owned, quarter)
+		}
+	}
+	// Nobody accepts in another's name, nor makes up a link of the chain.
+	if _, err := r.acceptance(booksOf(d), b.id.Public(), g); err == nil {
+		t.Error("d has accepted what was made to c")
+	}
+	forged := gift{Grants: g.Grants, Proofs: [][]byte{encodeKept(a.id.Public(), d.grant(t, ipam.Seed(whole, ipam.Owner(d.id.ID()))))}}
+	if _, err := r.acceptance(booksOf(c), b.id.Public(), forged); err == nil {
+		t.Error("a forged copy was kept")
+	}
+}
+
+func TestFactsInOtherForms(t *testing.T) {
+	s := mesh.NewSecret()
+	a := newSigner(t, s)
+	self := ipam.Owner(a.id.ID())
+	stand, err := encodeFact(ipam.Fact{By: self, Kind: ipam.FactStand})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if src, err := parseFact(a.id.ID(), a.entry(t, mesh.KindGrant, stand), s.MeshID()); err != nil || src.Fact.Kind != ipam.FactStand || src.Fact.By != self {
+		t.Errorf("%+v, %v", src.Fact, err)
+	}
+	// A grant has a form of its own: here it could come without a proof.
+	g := ipam.Fact{By: self, Kind: ipam.FactAccept, Grant: ipam.Grant{Prefix: netip.MustParsePrefix("10.40.0.0/13"), From: ipam.Owner{1}, To: self, Version: 2}}
+	b, err := encodeFact(g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := parseFact(a.id.ID(), a.entry(t, mesh.KindGrant, b), s.MeshID()); err == nil {
+		t.Error("a grant was accepted without its giver's entry")
+	}
+	kept := encodeKept(a.id.Public(), a.entry(t, mesh.KindGrant, stand))
+	if src, err := parseFact(peer.ID{9}, mesh.Entry{Payload: kept}, s.MeshID()); err != nil || src.Fact.By != self || src.Key == nil {
+		t.Errorf("a kept copy: %+v, %v", src, err)
+	}
+	twice := encodeKept(a.id.Public(), a.entry(t, mesh.KindGrant, kept))
+	if _, err := parseFact(peer.ID{9}, mesh.Entry{Payload: twice}, s.MeshID()); err == nil {
+		t.Error("a copy of a copy was taken")
+	}
+}
+
+func FuzzParseSource(f *testing.F) {
+	s := mesh.NewSecret()
+	a := newSigner(f, s)
+	stand, _ := encodeFact(ipam.Fact{By: ipam.Owner(a.id.ID()), Kind: ipam.FactStand})
+	f.Add(stand)
+	f.Add(encodeKept(a.id.Public(), a.entry(f, mesh.KindGrant, stand)))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		src, err := parseFact(peer.ID{9}, mesh.Entry{Author: peer.ID{9}, Payload: b}, s.MeshID())
+		if by := peer.ID(src.Fact.By); err == nil && by != a.id.ID() && by != (peer.ID{9}) {
+			t.Errorf("a fact by %v, who signed nothing", by)
+		}
+	})
+}
+
+func FuzzParseGift(f *testing.F) {
+	a := newSigner(f, mesh.NewSecret())
+	f.Add(gift{Grants: []mesh.Entry{a.entry(f, mesh.KindGrant, []byte("x"))}, Proofs: [][]byte{{1, 2}}}.encode())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if g, err := parseGift(b); err == nil && string(g.encode()) != string(b) {
+			t.Errorf("%x came back different", b)
+		}
+	})
+}

@@ -1,0 +1,244 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"weft/ipam"
+	"weft/mesh"
+	"weft/peer"
+)
+
+// methodTake asks an elector to propose a takeover: body is the dead host's ID.
+const methodTake = "space.take"
+
+// takePatience is how long a takeover may take. It is over in a second when all
+// electors are there.
+const takePatience = 20 * time.Second
+
+// removed is the answer of DELETE /peer/{id}.
+type removed struct {
+	Peer     string `json:"peer"`
+	Nickname string `json:"nickname,omitempty"`
+	IPs      uint64 `json:"ips"`
+	Forced   bool   `json:"forced,omitempty"`
+}
+
+// findPeer finds a host by its ID or nickname.
+func findPeer(st *mesh.State, name string) (mesh.Host, error) {
+	var found []mesh.Host
+	for _, h := range st.Hosts {
+		if h.ID.String() == name {
+			return h, nil
+		}
+		if h.Record.Nickname == name && name != "" {
+			found = append(found, h)
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return mesh.Host{}, &Error{Msg: fmt.Sprintf("no host %q is known", name), Tip: "`weft status ipam` and `weft status peers` list them", Code: 404}
+	}
+	return mesh.Host{}, &Error{Msg: fmt.Sprintf("%d hosts have the nickname %q", len(found), name), Tip: "name it by its peer ID: `weft status peers`", Code: 409}
+}
+
+// removePeer takes over the address space of a host that is dead: by a majority
+// of those that own space, or by force.
+func (r *Router) removePeer(ctx context.Context, name string, force bool) (removed, error) {
+	if r.isUnproven() {
+		return removed{}, errUnproven
+	}
+	b, err := r.booksNow()
+	if err != nil {
+		return removed{}, errNotJoined
+	}
+	h, err := findPeer(b.st, name)
+	if err != nil {
+		return removed{}, err
+	}
+	shown := label(h.ID.String(), h.Record.Nickname)
+	dead := ipam.Owner(h.ID)
+	gone := b.folded.Gone[h.ID]
+	out := removed{Peer: h.ID.String(), Nickname: h.Record.Nickname, Forced: force}
+	r.mu.Lock()
+	away := time.Since(r.lastAliveLocked(h.ID))
+	r.mu.Unlock()
+	switch {
+	case h.Self:
+		return out, &Error{Msg: "this is the host itself", Tip: "`weft reset` hands its address space to another host and leaves the mesh", Code: 409}
+	case h.Liveness == mesh.Alive && !gone:
+		return out, &Error{Msg: fmt.Sprintf("%s is alive", shown), Tip: "run `weft reset` on it: it hands its address space over", Code: 409}
+	case !b.ledger.Mortal(dead):
+		t, n := takenBefore(b, dead)
+		if b.ledger.Pending(n) && t.To == ipam.Owner(b.st.Self) {
+			return out, r.whyNotTaken(b, h, shown, int(n)-1)
+		}
+		return out, &Error{Msg: fmt.Sprintf("%s took over from %s already", r.show(b.st, t.To), shown), Tip: "`weft status ipam` shows who owns what", Code: 409}
+	case !gone && !force && away < deadAfter:
+		return out, &Error{Msg: fmt.Sprintf("%s was seen %v ago, and is taken for dead after %v", shown, away.Round(time.Second), deadAfter), Code: 409,
+			Tip: fmt.Sprintf("try again in %v, or, if it is certain never to come back: weft rmpeer --force %s", (deadAfter - away).Round(time.Second), name)}
+	}
+	before := len(b.ledger.Takeovers())
+	if force {
+		if err := r.force(b, dead); err != nil {
+			return out, err
+		}
+	} else if err := r.propose(ctx, b, h.ID); err != nil {
+		return out, err
+	}
+	defer func() {
+		r.mu.Lock()
+		delete(r.taking, h.ID)
+		r.mu.Unlock()
+	}()
+	ctx, cancel := context.WithTimeout(ctx, takePatience)
+	defer cancel()
+	for {
+		again := r.passes.next()
+		if b, err = r.booksNow(); err != nil {
+			return out, err
+		}
+		for i, t := range b.ledger.Takeovers() {
+			if i < before || t.From != dead {
+				continue
+			}
+			if t.To != ipam.Owner(b.st.Self) {
+				return out, &Error{Msg: fmt.Sprintf("%s took over from %s at the same time", r.show(b.st, t.To), shown), Tip: "nothing is left to do: `weft status ipam`", Code: 409}
+			}
+			if !b.ledger.Pending(uint32(i + 1)) {
+				out.IPs = taken(b, t)
+				r.log.Info("took over a dead host", "peer", h.ID.String(), "addresses", out.IPs, "forced", t.Forced)
+				return out, nil
+			}
+		}
+		select {
+		case <-again:
+		case <-ctx.Done():
+			return out, r.whyNotTaken(b, h, shown, before)
+		}
+	}
+}
+
+// takenBefore finds the last takeover of a host's space, and its number.
+func takenBefore(b *books, dead ipam.Owner) (t ipam.Takeover, n uint32) {
+	for i, x := range b.ledger.Takeovers() {
+		if x.From == dead {
+			t, n = x, uint32(i+1)
+		}
+	}
+	return t, n
+}
+
+// taken counts the addresses that a takeover has brought.
+func taken(b *books, t ipam.Takeover) (n uint64) {
+	seen := map[ipam.Grant]bool{}
+	for _, f := range b.folded.Facts {
+		if f.Kind == ipam.FactAccept && t.Brings(f.Grant) && !seen[f.Grant] {
+			seen[f.Grant] = true
+			n += ipam.Size(f.Grant.Prefix)
+		}
+	}
+	return n
+}
+
+// propose makes the takeover this host's wish, or that of an elector in reach.
+func (r *Router) propose(ctx context.Context, b *books, dead peer.ID) error {
+	electors := b.ledger.Electors()
+	if slices.Contains(electors, ipam.Owner(b.st.Self)) {
+		r.mu.Lock()
+		r.taking[dead], r.ballots, r.nextBallot = peer.ID{}, 0, time.Time{}
+		r.mu.Unlock()
+		r.Poke()
+		return nil
+	}
+	errs := []error{errors.New("no host that may decide is in reach")}
+	for _, o := range electors {
+		if h, ok := b.st.Host(peer.ID(o)); !ok || h.Liveness != mesh.Alive {
+			continue
+		}
+		call, cancel := context.WithTimeout(ctx, 5*time.Second)
+		_, err := r.mesh.Call(call, peer.ID(o), methodTake, dead[:])
+		cancel()
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, err)
+	}
+	return &Error{Msg: fmt.Sprintf("nobody could be asked to take %v for dead", dead), Err: errors.Join(errs...), Code: 409, Tip: "`weft status peers` shows who is in reach"}
+}
+
+// proposeFor makes another host's takeover this one's wish, for a while.
+func (r *Router) proposeFor(from peer.ID, body []byte) error {
+	if len(body) != len(peer.ID{}) {
+		return errPayload
+	}
+	dead := peer.ID(body)
+	r.mu.Lock()
+	r.taking[dead], r.ballots, r.nextBallot = from, 0, time.Time{}
+	r.mu.Unlock()
+	time.AfterFunc(takePatience, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.taking[dead] == from {
+			delete(r.taking, dead)
+		}
+	})
+	r.Poke()
+	return nil
+}
+
+// force decides alone.
+func (r *Router) force(b *books, dead ipam.Owner) error {
+	p, err := encodeFact(b.ledger.Force(dead))
+	if err != nil {
+		return err
+	}
+	r.log.Warn("taking over a host by force", "peer", peer.ID(dead).String())
+	if _, err := r.mesh.Append(mesh.Draft{Kind: mesh.KindGrant, Payload: p}); err != nil {
+		return err
+	}
+	r.Poke()
+	return nil
+}
+
+func (r *Router) show(st *mesh.State, o ipam.Owner) string {
+	h, _ := st.Host(peer.ID(o))
+	return label(peer.ID(o).String(), h.Record.Nickname)
+}
+
+// whyNotTaken says what is missing for a takeover.
+func (r *Router) whyNotTaken(b *books, h mesh.Host, shown string, before int) error {
+	r.mu.Lock()
+	e := r.envLocked(b)
+	r.mu.Unlock()
+	names := func(os []ipam.Owner) string {
+		var s []string
+		for _, o := range os {
+			s = append(s, r.show(b.st, o))
+		}
+		return strings.Join(s, ", ")
+	}
+	for i, t := range b.ledger.Takeovers() {
+		if i >= before && t.From == ipam.Owner(h.ID) {
+			unheard := b.ledger.Unheard(uint32(i+1), e)
+			return &Error{Msg: fmt.Sprintf("it is decided that this host takes over from %s, but not in force yet: %s may have been given space by it that nobody else knows of", shown, names(unheard)), Code: 409,
+				Tip: "it comes into force when they are in reach again; if they are dead, too: weft rmpeer each of them"}
+		}
+	}
+	electors := b.ledger.Electors()
+	var missing []ipam.Owner
+	for _, o := range electors {
+		if !e.Alive(o) {
+			missing = append(missing, o)
+		}
+	}
+	quorum := len(electors)/2 + 1
+	return &Error{Msg: fmt.Sprintf("no majority of those that own addresses has confirmed that %s is dead: %d of %d are needed, and %d are in reach (not: %s)", shown, quorum, len(electors), len(electors)-len(missing), names(missing)), Code: 409,
+		Tip: fmt.Sprintf("bring more of them back; or, if it is certain that %s never comes back: weft rmpeer --force %s", shown, h.ID)}
+}
