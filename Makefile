@@ -1,12 +1,15 @@
 # weft: `make` lists the targets.
 SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 GO ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 4000x
+SEEDS ?= 1000
+BENCH_HOSTS ?= 3 10 25 50 200
 
-.PHONY: help build demo test check unit bubbles integration fuzz lint image deps-demo deps-test deps-bench-dns bench-dns freshness clean
+.PHONY: help build demo test check unit bubbles sim bench integration fuzz lint image deps-demo deps-test deps-bench-dns bench-dns freshness clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -27,7 +30,13 @@ unit: ## unit and kernel tests of every package but integration, with the race d
 	$(GO) test -race -timeout 5m $$($(GO) list ./... | grep -v /integration)
 
 bubbles: ## simulations in virtual time, without the race detector (see docs/decisions.md)
-	$(GO) test -timeout 5m ./mesh/... ./internal/simnet/...
+	$(GO) test -timeout 10m ./mesh/... ./internal/simnet/...
+
+sim: ## more random stories of hosts (`make sim SEEDS=10000`), or one again, told at length (`make sim SEED=17`)
+	SEEDS=$(SEEDS) SEED=$(SEED) $(GO) test -timeout 0 -count 1 -v -run '^TestSimulations$$' ./mesh | grep -vE '^ *(=== RUN|--- PASS)'
+
+bench: ## measure meshes of 3 to 200 hosts in virtual time (`make bench BENCH_HOSTS="3 50"`)
+	@BENCH_HOSTS="$(BENCH_HOSTS)" $(GO) test -timeout 0 -count 1 -v -run '^TestBench$$' ./mesh | grep -vE '^(=== RUN|--- PASS|PASS)'
 
 integration: build ## black box: the built binary on hosts with real Docker engines (root)
 	WEFT_BINARY=$(CURDIR)/bin/weft $(GO) test -timeout 15m -parallel 3 ./integration/...

@@ -31,7 +31,8 @@ type acceptRule struct {
 func (r acceptRule) String() string { return r.text }
 
 // accepts are the wanted rules. dnsLinks names the interface that has each DNS
-// address; others than the bridge's are accepted only there.
+// address; others than the bridge's are accepted only there and from containers
+// that have no other way to them.
 func (c *Config) accepts(bridge, tunnel string, dnsLinks map[netip.Addr]string) []acceptRule {
 	v4, v6 := nftables.TableFamilyIPv4, nftables.TableFamilyIPv6
 	rs := []acceptRule{
@@ -41,16 +42,18 @@ func (c *Config) accepts(bridge, tunnel string, dnsLinks map[netip.Addr]string) 
 		newAccept(v4, "INPUT", xtDst(Gateway), xtIn(bridge), xtProto(unix.IPPROTO_ICMP, "icmp")),
 	}
 	for _, d := range sortedDNS(c.DNS) {
-		link := dnsLinks[d.Addr()]
+		links := []string{dnsLinks[d.Addr()], bridge}
 		if d.Addr() == Gateway {
-			link = bridge
+			links = links[1:]
 		}
-		if link == "" || !d.Addr().Is4() {
+		if links[0] == "" || !d.Addr().Is4() {
 			continue
 		}
-		rs = append(rs,
-			newAccept(v4, "INPUT", xtDst(d.Addr()), xtIn(link), xtProto(unix.IPPROTO_UDP, "udp"), xtPort("udp", d.Port())),
-			newAccept(v4, "INPUT", xtDst(d.Addr()), xtIn(link), xtProto(unix.IPPROTO_TCP, "tcp"), xtPort("tcp", d.Port())))
+		for _, link := range slices.Compact(links) {
+			rs = append(rs,
+				newAccept(v4, "INPUT", xtDst(d.Addr()), xtIn(link), xtProto(unix.IPPROTO_UDP, "udp"), xtPort("udp", d.Port())),
+				newAccept(v4, "INPUT", xtDst(d.Addr()), xtIn(link), xtProto(unix.IPPROTO_TCP, "tcp"), xtPort("tcp", d.Port())))
+		}
 	}
 	return append(rs, newAccept(v6, "INPUT", xtDst(c.Control), xtIn(tunnel)))
 }

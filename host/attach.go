@@ -21,6 +21,7 @@ type Port struct {
 	Addrs     []netip.Prefix // all its addresses, each with its subnet's length
 	MTU       int            // bytes, 576 to 65,535; 0: 1,420
 	Multicast bool           // route 224.0.0.0/4 to the mesh
+	DNS       []netip.Addr   // this host's name servers: routed to it where the namespace has no other way there
 }
 
 const defaultPortMTU = 1420
@@ -190,7 +191,8 @@ func (s *sandbox) configure(inner netlink.Link, p Port) error {
 	// Up before the addresses: a subnet's broadcast route comes with an address only on
 	// an interface that is up, or when that comes up; either way routes need it up.
 	errs = append(errs, setUp(s.nl, inner), setAddrs(s.nl, inner, netlink.FAMILY_V4, want))
-	errs = append(errs, setRoutes(s.nl, containerRoutes(p.Addrs, p.Multicast), allRoutes))
+	servers, err := s.outOfReach(p.DNS)
+	errs = append(errs, err, setRoutes(s.nl, containerRoutes(p.Addrs, servers, p.Multicast), allRoutes))
 	return errors.Join(errs...)
 }
 

@@ -156,6 +156,9 @@ func (h *testHost) attach(s *space, key string, addrs ...string) (mac string) {
 	for _, a := range addrs {
 		p.Addrs = append(p.Addrs, netip.MustParsePrefix(a))
 	}
+	for _, d := range h.c.DNS {
+		p.DNS = append(p.DNS, d.Addr())
+	}
 	var err error
 	h.in(func() { mac, err = h.h.Attach(p) })
 	if err != nil {

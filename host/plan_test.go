@@ -77,13 +77,14 @@ delete 192.168.77.0/24 dev weftwg proto 87 scope link
 delete 10.32.0.2 dev weft proto 87 scope link src 169.254.53.1
 delete 10.32.0.3 dev weft proto 87 scope link src 169.254.53.1
 `},
-		"inside a container": {nil, containerRoutes(prefixes("10.32.0.1/12", "10.32.0.2/12", "192.168.77.1/24", "10.99.0.1/32"), true),
+		"inside a container": {nil, containerRoutes(prefixes("10.32.0.1/12", "10.32.0.2/12", "192.168.77.1/24", "10.99.0.1/32"), []netip.Addr{netip.MustParseAddr("172.17.0.1")}, true),
 			`add 169.254.53.1 dev ethwe proto 87 scope link
 add 10.32.0.0/12 via 169.254.53.1 dev ethwe proto 87 src 10.32.0.1 onlink
 add 192.168.77.0/24 via 169.254.53.1 dev ethwe proto 87 src 192.168.77.1 onlink
+add 172.17.0.1 via 169.254.53.1 dev ethwe proto 87 src 10.32.0.1 onlink
 add 224.0.0.0/4 dev ethwe proto 87 scope link
 `},
-		"first address of two gone": {containerRoutes(prefixes("10.32.0.1/12", "10.32.0.2/12"), false), containerRoutes(prefixes("10.32.0.2/12"), false),
+		"first address of two gone": {containerRoutes(prefixes("10.32.0.1/12", "10.32.0.2/12"), nil, false), containerRoutes(prefixes("10.32.0.2/12"), nil, false),
 			"replace 10.32.0.0/12 via 169.254.53.1 dev ethwe proto 87 src 10.32.0.2 onlink\n"},
 	} {
 		if d := cmp.Diff(test.plan, lines(test.have, test.want)); d != "" {

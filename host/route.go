@@ -98,8 +98,9 @@ func (c *Config) routes(bridge, tunnel string, tunnelUp bool) []route {
 	return rs
 }
 
-// containerRoutes is the wanted table inside a container.
-func containerRoutes(addrs []netip.Prefix, multicast bool) []route {
+// containerRoutes is the wanted table inside a container. servers are name
+// servers that only the mesh leads to.
+func containerRoutes(addrs []netip.Prefix, servers []netip.Addr, multicast bool) []route {
 	if len(addrs) == 0 {
 		return nil
 	}
@@ -110,6 +111,9 @@ func containerRoutes(addrs []netip.Prefix, multicast bool) []route {
 			seen[p] = true
 			rs = append(rs, route{dst: p, dev: containerLink, via: Gateway, src: a.Addr()})
 		}
+	}
+	for _, d := range servers {
+		rs = append(rs, route{dst: netip.PrefixFrom(d, 32), dev: containerLink, via: Gateway, src: addrs[0].Addr()})
 	}
 	if multicast {
 		rs = append(rs, route{dst: netip.MustParsePrefix("224.0.0.0/4"), dev: containerLink, link: true})
@@ -208,6 +212,34 @@ func listRoutes(nl *netlink.Handle) ([]route, error) {
 	}
 	return out, nil
 }
+
+// outOfReach are those name servers that no route but ours leads to, as in a
+// container of Docker's network mode none: its resolv.conf may name Docker's
+// bridge all the same.
+func (s *sandbox) outOfReach(servers []netip.Addr) ([]netip.Addr, error) {
+	if !slices.ContainsFunc(servers, needsRoute) {
+		return nil, nil
+	}
+	rs, err := dump(func() ([]netlink.Route, error) {
+		return s.nl.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list routes: %w", err)
+	}
+	var out []netip.Addr
+	for _, d := range servers {
+		known := slices.ContainsFunc(rs, func(r netlink.Route) bool {
+			return r.Protocol != routeProtocol && r.Type == unix.RTN_UNICAST && (r.Dst == nil || prefixOf(r.Dst).Contains(d.Unmap()))
+		})
+		if needsRoute(d) && !known {
+			out = append(out, d.Unmap())
+		}
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return slices.Compact(out), nil
+}
+
+func needsRoute(d netip.Addr) bool { return d.Unmap().Is4() && !d.IsLoopback() && d.Unmap() != Gateway }
 
 func applyRoutes(nl *netlink.Handle, plan []routeChange) error {
 	var errs []error

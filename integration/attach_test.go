@@ -31,11 +31,16 @@ func networkModes(t *testing.T, h *netlab.Host, to *container) {
 	run("nonet", "--network", "none")
 	for _, name := range []string{"usernet", "nonet"} {
 		c := &container{host: h, name: name, addr: do(t, h, "attach", name)}
-		if out, err := c.exec("ping", "-c", "1", "-W", "2", to.addr); err != nil {
-			t.Errorf("%s: %v\n%s", name, err, out)
+		for _, at := range []string{to.addr, to.fqdn()} {
+			if out, err := c.exec("ping", "-c", "1", "-W", "8", at); err != nil {
+				t.Errorf("%s pings %s: %v\n%s", name, at, err, out)
+			}
 		}
 		resolves(t, h, 5*time.Second, name+".weft.local", c.addr) // Docker's name, without -h
 	}
+	docker("rename", "usernet", "renamed")
+	resolves(t, h, 10*time.Second, "usernet.weft.local")
+	resolves(t, h, 10*time.Second, "renamed.weft.local", do(t, h, "attach", "renamed"))
 	docker("run", "-d", "--name", "shared", "--network", "container:nonet", "busybox", "sleep", "1000")
 	if got, want := do(t, h, "attach", "shared"), do(t, h, "attach", "nonet"); got != want {
 		t.Errorf("container mode: %s, its target has %s", got, want)
@@ -136,9 +141,20 @@ func attachFlags(t *testing.T, h *netlab.Host, plain, remote *container) {
 	if out := exec(c, "ip", "route"); strings.Contains(out, "224.") || !strings.Contains(out, "ethwe") {
 		t.Errorf("routes with --no-multicast-route:\n%s", out)
 	}
-	if out := exec(c, "cat", "/etc/hosts"); !strings.Contains(out, c.addr+"\t") && !strings.Contains(out, c.addr+" ") || !strings.Contains(out, "quiet.weft.local") {
-		t.Errorf("/etc/hosts with --rewrite-hosts lacks %s:\n%s", c.addr, out)
+	rewritten := func() error {
+		if out := exec(c, "cat", "/etc/hosts"); !strings.Contains(out, c.addr+"\t") && !strings.Contains(out, c.addr+" ") || !strings.Contains(out, "quiet.weft.local") {
+			return errText(out)
+		}
+		return nil
 	}
+	if err := rewritten(); err != nil {
+		t.Errorf("/etc/hosts with --rewrite-hosts lacks %s:\n%v", c.addr, err)
+	}
+	// The engine writes the file anew at each start.
+	if out, err := h.Docker("restart", "quiet"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	eventually(t, 20*time.Second, "/etc/hosts is rewritten again", rewritten)
 	if out := do(t, h, "status", "dns"); strings.Contains(out, c.addr) || !strings.Contains(out, plain.addr) {
 		t.Errorf("names with --without-dns:\n%s", out)
 	}

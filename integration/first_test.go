@@ -30,7 +30,7 @@ func TestFirstPackets(t *testing.T) {
 			if from == to {
 				continue
 			}
-			if out, _, err := from.Run("busybox", "ping", "-c", "1", "-W", "2", to.addr); err != nil {
+			if out, _, err := from.Run("busybox", "ping", "-c", "1", "-W", "8", to.addr); err != nil {
 				t.Errorf("%s pings %s: %v\n%s\n%s", from.Name(), to.Name(), err, out, tunnels(from.host, to.host))
 			}
 		}

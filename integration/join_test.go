@@ -222,7 +222,14 @@ func TestClonedIdentity(t *testing.T) {
 		return err
 	})
 	a.pings(t, b.addr, 3)
-	resolves(t, hs[0], 2*time.Second, "b.weft.local", b.addr)
+	resolves(t, hs[0], 10*time.Second, "b.weft.local", b.addr)
+	// The original is not told that it were the copy, and goes on.
+	if r, err := reportOf(hs[1]); err != nil || len(r.Router.Notices) > 0 {
+		t.Errorf("notices of the original: %q (%v)", r.Router.Notices, err)
+	}
+	late := attachWorkload(t, hs[1], "late")
+	resolves(t, hs[0], 10*time.Second, "late.weft.local", late.addr)
+	late.pings(t, a.addr, 3)
 	// The cure.
 	do(t, hs[2], "reset", "--force")
 	join(t, hs[2], do(t, hs[0], "token"), hs[0].Addr().String())

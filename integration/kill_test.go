@@ -65,12 +65,19 @@ func TestRouterKilled(t *testing.T) {
 		}
 	}
 	waitPeers(t, hs...)
+	killedLast := lastAnswered(ping.Log())
+	eventually(t, 30*time.Second, "pings are answered after the last kill", func() error {
+		if n := lastAnswered(ping.Log()); n < killedLast+50 {
+			return fmt.Errorf("the last one is %d, was %d", n, killedLast)
+		}
+		return nil
+	})
 
 	if err := ping.Kill(syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
 	ended(t, "ping", ping)
-	allAnswered(t, ping.Log())
+	allAnswered(t, ping.Log(), killedLast+50)
 	a.pings(t, b.addr, 3)
 	t.Log(strings.TrimSpace(tail(ping.Log(), 200)))
 	if err := a.WriteFile("/run/enough", nil, 0o600); err != nil {
@@ -141,12 +148,22 @@ var (
 	pingSent = regexp.MustCompile(`(\d+) packets transmitted`)
 )
 
+// lastAnswered is the number of the last ping that was answered.
+func lastAnswered(out string) int {
+	last := 0
+	for _, m := range pingSeq.FindAllStringSubmatch(out, -1) {
+		n, _ := strconv.Atoi(m[1])
+		last = max(last, n)
+	}
+	return last
+}
+
 // allAnswered checks that every ping but those in flight at the interrupt was
-// answered, once. ping itself counts the latter as lost; they were sent when all
-// routers had long been back.
-func allAnswered(t *testing.T, out string) {
+// answered, once, and at least that many. ping itself counts those in flight as
+// lost; they were sent when all routers had long been back.
+func allAnswered(t *testing.T, out string, least int) {
 	t.Helper()
-	const inFlight = 10 // a tenth of a second's; the slowest answers seen took half of that
+	const inFlight = 100 // a second's: a busy machine answers late
 	next := 1
 	seen := map[int]bool{}
 	for _, m := range pingSeq.FindAllStringSubmatch(out, -1) {
@@ -164,7 +181,7 @@ func allAnswered(t *testing.T, out string) {
 	if m := pingSent.FindStringSubmatch(out); m != nil {
 		sent, _ = strconv.Atoi(m[1])
 	}
-	if answered != len(seen) || sent-answered > inFlight || answered < 100 || strings.Contains(out, "Unreachable") {
+	if answered != len(seen) || sent-answered > inFlight || answered < max(100, least) || strings.Contains(out, "Unreachable") {
 		t.Errorf("of %d pings %d were answered, without a gap to number %d: %s", sent, len(seen), answered, tail(out, 400))
 	}
 }

@@ -218,6 +218,49 @@ func TestRangeInUse(t *testing.T) {
 	}
 }
 
+// A firewall of the operator's that drops the mesh's packets is named, with the
+// command that opens it, to who attaches and by weft status.
+func TestFirewallInTheWay(t *testing.T) {
+	lab := newLab(t)
+	netlab.Require(t, "nft")
+	h := newHosts(t, lab, netlab.HostOptions{}, "host1")[0]
+	if _, stderr, err := h.Run("nft", "add table inet mine; add chain inet mine transit { type filter hook forward priority 0; policy drop; }"); err != nil {
+		t.Fatal(stderr)
+	}
+	do(t, h, "launch")
+	w, err := h.Workload("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	attach := func() string {
+		t.Helper()
+		out, stderr, err := h.Run(weft, "attach", "netns:"+w.NetNSPath())
+		if err != nil || !strings.HasPrefix(out, "10.") {
+			t.Fatalf("attach: %v %q\n%s", err, out, stderr)
+		}
+		return stderr
+	}
+	const chain = "chain transit of table inet mine"
+	hint := regexp.MustCompile(`try: (nft 'insert rule inet mine transit [^']* accept')`)
+	for what, said := range map[string]string{"weft attach": attach(), "weft status": do(t, h, "status")} {
+		m := hint.FindStringSubmatch(said)
+		if m == nil || !strings.Contains(said, chain) {
+			t.Fatalf("%s does not say what is in the way and how to open it:\n%s", what, said)
+		}
+		if what == "weft status" {
+			if _, stderr, err := h.Run("sh", "-c", m[1]); err != nil {
+				t.Fatalf("%s: %s", m[1], stderr)
+			}
+		}
+	}
+	if said := attach(); said != "" {
+		t.Errorf("weft attach still says:\n%s", said)
+	}
+	if said := do(t, h, "status"); strings.Contains(said, chain) {
+		t.Errorf("weft status still says:\n%s", said)
+	}
+}
+
 // Whoever is not root is told so, and changes nothing.
 func TestNotRoot(t *testing.T) {
 	lab := newLab(t)

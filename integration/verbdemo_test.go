@@ -3,6 +3,7 @@ package integration
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -32,6 +33,11 @@ func startDemo(t *testing.T, env []string, args ...string) *demonstration {
 	t.Helper()
 	netlab.Require(t, "root")
 	t.Parallel()
+	return startAgain(t, env, args...)
+}
+
+func startAgain(t *testing.T, env []string, args ...string) *demonstration {
+	t.Helper()
 	d := &demonstration{links: links(t)}
 	d.cmd = exec.CommandContext(t.Context(), weft, append([]string{"demo"}, args...)...)
 	d.cmd.Env = append(os.Environ(), env...)
@@ -131,20 +137,79 @@ func TestDemo(t *testing.T) {
 	t.Logf("\n%s", out)
 }
 
-// TestDemoInterrupted: Ctrl-C takes everything down.
-func TestDemoInterrupted(t *testing.T) {
-	d := startDemo(t, nil)
-	eventually(t, 20*time.Second, "a router of the demo runs", func() error {
-		ps := strings.Join(d.processes(t), "\n")
-		if !strings.Contains(ps, weft+" router") {
-			return errText(ps)
-		}
-		return nil
-	})
-	if err := d.cmd.Process.Signal(os.Interrupt); err != nil {
+// TestDemoOfTheREADME runs `make demo` in a copy of the sources, and compares what
+// it prints with what the README shows.
+func TestDemoOfTheREADME(t *testing.T) {
+	netlab.Require(t, "root", "make")
+	t.Parallel()
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
 		t.Fatal(err)
 	}
-	err := d.cmd.Wait()
+	src := filepath.Join(t.TempDir(), "weft")
+	files, err := filepath.Glob("../*") // without .git
+	if err != nil || os.Mkdir(src, 0o755) != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if filepath.Base(f) == "bin" {
+			continue
+		}
+		if out, err := exec.Command("cp", "-r", f, src).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	cmd := exec.CommandContext(t.Context(), "make", "--no-print-directory", "demo")
+	cmd.Dir = src
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("make demo: %v\n%s", err, out)
+	}
+	if want, got := steps(string(readme)), steps(string(out)); want != got || strings.Count(got, "\n") < 15 {
+		t.Errorf("the README shows\n%s\nmake demo prints\n%s", want, got)
+	}
+}
+
+var (
+	stepLine = regexp.MustCompile(`^\[ *\d+\.\ds\] `)
+	varying  = regexp.MustCompile(`\d+(\.\d+)*`)
+)
+
+// steps are the progress lines of a demonstration, without what differs from run to
+// run: times, addresses and amounts.
+func steps(text string) string {
+	var b strings.Builder
+	for l := range strings.Lines(text) {
+		if stepLine.MatchString(l) {
+			l = strings.Join(strings.Fields(l[strings.Index(l, "]")+1:]), " ")
+			b.WriteString(varying.ReplaceAllString(l, "N") + "\n")
+		}
+	}
+	return b.String()
+}
+
+// TestDemoInterrupted: Ctrl-C takes everything down.
+func TestDemoInterrupted(t *testing.T) {
+	interrupted := func(d *demonstration) error {
+		t.Helper()
+		eventually(t, 20*time.Second, "a router of the demo runs", func() error {
+			ps := strings.Join(d.processes(t), "\n")
+			if !strings.Contains(ps, weft+" router") {
+				return errText(ps)
+			}
+			return nil
+		})
+		if err := d.cmd.Process.Signal(os.Interrupt); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			t.Fatal(err)
+		}
+		return d.cmd.Wait()
+	}
+	d := startDemo(t, nil)
+	err := interrupted(d)
+	if err == nil { // it was at its end already
+		d = startAgain(t, nil)
+		err = interrupted(d)
+	}
 	if code := exitCode(err); code != 1 {
 		t.Errorf("an interrupted demo ends with %v", err)
 	}

@@ -86,6 +86,11 @@ func TestVerbs(t *testing.T) {
 	resolves(t, hs[1], 10*time.Second, "printer.weft.local", "192.0.2.7")
 	do(t, hs[0], "dns-remove", "192.0.2.7", "-h", "printer.weft.local")
 	resolves(t, hs[1], 5*time.Second, "printer.weft.local")
+	refused(t, hs[0], []string{"dns-remove", "192.0.2.7", "-h", "printer.weft.local"}, "no such name")
+	refused(t, hs[0], []string{"dns-remove", a.container, "-h", "nobody.weft.local"}, "no such name")
+	refused(t, hs[0], []string{"detach", "ip:172.30.5.9/24", a.container}, "172.30.5.9/24", "has no address")
+	refused(t, hs[0], []string{"detach", "net:10.41.9.0/24", a.container}, "10.41.9.0/24", "has no address")
+	refused(t, hs[0], []string{"detach", "netns:/run/nobody"}, "is not attached")
 	refused(t, hs[0], []string{"dns-add", "192.0.2.7", "-h", "printer.example.com"}, "printer.example.com")
 
 	resolves(t, hs[0], 10*time.Second, "b.weft.local", b.addr)
@@ -122,6 +127,10 @@ func jsonOfVerbs(t *testing.T, h *netlab.Host, a *workload) {
 		out := do(t, h, append(strings.Fields(c.verb), "--json")...)
 		if !json.Valid([]byte(out)) || !strings.Contains(out, c.want) {
 			t.Errorf("weft %s --json is not JSON with %s:\n%s", c.verb, c.want, out)
+		}
+		if strings.HasPrefix(c.verb, "detach ") || strings.HasPrefix(c.verb, "dns-remove ") {
+			refused(t, h, strings.Fields(c.verb)) // a second time there is nothing to take away
+			continue
 		}
 		if text := do(t, h, strings.Fields(c.verb)...); c.verb != "report" && json.Valid([]byte(text)) {
 			t.Errorf("weft %s prints JSON unasked:\n%s", c.verb, text)

@@ -15,10 +15,14 @@ import (
 )
 
 const (
-	dialers     = 8               // joins under way at a time
+	dialers     = 32              // joins under way at a time
 	dialTick    = time.Second     // one random host that is not in gossip is dialled through the tunnel
 	redialEvery = 5 * time.Second // each host that is not in gossip is dialled at its join port
 	insideTry   = 4 * time.Second // how long a dial through a tunnel, likely dead, may take
+
+	seekAfter = 3 * time.Second  // what is heard of a host but gossip does not know is asked for
+	seekEvery = 15 * time.Second // … and by hosts that do not dial all others, anyway
+	maxKnocks = 16
 )
 
 // dialAll dials targets, and hosts that are known and not in gossip, until ctx ends.
@@ -44,6 +48,13 @@ func (m *Mesh) dialAll(ctx context.Context) {
 	for {
 		m.dialTargets(ctx, start)
 		m.dialHosts(ctx, start)
+		if id, ok := m.seek(time.Now()); ok {
+			start(func() {
+				ctx, cancel := context.WithTimeout(ctx, insideTry)
+				defer cancel()
+				_ = m.joinGossip(ctx, id)
+			})
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -207,6 +218,59 @@ func (m *Mesh) pickLost() (peer.ID, bool) {
 			ids = append(ids, id)
 		}
 	}
+	if len(ids) == 0 {
+		return peer.ID{}, false
+	}
+	return ids[rand.IntN(len(ids))], true
+}
+
+// hearFrom notes that a host holds this one for a member: it tells it its root.
+// If it is not one here, gossip knows of one direction only; it would stay so.
+func (m *Mesh) hearFrom(id peer.ID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if h := m.hosts[id]; h != nil && !h.gossip && !h.rec.left() {
+		if len(m.knocked) < maxKnocks {
+			m.knocked[id] = true
+		}
+		poke(m.redial)
+	}
+}
+
+// seek picks a host to ask who is there: one that knocked, or any live one. Gossip
+// tells of a newcomer a few times only; who misses it would not learn of it again,
+// since whole states are not exchanged from time to time. That the newcomer is there
+// shows in its log.
+func (m *Mesh) seek(now time.Time) (peer.ID, bool) {
+	m.mu.Lock()
+	if now.Sub(m.sought) >= dialTick && !m.leaving {
+		for id := range m.knocked {
+			delete(m.knocked, id)
+			if h := m.hosts[id]; h != nil && !h.gossip {
+				m.sought = now
+				m.mu.Unlock()
+				return id, true
+			}
+		}
+	}
+	want := false
+	for _, h := range m.hosts {
+		if h.gossip || h.rec.left() {
+			continue
+		}
+		want = want || !h.news.IsZero() && now.Sub(h.news) >= seekAfter || !m.o.Discovery && now.Sub(m.sought) >= seekEvery
+	}
+	if want {
+		m.sought = now
+		for _, h := range m.hosts {
+			h.news = time.Time{}
+		}
+	}
+	m.mu.Unlock()
+	if !want {
+		return peer.ID{}, false
+	}
+	ids := m.live()
 	if len(ids) == 0 {
 		return peer.ID{}, false
 	}

@@ -1,9 +1,11 @@
 package mesh
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"weft/peer"
 )
@@ -27,8 +29,13 @@ func (r *replica) digest() []mark {
 	for _, id := range r.ids() {
 		a := r.authors[id]
 		m := mark{author: id}
-		if a.current != nil {
+		switch {
+		case a.current != nil && a.current.fork != nil:
+			m.epoch, m.seq, m.sum = a.current.number, uint64(len(a.current.entries)), forkedSum
+		case a.current != nil:
 			m.epoch, m.seq, m.sum = a.current.number, uint64(len(a.current.entries)), [8]byte(a.current.sum[:8])
+		case a.gone != nil:
+			m.epoch, m.seq = a.gone.Epoch, a.gone.Seq
 		}
 		if n := len(a.next); n > 0 {
 			m.next, m.nextCount = a.next[n-1].number, uint64(len(a.next[n-1].entries))
@@ -40,13 +47,25 @@ func (r *replica) digest() []mark {
 	return ms
 }
 
-// rootOf is the SHA-256 over what counts of a digest: two hosts with the same
-// root hold the same effective logs.
-func rootOf(ms []mark) [32]byte {
+// forkedSum stands in the mark of an epoch in which the author has written one number
+// twice, and the proof is held: what follows cannot agree any more.
+var forkedSum = [8]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+
+// counts tells whether an author's log is part of the root.
+func (a *author) counts() bool {
+	return a.gone == nil && a.lone == nil && a.current != nil && a.current.departed == nil && a.current.fork == nil
+}
+
+// root is the SHA-256 over what counts of a digest: two hosts with the same root
+// hold the same effective logs, those of departed hosts and forked ones aside.
+func (r *replica) root() [32]byte {
+	if r.summed != nil {
+		return *r.summed
+	}
 	h := sha256.New()
 	var b []byte
-	for _, m := range ms {
-		if m.epoch == 0 {
+	for _, m := range r.digest() {
+		if !r.authors[m.author].counts() {
 			continue
 		}
 		b = append(b[:0], m.author[:]...)
@@ -54,7 +73,9 @@ func rootOf(ms []mark) [32]byte {
 		b = binary.BigEndian.AppendUint64(b, m.seq)
 		h.Write(append(b, m.sum[:]...))
 	}
-	return [32]byte(h.Sum(nil))
+	sum := [32]byte(h.Sum(nil))
+	r.summed = &sum
+	return sum
 }
 
 func appendDigest(b []byte, ms []mark) []byte {
@@ -86,28 +107,56 @@ func parseDigest(b []byte) ([]mark, error) {
 	return ms, in.end()
 }
 
-// missing are the entries that a host with the digest theirs lacks, in an order
-// in which it can take them. forked names authors whose logs have the same
-// numbers on both sides and differ.
-func (r *replica) missing(theirs []mark) (logs [][]Entry, forked []peer.ID) {
+// missing are the entries that the host to, with the digest theirs, lacks, in an
+// order in which it can take them.
+//
+// Where both have the same numbers of an author and differ, the whole log is told:
+// whoever holds both of two entries with one number has the proof that the author
+// wrote them, and hands it on. What a digest says proves nothing.
+//
+// Departed authors come first: they do not count in roots, so that an exchange
+// which breaks off must leave something that does.
+func (r *replica) missing(theirs []mark, to peer.ID) (logs [][]Entry) {
 	have := make(map[peer.ID]mark, len(theirs))
 	for _, m := range theirs {
 		have[m.author] = m
 	}
-	for _, id := range r.ids() {
+	ids := r.ids()
+	slices.SortStableFunc(ids, func(a, b peer.ID) int {
+		return cmp.Compare(r.authors[a].rank(), r.authors[b].rank())
+	})
+	for _, id := range ids {
+		if gone := r.authors[id].gone; gone != nil {
+			m, ok := have[id]
+			if ok && (m.epoch < gone.Epoch || m.epoch == gone.Epoch && m.seq < gone.Seq) {
+				logs = append(logs, []Entry{*gone})
+			}
+			continue
+		}
 		es := r.log(id)
 		if len(es) == 0 {
 			continue
 		}
 		cur := r.authors[id].current
 		from := uint64(0)
+		if m, ok := have[id]; ok && m.epoch == cur.number {
+			d := cur.departed
+			switch {
+			case m.sum == forkedSum, d != nil && m.seq >= d.Seq: // knows, or has removed it
+				continue
+			case cur.fork != nil:
+				logs = append(logs, []Entry{cur.entries[cur.fork.Seq-1], *cur.fork})
+				continue
+			}
+		}
 		switch m := have[id]; {
-		case m.epoch > cur.number:
+		case m.epoch > cur.number && id != to && !r.authors[id].forgotten(m.epoch):
 			continue
+		case m.epoch > cur.number: // theirs may lack grants that this one has
 		case m.epoch == cur.number:
 			from = m.seq
 			if m.seq == uint64(len(es)) && m.sum != [8]byte(cur.sum[:8]) {
-				forked = append(forked, id)
+				from = 0
 			}
 		case m.next == cur.number:
 			from = m.nextCount
@@ -115,6 +164,9 @@ func (r *replica) missing(theirs []mark) (logs [][]Entry, forked []peer.ID) {
 		if from < uint64(len(es)) {
 			logs = append(logs, es[from:])
 		}
+		if cur.fork != nil {
+			logs = append(logs, []Entry{*cur.fork})
+		}
 	}
-	return logs, forked
+	return logs
 }

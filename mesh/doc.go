@@ -10,7 +10,8 @@
 // host or not admitted by the secret, an identity that runs on two hosts, a host
 // of a mesh founded apart, entries over an author's quota, and connections over
 // their rate or number. Each refusal is an error on both sides (State.Notices,
-// Target.Err, the log) and a counter.
+// Target.Err, the log) and a counter; what a member sends that is not taken is
+// counted by member and reason (Rejections).
 //
 // # How a host joins
 //
@@ -43,8 +44,9 @@
 //
 // An exchange is root from client and server; if they differ, digest from client
 // and server, entries… done from the server, entries… done from the client.
-// Gossip messages are u8 1 (direct) or 2 (to be handed on) and entries as in 3,
-// in one datagram of at most 1,100 bytes. memberlist's node name is the ID's 16
+// Datagrams of ours go between the control addresses, on memberlist's port: 0x77,
+// then 1 (direct) or 2 (to be handed on) and entries as in 3, or 3 and a root;
+// at most 1,100 bytes. memberlist's node name is the ID's 16
 // characters, a slash and 16 hex digits of the boot nonce; its meta is the Record.
 // Extensions of a Record: 1 the host stops (empty), 2 its join port (u16). Of a
 // hello: 1 the founder's nickname.
@@ -56,16 +58,21 @@
 //
 // A host writes its own log only. Each start opens an epoch with a snapshot,
 // whose size its Begin tells. Per host the highest epoch with a whole snapshot
-// counts, and of it the entries without a gap; older epochs are dropped. New
-// entries go straight to all live hosts; whatever is lost is found by comparing
-// digests with a random live host every 2 s. This host's own entries are on disk
-// before they are sent.
+// counts, and of it the entries without a gap; older epochs are dropped. An epoch
+// that lacks a grant which an older one has does not take effect: its author is
+// told what it has forgotten (its disk was put back) and opens another one.
+// This host's own entries are on disk before they are sent. They go straight to
+// up to 64 live hosts, three times within 200 ms; in a larger mesh those hand them
+// on. Whatever is lost is found by roots: every second a host tells a random live
+// one its own, and who sees another one than it has exchanges logs with the sender.
+// The log of a host that has signed its departure is removed after a day.
 //
 // # Goroutines and locks
 //
 // New starts nothing. Run starts the listeners with a goroutine per session, the
-// dialler with at most 8 joins, and one goroutine each for liveness, gossip's
-// inbox, digests, the disk and the own record; all have ended when Run returns,
+// dialler with at most 32 joins, exchanges with at most 4, and one goroutine each for
+// liveness, gossip's inbox and outbox, roots, the disk and the own record; all have
+// ended when Run returns,
 // but for memberlist's own, which end with their timers within seconds.
 //
 // Mesh.mu guards all state and is never held while calling out: not into

@@ -2,9 +2,11 @@ package mesh
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"sync"
 	"time"
 
 	"weft/peer"
@@ -24,10 +26,23 @@ const (
 )
 
 const (
-	chunk        = 256 << 10 // bytes of entries in a message
-	maxChunk     = chunk + 2 + maxEntry
-	syncInterval = 2 * time.Second
-	syncTimeout  = 2 * time.Minute // of a whole exchange, however much there is to say
+	chunk       = 256 << 10 // bytes of entries in a message
+	maxChunk    = chunk + 2 + maxEntry
+	syncTimeout = 2 * time.Minute // of a whole exchange, however much there is to say
+
+	// rootEvery is how often a host tells a random live one its root.
+	rootEvery = time.Second
+	// settle is what entries on their way get before two roots count as different.
+	settle = 150 * time.Millisecond
+	// syncGap is the least time between two exchanges that this host begins with
+	// one other, and syncers how many it has under way, and serves as others begin
+	// them: after a partition all others have the same to tell.
+	syncGap = time.Second
+	syncers = 2
+
+	// maxUseless is how many entries that change nothing an exchange may bring: a log
+	// that came from elsewhere meanwhile, and this host's own.
+	maxUseless = 2 * maxLogEntries
 )
 
 // exchange makes both sides hold the same logs. Roots first; the digests only
@@ -35,9 +50,8 @@ const (
 // It returns how many entries were new here.
 func (m *Mesh) exchange(l *link, client bool) (news []Entry, err error) {
 	m.mu.Lock()
-	digest := m.logs.digest()
+	digest, root := m.logs.digest(), m.logs.root()
 	m.mu.Unlock()
-	root := rootOf(digest)
 	var theirRoot []byte
 	var theirs []mark
 	send := func(t msgType, b []byte) func() error { return func() error { return l.write(t, b) } }
@@ -51,6 +65,7 @@ func (m *Mesh) exchange(l *link, client bool) (news []Entry, err error) {
 	if string(theirRoot) == string(root[:]) {
 		return nil, nil
 	}
+	m.count.add("repairs")
 	if err := inTurn(client, send(msgDigest, appendDigest(nil, digest)), get(msgDigest, 1+maxAuthors*markLen, &raw)); err != nil {
 		return nil, fmt.Errorf("exchange digests: %w", err)
 	}
@@ -79,12 +94,8 @@ func inTurn(aFirst bool, a, b func() error) error {
 
 func (m *Mesh) sendMissing(l *link, theirs []mark) error {
 	m.mu.Lock()
-	logs, forked := m.logs.missing(theirs)
+	logs := m.logs.missing(theirs, l.id)
 	m.mu.Unlock()
-	for _, id := range forked {
-		m.count.add("log_forked")
-		m.log.Warn("two logs of one host differ", "peer", id)
-	}
 	var b []byte
 	for _, es := range logs {
 		for _, e := range es {
@@ -105,46 +116,127 @@ func (m *Mesh) sendMissing(l *link, theirs []mark) error {
 }
 
 func (m *Mesh) takeAll(l *link) (news []Entry, err error) {
+	var departures []Entry
+	useless := 0
 	for {
 		t, b, err := l.read(1+maxChunk, msgEntries, msgDone)
-		if err != nil || t == msgDone {
+		if err != nil {
 			return news, err
+		}
+		if t == msgDone {
+			m.settleDepartures(departures)
+			return news, nil
 		}
 		es, err := SplitEntries(b)
 		if err != nil {
-			m.count.add("sync_malformed")
+			m.rejectSent(l.id, reasonMalformed, err)
 			return news, err
 		}
-		fresh := m.take(es)
+		for _, e := range es {
+			if e.Kind == KindDepart && len(departures) < maxAuthors {
+				departures = append(departures, e)
+			}
+		}
+		fresh, lie := m.take(es, l.id, true)
+		if lie != nil {
+			return news, fmt.Errorf("take entries: %w", lie)
+		}
+		if useless += len(es) - len(fresh); useless > maxUseless {
+			m.rejectSent(l.id, reasonFlood, errUseless)
+			return news, errUseless
+		}
+		m.drain() // the disk sets the pace, or memory would hold what it has not written
 		// What a caller may want to hand on at once is little; a big catch-up is not kept.
-		if news = append(news, fresh...); len(news) > relayMax {
-			news = news[:relayMax+1]
+		if news = append(news, fresh...); len(news) > flushMax {
+			news = news[:flushMax+1]
 		}
 	}
 }
 
+var errUseless = errors.New("an exchange that brings nothing new")
+
 // spreadMax is how many neighbours are told at once which mesh this is.
 const spreadMax = 8
 
-// syncLoop compares logs with one random live host every 2 s or so, and with
-// several when there is something to tell.
+// difference is a root of another host that was not this host's when it came.
+type difference struct {
+	peer peer.ID
+	root [32]byte
+}
+
+// compareRoot looks at what another host says that it holds.
+func (m *Mesh) compareRoot(from peer.ID, root [32]byte) {
+	if root == m.root() {
+		return
+	}
+	select {
+	case m.differs <- difference{from, root}:
+	default: // many others say so, too
+	}
+}
+
+// syncLoop tells one random live host every second what this one holds, and
+// exchanges logs with those that hold something else: whoever sees a difference
+// acts. When there is something to tell, it exchanges with several at once.
 func (m *Mesh) syncLoop(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	done := make(chan peer.ID)
+	busy := make(map[peer.ID]bool)
+	last := make(map[peer.ID]time.Time) // when an exchange ended
+	sync := func(id peer.ID) {
+		if err := m.syncWith(ctx, id); err != nil && ctx.Err() == nil {
+			m.count.add("sync_failed")
+			m.log.Debug("compare logs", "peer", id, "err", err)
+		}
+	}
+	mend := func(d difference) {
+		if len(busy) >= syncers || busy[d.peer] || time.Since(last[d.peer]) < syncGap {
+			return
+		}
+		busy[d.peer] = true
+		wg.Go(func() {
+			select {
+			case <-ctx.Done():
+			case <-time.After(settle):
+				if m.root() != d.root {
+					sync(d.peer)
+				}
+			}
+			select {
+			case <-ctx.Done():
+			case done <- d.peer:
+			}
+		})
+	}
+	tick := time.NewTimer(rootEvery)
+	defer tick.Stop()
 	for {
-		wait := syncInterval*3/4 + rand.N(syncInterval/2)
-		n := 1
 		select {
 		case <-ctx.Done():
 			return
 		case <-m.spread:
-			n = spreadMax
-		case <-time.After(wait):
-		}
-		ids := m.live()
-		rand.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
-		for _, id := range ids[:min(n, len(ids))] {
-			if err := m.syncWith(ctx, id); err != nil && ctx.Err() == nil {
-				m.count.add("sync_failed")
-				m.log.Debug("compare logs", "peer", id, "err", err)
+			ids := m.live()
+			rand.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
+			wg.Go(func() {
+				for _, id := range ids[:min(spreadMax, len(ids))] {
+					sync(id)
+				}
+			})
+		case d := <-m.differs:
+			mend(d)
+		case id := <-done:
+			delete(busy, id)
+			last[id] = time.Now()
+		case <-tick.C:
+			tick.Reset(rootEvery*3/4 + rand.N(rootEvery/2))
+			if nodes := m.aliveNodes(); len(nodes) > 0 {
+				m.sendRoot(nodes[rand.IntN(len(nodes))])
+			}
+			for id, at := range last {
+				if time.Since(at) > time.Minute {
+					delete(last, id)
+				}
 			}
 		}
 	}

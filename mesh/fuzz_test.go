@@ -24,9 +24,8 @@ func FuzzParseDigest(f *testing.F) {
 		if !bytes.Equal(appendDigest(nil, ms), b) {
 			t.Error("does not come out as it went in")
 		}
-		rootOf(ms)
 		r := newReplica()
-		r.missing(ms)
+		r.missing(ms, peer.ID{})
 	})
 }
 
@@ -36,19 +35,20 @@ func FuzzGossip(f *testing.F) {
 	m := quietMesh(f, secret)
 	s := newScribe(f, secret)
 	for _, p := range s.epoch(f, 5, 2, 1) {
-		f.Add(AppendEntries([]byte{gossipDirect}, p.Entry))
+		f.Add(AppendEntries([]byte{gossipMagic, gossipDirect}, p.Entry))
 	}
 	other := newScribe(f, NewSecret())
-	f.Add(AppendEntries([]byte{gossipRelay}, other.epoch(f, 5, 1, 0)[0].Entry))
+	f.Add(append([]byte{gossipMagic, gossipRoot}, make([]byte, 32)...))
+	f.Add(AppendEntries([]byte{gossipMagic, gossipRelay}, other.epoch(f, 5, 1, 0)[0].Entry))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		(&delegate{m}).NotifyMsg(b)
+		m.senders = newSourceLimits(senderBurst, senderRate)
+		m.receive(m.controlAddr(s.id.ID()), b)
 		select {
-		case b = <-m.inbox:
+		case l := <-m.inbox:
+			m.read(l)
 		default:
 			return
 		}
-		es, _ := SplitEntries(b[1:])
-		m.take(es)
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		for id, a := range m.logs.authors {

@@ -16,24 +16,8 @@ import (
 )
 
 const (
-	inboxLen         = 1024
-	gossipPacket     = 1100 // bytes that memberlist may put in a datagram
-	gossipRetransmit = 4    // memberlist's RetransmitMult for LANs
-
-	// maxGossip is what is left of a datagram for entries: memberlist adds at most
-	// 1 for the type, 5 for a checksum, 29 for the encryption, 2+2 in a compound
-	// message. The biggest entry fits.
-	maxGossip = gossipPacket - 48
-
-	// directMax is up to how many live peers new entries go straight to each;
-	// beyond, they spread by gossip.
-	directMax = 64
-	// relayMax bounds how many entries are pushed at once; more are left to the digests.
-	relayMax = 64
-
-	// The first byte of a message of ours.
-	gossipDirect byte = 1 // entries; the sender tells everybody itself
-	gossipRelay  byte = 2 // entries; hand them on if they are news
+	inboxLen     = 1024
+	gossipPacket = 1100 // bytes that memberlist may put in a datagram
 )
 
 // node is a name that gossip holds alive: one start of a host.
@@ -46,7 +30,7 @@ type node struct {
 // startGossip brings memberlist up on the control address.
 func (m *Mesh) startGossip(ctx context.Context) error {
 	self := netip.AddrPortFrom(m.controlAddr(m.id), uint16(m.o.GossipPort))
-	t, err := newTransport(ctx, m.o.Network, self, peer.ControlPrefix(m.mesh.Control()))
+	t, err := newTransport(ctx, m.o.Network, self, peer.ControlPrefix(m.mesh.Control()), m.receive)
 	if err != nil {
 		return err
 	}
@@ -60,7 +44,11 @@ func (m *Mesh) startGossip(ctx context.Context) error {
 	c.EnableCompression = false // costs more than it saves
 	c.UDPBufferSize = gossipPacket
 	c.RequireNodeNames = true
-	c.RetransmitMult = gossipRetransmit
+	c.PushPullInterval = 0 // whole states grow with the mesh: see seek
+	// A suspicion that nobody shares waits so many times longer than one that others
+	// share. In a mesh of three there is nobody to share it, and with memberlist's 6 a
+	// crash would show after a quarter of a minute only. See doubt.go for the other side.
+	c.SuspicionMult, c.SuspicionMaxTimeoutMult = 3, 4
 	c.Logger = log.New(debugWriter{m.log}, "", 0)
 	d := &delegate{m}
 	c.Delegate, c.Events, c.Alive, c.Ping = d, d, d, d
@@ -69,6 +57,7 @@ func (m *Mesh) startGossip(ctx context.Context) error {
 		_ = t.Shutdown()
 		return fmt.Errorf("start gossip: %w", err)
 	}
+	m.transport.Store(t)
 	m.gossip.Store(ml)
 	return nil
 }
@@ -83,6 +72,7 @@ func (m *Mesh) stopGossip() {
 	if err := ml.Shutdown(); err != nil {
 		m.log.Debug("stop gossip", "err", err)
 	}
+	m.transport.Store(nil)
 	m.mu.Lock()
 	clear(m.nodes)
 	m.mu.Unlock()
@@ -127,71 +117,6 @@ func (m *Mesh) aliveNodes() []memberlist.Node {
 	return out
 }
 
-func (m *Mesh) numNodes() int {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return len(m.nodes) + 1
-}
-
-// broadcast sends new entries to all live peers but one. It is best effort: the
-// digests repair what is lost.
-func (m *Mesh) broadcast(es []Entry, except *peer.ID) {
-	ml := m.gossip.Load()
-	if ml == nil || len(es) == 0 {
-		return
-	}
-	nodes := m.aliveNodes()
-	if len(nodes) > directMax {
-		m.relay(es)
-		return
-	}
-	msgs := pack(es, gossipDirect)
-	for i := range nodes {
-		if except != nil && strings.HasPrefix(nodes[i].Name, except.String()) {
-			continue
-		}
-		for _, b := range msgs {
-			if err := ml.SendBestEffort(&nodes[i], b); err != nil {
-				m.count.add("gossip_send_failed")
-			}
-		}
-	}
-}
-
-// relay lets entries spread by gossip.
-func (m *Mesh) relay(es []Entry) {
-	if len(es) > relayMax {
-		return
-	}
-	for _, b := range pack(es, gossipRelay) {
-		m.queue.QueueBroadcast(message(b))
-	}
-	m.queue.Prune(inboxLen)
-}
-
-// pack puts entries into as few messages as fit a datagram each.
-func pack(es []Entry, kind byte) [][]byte {
-	var out [][]byte
-	for _, e := range es {
-		if n := len(out); n > 0 && len(out[n-1])+2+len(e.raw) <= maxGossip {
-			out[n-1] = AppendEntries(out[n-1], e)
-			continue
-		}
-		out = append(out, AppendEntries([]byte{kind}, e))
-	}
-	return out
-}
-
-// message is a broadcast that no other replaces.
-type message []byte
-
-func (message) Invalidates(memberlist.Broadcast) bool { return false }
-func (b message) Message() []byte                     { return b }
-func (message) Finished()                             {}
-
-// UniqueBroadcast tells memberlist not to look for one to replace.
-func (message) UniqueBroadcast() {}
-
 // debugWriter is memberlist's own log.
 type debugWriter struct{ log *slog.Logger }
 
@@ -218,25 +143,11 @@ func (d *delegate) NodeMeta(int) []byte {
 	return d.m.own.raw
 }
 
-// NotifyMsg copies a message of ours into the inbox.
-func (d *delegate) NotifyMsg(b []byte) {
-	if len(b) < 2 || len(b) > maxPacket || (b[0] != gossipDirect && b[0] != gossipRelay) {
-		d.m.count.add("gossip_malformed")
-		return
-	}
-	select {
-	case d.m.inbox <- append([]byte(nil), b...):
-	default:
-		d.m.count.add("gossip_dropped")
-	}
-}
+// NotifyMsg hears nothing: datagrams of ours go beside memberlist's.
+func (d *delegate) NotifyMsg([]byte) { d.m.count.add("gossip_foreign") }
 
-// GetBroadcasts hands over what spreads by gossip. Entries have at least 99
-// bytes, so that a packet holds far fewer than the 255 messages above which
-// memberlist corrupts it.
-func (d *delegate) GetBroadcasts(overhead, limit int) [][]byte {
-	return d.m.queue.GetBroadcasts(overhead, limit)
-}
+// GetBroadcasts has nothing for memberlist to carry.
+func (d *delegate) GetBroadcasts(int, int) [][]byte { return nil }
 
 // LocalState is empty: push/pull has a hard limit above which nobody can join.
 func (d *delegate) LocalState(bool) []byte { return nil }
@@ -253,6 +164,10 @@ func (d *delegate) NotifyAlive(n *memberlist.Node) error {
 	if err != nil {
 		m.count.add("node_rejected_record")
 		return err
+	}
+	if rec.ProtoMin > protoMax || rec.ProtoMax < protoMin {
+		m.count.add("node_rejected_version")
+		return fmt.Errorf("node %s speaks protocol %d to %d, this host %d to %d", n.Name, rec.ProtoMin, rec.ProtoMax, protoMin, protoMax)
 	}
 	id := rec.ID()
 	addr, _ := netip.AddrFromSlice(n.Addr)
@@ -276,7 +191,7 @@ func (d *delegate) NotifyAlive(n *memberlist.Node) error {
 			return fmt.Errorf("node %s is a former start of its host", n.Name)
 		}
 	}
-	if m.noteRecordLocked(rec, n.Meta) {
+	if m.noteRecordLocked(rec, n.Meta, false) {
 		m.stale = true
 	}
 	if m.hosts[id] == nil {
@@ -354,5 +269,5 @@ func parseName(name string) (peer.ID, uint64, bool) {
 	if _, e := fmt.Sscanf(nonce, "%016x", &n); err != nil || e != nil {
 		return peer.ID{}, 0, false
 	}
-	return id, n, true
+	return id, n, name == nodeName(id, n)
 }

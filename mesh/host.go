@@ -2,6 +2,8 @@ package mesh
 
 import (
 	"encoding/binary"
+	"math/rand/v2"
+	"slices"
 	"time"
 
 	"weft/peer"
@@ -12,15 +14,18 @@ type host struct {
 	rec Record
 	raw []byte // of rec
 
-	met    bool   // a member of gossip since this router started
-	gossip bool   // gossip holds the start of rec alive
-	vetted uint64 // a boot nonce, not rec's, that was challenged and is a restart
-	live   Liveness
-	since  time.Time // of live
-	rtt    time.Duration
-	pings  int           // measured since this router started
-	shown  time.Duration // rtt in the newest State
+	met     bool   // a member of gossip since this router started
+	greeted bool   // a session with it was accepted since then
+	gossip  bool   // gossip holds the start of rec alive
+	vetted  uint64 // a boot nonce, not rec's, that was challenged and is a restart
+	live    Liveness
+	since   time.Time // of live
+	doubted time.Time // when it was asked last because gossip called it dead
+	rtt     time.Duration
+	pings   int           // measured since this router started
+	shown   time.Duration // rtt in the newest State
 
+	news     time.Time // when a fresher record came, if gossip has not got it since
 	nextDial time.Time // of its join port, when it is not in gossip
 	dialling bool
 }
@@ -84,27 +89,54 @@ func fresher(a, b Record) bool {
 }
 
 // noteRecordLocked remembers a verified record of another host if it is the
-// freshest; it reports whether it was news.
-func (m *Mesh) noteRecordLocked(rec Record, raw []byte) bool {
+// freshest; it reports whether it was news. met says that this host is talking to
+// it: it has room before hosts that others only tell of.
+func (m *Mesh) noteRecordLocked(rec Record, raw []byte, met bool) bool {
 	id := rec.ID()
 	if id == m.id {
 		return false
 	}
 	h := m.hosts[id]
 	if h == nil {
-		if err := m.logs.learn(rec.Identity); err != nil {
+		err := m.logs.learn(rec.Identity)
+		if err != nil && met && m.makeRoomLocked() {
+			err = m.logs.learn(rec.Identity)
+		}
+		if err != nil {
 			m.count.add("host_over_quota")
 			return false
 		}
 		h = &host{}
+		if m.own.open && !met {
+			// Gossip tells of it at the same time; in a large mesh all would dial all.
+			h.nextDial = time.Now().Add(rand.N(min(time.Duration(len(m.hosts)+1)*20*time.Millisecond, redialEvery)))
+		}
 		m.hosts[id] = h
 	} else if !fresher(rec, h.rec) {
 		return false
 	}
-	h.rec, h.raw = rec, append([]byte(nil), raw...)
+	h.rec, h.raw, h.news = rec, append([]byte(nil), raw...), time.Now()
 	m.dirtyLocked(bucketMesh, remembered(id), h.raw)
 	poke(m.look)
 	return true
+}
+
+// makeRoomLocked forgets a host that has only been told of and that nothing rests on:
+// whoever has the secret can make up identities.
+func (m *Mesh) makeRoomLocked() bool {
+	for id, a := range m.logs.authors {
+		h := m.hosts[id]
+		if id == m.id || h != nil && (h.met || h.greeted) ||
+			slices.ContainsFunc(m.logs.log(id), func(e Entry) bool { return e.Kind == KindGrant }) || a.gone != nil {
+			continue
+		}
+		ch := &change{}
+		m.logs.forget(id, ch)
+		m.forgetHostLocked(id)
+		m.storeLocked(ch)
+		return true
+	}
+	return false
 }
 
 // verifyRecord is VerifyRecord without its price for a record that is known.

@@ -49,7 +49,7 @@ func (m *Mesh) joinAt(ctx context.Context, addrs ...netip.AddrPort) (peer.ID, er
 	}
 	m.count.add("joins")
 	m.log.Info("joined", "peer", l.id, "nickname", l.rec.Nickname, "endpoint", l.s.RemoteAddr())
-	m.handOn(l, news)
+	m.handOn(news)
 	return l.id, nil
 }
 
@@ -70,7 +70,7 @@ func (m *Mesh) serveJoin(ctx context.Context, l *link) error {
 	}
 	m.count.add("joins_served")
 	m.log.Info("host joins", "peer", l.id, "nickname", l.rec.Nickname, "endpoint", l.s.RemoteAddr())
-	m.handOn(l, news)
+	m.handOn(news)
 	m.notice("in "+l.s.RemoteAddr().Addr().String(), "")
 	return l.write(msgReady, Refusal{}.encode())
 }
@@ -94,8 +94,8 @@ func (m *Mesh) connect(ctx context.Context, l *link, observed netip.AddrPort, be
 
 // handOn pushes what little a join brought to the other live hosts; more is
 // left to the digests.
-func (m *Mesh) handOn(l *link, news []Entry) {
-	if len(news) <= relayMax {
-		m.broadcast(news, &l.id)
+func (m *Mesh) handOn(news []Entry) {
+	if len(news) <= flushMax {
+		m.relay(news)
 	}
 }

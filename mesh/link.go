@@ -232,7 +232,10 @@ func (m *Mesh) accept(l *link, h hello) error {
 		m.mu.Unlock()
 		return m.judgeFounding(l, h)
 	}
-	news := m.noteRecordLocked(l.rec, l.raw)
+	news := m.noteRecordLocked(l.rec, l.raw, true)
+	if h := m.hosts[l.id]; h != nil {
+		h.greeted = true
+	}
 	if m.founding.IsZero() && !f.IsZero() {
 		m.founding = f
 		m.dirtyLocked(bucketMesh, keyFounding, h.Founding)

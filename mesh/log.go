@@ -6,7 +6,6 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 
@@ -21,7 +20,11 @@ const (
 	maxLogBytes   = 4 << 20 // of one epoch, raw
 	maxSnapshot   = maxLogEntries / 2
 	maxEarly      = 256 // entries beyond a gap, of one epoch
-	maxNext       = 4   // epochs of one author that are not complete yet
+	maxNext       = 4   // epochs of one author that are not in effect
+
+	// maxHeld bounds the bytes of all logs together. A mesh of 1,000 hosts with
+	// 100 containers each has a tenth of it.
+	maxHeld = 512 << 20
 )
 
 // Why an entry was not taken. Each is a counter too.
@@ -29,6 +32,7 @@ var (
 	errUnknownAuthor = errors.New("its author is not known here")
 	errQuota         = errors.New("over its author's quota")
 	errFork          = errors.New("its author wrote this sequence twice")
+	errWithdrawal    = errors.New("its author has made grants before that this epoch lacks")
 )
 
 // replica is what this host holds of all logs: a pure state machine, entries in,
@@ -38,15 +42,25 @@ var (
 //
 // Per author the highest epoch whose snapshot is complete is the effective one.
 // Older ones are dropped then. Of an epoch the entries from 1 on without a gap count.
+//
+// A grant is never withdrawn, so an epoch that lacks one which an older epoch has
+// does not take effect: its author had an old copy of its state. It is told what
+// it has forgotten, and opens an epoch that has it all; see withdrawal.go.
+// What becomes of the log of a host that has departed is in departed.go.
 type replica struct {
 	authors map[peer.ID]*author
+	held    int       // bytes of entries, those beyond a gap aside
+	summed  *[32]byte // root, until something changes
 }
 
 type author struct {
 	key     ed25519.PublicKey // proven to be admitted
 	current *epoch            // effective; nil until one is complete
-	next    []*epoch          // higher ones, not complete; ascending
+	next    []*epoch          // higher ones, not complete or lacking grants; ascending
+	older   *epoch            // a lower one that may have grants which current lacks
 	tick    uint64            // counts merges, to tell which of next lies idle
+	gone    *Entry            // departed, and the log removed: the entry that says so
+	lone    *Entry            // a departure that came alone, while the log may still come
 }
 
 type epoch struct {
@@ -57,6 +71,9 @@ type epoch struct {
 	sum      [32]byte         // SHA-256 chain over entries
 	early    map[uint64]Entry // beyond a gap
 	touched  uint64           // author.tick when an entry came last
+	lacking  bool             // found to lack grants; looked at again when one comes
+	departed *Entry           // the author's departure, if it is in entries
+	fork     *Entry           // another entry of the author's under a number that entries has
 }
 
 // change is what a merge did, for the disk and for whoever forwards.
@@ -72,11 +89,14 @@ func newReplica() *replica { return &replica{authors: make(map[peer.ID]*author)}
 // learn makes an identity known that has proven its admission.
 func (r *replica) learn(pub ed25519.PublicKey) error {
 	id := peer.IDOf(pub)
-	if r.authors[id] != nil {
+	if a := r.authors[id]; a != nil {
+		if a.key == nil { // a departure from the disk
+			a.key = bytes.Clone(pub)
+		}
 		return nil
 	}
 	if len(r.authors) >= maxAuthors {
-		return fmt.Errorf("take host %v: %d hosts are known already", id, maxAuthors)
+		return errCrowded
 	}
 	r.authors[id] = &author{key: bytes.Clone(pub)}
 	return nil
@@ -121,12 +141,15 @@ func prove(es []Entry, keys map[peer.ID]ed25519.PublicKey, s Secret, reject func
 }
 
 // has tells that merging e would change nothing, without looking at its signature.
-func (r *replica) has(e Entry) bool {
+func (r *replica) has(e Entry, asked bool) bool {
 	a := r.authors[e.Author]
 	if a == nil {
 		return false
 	}
-	if a.current != nil && e.Epoch < a.current.number {
+	if a.gone != nil && e.Epoch <= a.gone.Epoch {
+		return true
+	}
+	if a.current != nil && e.Epoch < a.current.number && !asked {
 		return true
 	}
 	ep := a.find(e.Epoch)
@@ -134,8 +157,10 @@ func (r *replica) has(e Entry) bool {
 }
 
 func (a *author) find(number uint64) *epoch {
-	if a.current != nil && a.current.number == number {
-		return a.current
+	for _, ep := range []*epoch{a.current, a.older} {
+		if ep != nil && ep.number == number {
+			return ep
+		}
 	}
 	for _, ep := range a.next {
 		if ep.number == number {
@@ -145,8 +170,9 @@ func (a *author) find(number uint64) *epoch {
 	return nil
 }
 
-// merge takes one proven entry.
-func (r *replica) merge(p proven, ch *change) error {
+// merge takes one proven entry. asked says that it came in an exchange: then it
+// may be of an epoch below the effective one.
+func (r *replica) merge(p proven, asked bool, ch *change) error {
 	if p.begin != nil {
 		if err := r.learn(p.begin.Identity); err != nil {
 			return err
@@ -159,26 +185,45 @@ func (r *replica) merge(p proven, ch *change) error {
 	if a == nil {
 		return errUnknownAuthor
 	}
-	if a.current != nil && p.Epoch < a.current.number {
+	if a.gone != nil && p.Epoch <= a.gone.Epoch {
 		return nil
 	}
+	if a.current != nil && p.Epoch < a.current.number && !asked {
+		return nil
+	}
+	if r.held+len(p.raw) > maxHeld {
+		return errFull
+	}
 	ep := a.find(p.Epoch)
-	if ep == nil {
-		ep = a.open(p.Epoch, ch)
+	switch {
+	case ep != nil:
+	case a.current != nil && p.Epoch < a.current.number:
+		r.drop(a.older, ch) // the latest that is told of; an exchange brings an epoch in one go, mostly
+		ep = newEpoch(p.Epoch)
+		a.older = ep
+	default:
+		ep = r.open(a, p.Epoch, ch)
 	}
 	a.tick++
 	ep.touched = a.tick
-	if err := ep.add(p, ch); err != nil {
+	before := len(ep.entries)
+	bytes := ep.bytes
+	err := ep.add(p, ch)
+	r.held += ep.bytes - bytes
+	if errors.Is(err, errFork) {
+		r.summed = nil
+	}
+	if err != nil || len(ep.entries) == before {
 		return err
 	}
-	a.fold(ch)
-	return nil
+	r.summed = nil
+	return r.fold(a, ch)
 }
 
 // open starts to collect a higher epoch. Of those that are not complete the one
 // that has lain idle longest goes: a number says nothing, since any of them may
 // be the last one that somebody has whole.
-func (a *author) open(number uint64, ch *change) *epoch {
+func (r *replica) open(a *author, number uint64, ch *change) *epoch {
 	if len(a.next) >= maxNext {
 		i := 0
 		for j, ep := range a.next {
@@ -186,13 +231,57 @@ func (a *author) open(number uint64, ch *change) *epoch {
 				i = j
 			}
 		}
-		ch.del = append(ch.del, a.next[i].entries...)
+		r.drop(a.next[i], ch)
 		a.next = slices.Delete(a.next, i, i+1)
 	}
-	ep := &epoch{number: number, early: make(map[uint64]Entry)}
+	ep := newEpoch(number)
 	i, _ := slices.BinarySearchFunc(a.next, number, func(e *epoch, n uint64) int { return cmp.Compare(e.number, n) })
 	a.next = slices.Insert(a.next, i, ep)
 	return ep
+}
+
+func newEpoch(number uint64) *epoch {
+	return &epoch{number: number, early: make(map[uint64]Entry)}
+}
+
+// drop forgets an epoch, which may be nil.
+func (r *replica) drop(ep *epoch, ch *change) {
+	if ep == nil {
+		return
+	}
+	ch.del = append(ch.del, ep.entries...)
+	r.held -= ep.bytes
+	r.summed = nil
+}
+
+// forget drops all that is known of an author.
+func (r *replica) forget(id peer.ID, ch *change) {
+	a := r.authors[id]
+	if a == nil {
+		return
+	}
+	for _, ep := range append([]*epoch{a.current, a.older}, a.next...) {
+		r.drop(ep, ch)
+	}
+	if a.gone != nil {
+		ch.del = append(ch.del, *a.gone)
+		r.held -= len(a.gone.raw)
+	}
+	delete(r.authors, id)
+	r.summed = nil
+}
+
+// holds tells that an entry is in a log or stands for one.
+func (r *replica) holds(e Entry) bool {
+	a := r.authors[e.Author]
+	if a == nil {
+		return false
+	}
+	if a.gone != nil && bytes.Equal(a.gone.raw, e.raw) {
+		return true
+	}
+	ep := a.find(e.Epoch)
+	return ep != nil && e.Seq <= uint64(len(ep.entries)) && bytes.Equal(ep.entries[e.Seq-1].raw, e.raw)
 }
 
 func (ep *epoch) add(p proven, ch *change) error {
@@ -200,6 +289,9 @@ func (ep *epoch) add(p proven, ch *change) error {
 	switch {
 	case p.Seq <= n:
 		if !bytes.Equal(ep.entries[p.Seq-1].raw, p.raw) {
+			if ep.fork == nil {
+				ep.fork = &p.Entry
+			}
 			return errFork
 		}
 		return nil
@@ -230,6 +322,12 @@ func (ep *epoch) append(e Entry, ch *change) {
 	ep.entries = append(ep.entries, e)
 	ep.bytes += len(e.raw)
 	ep.sum = sha256.Sum256(append(ep.sum[:], e.raw...))
+	switch e.Kind {
+	case KindGrant:
+		ep.lacking = false
+	case KindDepart:
+		ep.departed = &e
+	}
 	ch.put = append(ch.put, e)
 }
 
@@ -237,22 +335,52 @@ func (ep *epoch) complete() bool {
 	return ep.snapshot > 0 && uint32(len(ep.entries)) >= ep.snapshot
 }
 
-// fold makes the highest complete epoch the effective one.
-func (a *author) fold(ch *change) {
+// fold makes the highest complete epoch that lacks no grant the effective one.
+func (r *replica) fold(a *author, ch *change) (err error) {
+	if older := a.older; older != nil && older.complete() && !older.keptBy(a.current) {
+		a.next = slices.Insert(a.next, 0, a.current)
+		a.current, a.older = older, nil
+		for _, ep := range a.next { // it was another one that they lacked grants of
+			ep.lacking = false
+		}
+		r.summed = nil
+	}
 	for i := len(a.next) - 1; i >= 0; i-- {
-		if !a.next[i].complete() {
+		ep := a.next[i]
+		if ep.lacking || !ep.complete() {
 			continue
 		}
-		if a.current != nil {
-			ch.del = append(ch.del, a.current.entries...)
+		if a.current != nil && !a.current.keptBy(ep) {
+			ep.lacking = true
+			err = errWithdrawal
+			continue
 		}
-		for _, ep := range a.next[:i] {
-			ch.del = append(ch.del, ep.entries...)
+		r.drop(a.current, ch)
+		for _, old := range a.next[:i] {
+			r.drop(old, ch)
 		}
-		a.current = a.next[i]
+		r.drop(a.older, ch)
+		if a.gone != nil {
+			ch.del = append(ch.del, *a.gone)
+			r.held -= len(a.gone.raw)
+		}
+		a.current, a.older, a.gone, a.lone = ep, nil, nil, nil
 		a.next = slices.Delete(a.next, 0, i+1)
-		return
+		return nil
 	}
+	return err
+}
+
+// replace takes an author's logs from another replica, instead of its own.
+func (r *replica) replace(id peer.ID, from *replica) {
+	if a := r.authors[id]; a != nil {
+		for _, ep := range append([]*epoch{a.current, a.older}, a.next...) {
+			r.drop(ep, &change{})
+		}
+	}
+	r.authors[id] = from.authors[id]
+	r.held += from.held
+	r.summed = nil
 }
 
 // log is the effective log of a host; nil if there is none. It may be kept, not changed.
@@ -268,4 +396,16 @@ func (r *replica) log(id peer.ID) []Entry {
 // ids are the known hosts in order.
 func (r *replica) ids() []peer.ID {
 	return slices.SortedFunc(maps.Keys(r.authors), peer.ID.Compare)
+}
+
+// entries counts those in effect and those that wait.
+func (r *replica) entries() (n int) {
+	for _, a := range r.authors {
+		for _, ep := range append([]*epoch{a.current, a.older}, a.next...) {
+			if ep != nil {
+				n += len(ep.entries) + len(ep.early)
+			}
+		}
+	}
+	return n
 }

@@ -27,24 +27,31 @@ func (s scribe) epoch(t fataler, number uint64, n, more int) []proven {
 	if ps := s.written[key]; ps != nil {
 		return ps
 	}
+	out := s.epochOf(t, number, n, more, func(i int) []byte { return fmt.Appendf(nil, "%d/%d", number, i) })
+	s.written[key] = out
+	return out
+}
+
+// epochOf is one whose names are as payload says.
+func (s scribe) epochOf(t fataler, number uint64, n, more int, payload func(i int) []byte) []proven {
+	t.Helper()
 	b := NewBegin(s.id, s.secret, 0, number, uint32(n))
-	payload, err := b.MarshalBinary()
+	begin, err := b.MarshalBinary()
 	if err != nil {
 		t.Fatal(err)
 	}
 	var out []proven
 	for i := range n + more {
-		e := Entry{Epoch: number, Seq: uint64(i + 1), Kind: KindName, Payload: fmt.Appendf(nil, "%d/%d", number, i)}
+		e := Entry{Epoch: number, Seq: uint64(i + 1), Kind: KindName, Payload: payload(i)}
 		p := proven{}
 		if i == 0 {
-			e.Kind, e.Payload, p.begin = KindBegin, payload, &b
+			e.Kind, e.Payload, p.begin = KindBegin, begin, &b
 		}
 		if p.Entry, err = SignEntry(s.id, s.secret.MeshID(), e); err != nil {
 			t.Fatal(err)
 		}
 		out = append(out, p)
 	}
-	s.written[key] = out
 	return out
 }
 
@@ -63,7 +70,7 @@ func mergeAll(t fataler, r *replica, ps []proven) *change {
 	t.Helper()
 	ch := &change{}
 	for _, p := range ps {
-		if err := r.merge(p, ch); err != nil {
+		if err := r.merge(p, false, ch); err != nil {
 			t.Fatalf("merge %d/%d: %v", p.Epoch, p.Seq, err)
 		}
 	}
@@ -145,7 +152,7 @@ func TestMergeRefuses(t *testing.T) {
 		{"a snapshot over the quota", big, errQuota},
 		{"a sequence over the quota", far, errQuota},
 	} {
-		if err := r.merge(c.p, &change{}); !errors.Is(err, c.want) {
+		if err := r.merge(c.p, false, &change{}); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", c.name, err, c.want)
 		}
 	}
@@ -202,7 +209,7 @@ func TestMergeIsOrderFree(t *testing.T) {
 			disk := map[string]bool{}
 			for _, p := range in {
 				*ch = change{}
-				if err := r.merge(p, ch); err != nil {
+				if err := r.merge(p, false, ch); err != nil {
 					t.Fatal(err)
 				}
 				for _, e := range ch.put {
@@ -212,7 +219,7 @@ func TestMergeIsOrderFree(t *testing.T) {
 					delete(disk, logKey(e))
 				}
 			}
-			roots[i] = rootOf(r.digest())
+			roots[i] = r.root()
 			n := 0
 			for _, s := range scribes {
 				n += len(r.log(s.id.ID()))
@@ -248,10 +255,7 @@ func TestExchangeMakesEqual(t *testing.T) {
 		}
 		a, b := rs[0].digest(), rs[1].digest()
 		send := func(from, to *replica, digest []mark) {
-			logs, forked := from.missing(digest)
-			if len(forked) > 0 {
-				t.Fatalf("forked: %v", forked)
-			}
+			logs := from.missing(digest, peer.ID{})
 			for _, es := range logs {
 				for _, e := range es {
 					p := proven{Entry: e}
@@ -262,7 +266,7 @@ func TestExchangeMakesEqual(t *testing.T) {
 						}
 						p.begin = &g
 					}
-					if err := to.merge(p, &change{}); err != nil {
+					if err := to.merge(p, true, &change{}); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -270,7 +274,7 @@ func TestExchangeMakesEqual(t *testing.T) {
 		}
 		send(rs[1], rs[0], a)
 		send(rs[0], rs[1], b)
-		if rootOf(rs[0].digest()) != rootOf(rs[1].digest()) {
+		if rs[0].root() != rs[1].root() {
 			t.Fatalf("not equal:\n%v\n%v", rs[0].digest(), rs[1].digest())
 		}
 	})
@@ -291,11 +295,39 @@ func TestForkShowsInDigest(t *testing.T) {
 	a, b := newReplica(), newReplica()
 	mergeAll(t, a, append(slices.Clone(e), proven{Entry: other}))
 	mergeAll(t, b, append(slices.Clone(e), proven{Entry: another}))
-	if rootOf(a.digest()) == rootOf(b.digest()) {
+	if a.root() == b.root() {
 		t.Error("roots do not differ")
 	}
-	if _, forked := a.missing(b.digest()); len(forked) != 1 {
-		t.Errorf("forked: %v", forked)
+	// Each tells the other its log; then both have the proof, and agree without it.
+	c := newReplica()
+	tell := func(from, to *replica) {
+		for _, es := range from.missing(to.digest(), peer.ID{}) {
+			for _, e := range es {
+				p := proven{Entry: e}
+				if e.Kind == KindBegin {
+					p.begin = e0(t, e, secret)
+				}
+				_ = to.merge(p, true, &change{})
+			}
+		}
+	}
+	mergeAll(t, c, append(slices.Clone(e), proven{Entry: other}))
+	tell(a, b)
+	tell(b, a)
+	if a.root() != b.root() {
+		t.Error("the fork is not settled")
+	}
+	tell(b, c) // who has seen one side only is told of the other
+	if c.root() != a.root() {
+		t.Error("a third host does not learn of the fork")
+	}
+	if got := a.missing(b.digest(), peer.ID{}); len(got) != 0 {
+		t.Errorf("still tells %v", got)
+	}
+	// The author's next epoch is a log like any other.
+	mergeAll(t, a, s.epoch(t, 20, 1, 0))
+	if len(a.log(s.id.ID())) != 1 || a.root() == b.root() {
+		t.Error("a new epoch does not count")
 	}
 }
 
@@ -323,4 +355,13 @@ func TestSnapshot(t *testing.T) {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
 		}
 	}
+}
+
+func e0(t *testing.T, e Entry, s Secret) *Begin {
+	t.Helper()
+	g, err := VerifyBegin(e, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &g
 }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/memberlist"
 
@@ -17,19 +18,28 @@ import (
 
 // Mesh is one host's membership and its copy of every host's log.
 type Mesh struct {
-	o      Options
-	id     peer.ID
-	mesh   MeshID
-	nonce  uint64 // boot nonce
-	log    *slog.Logger
-	count  counters
-	state  atomic.Pointer[State]
-	gossip atomic.Pointer[memberlist.Memberlist] // nil unless Run has it up
-	queue  *memberlist.TransmitLimitedQueue
-	inbox  chan []byte   // entries that came by gossip
-	limits *sourceLimits // of strangers
-	guests chan struct{} // sessions served on the underlay, strangers included
-	locals chan struct{} // sessions served through the tunnel
+	o       Options
+	id      peer.ID
+	mesh    MeshID
+	nonce   uint64 // boot nonce
+	log     *slog.Logger
+	count   counters
+	state   atomic.Pointer[State]                 // nil: something has changed since it was made
+	gossip  atomic.Pointer[memberlist.Memberlist] // nil unless Run has it up
+	inbox   chan letter                           // what came by gossip
+	outbox  outbox
+	differs chan difference // roots that were not this host's
+	limits  *sourceLimits   // of strangers
+	guests  chan struct{}   // sessions served on the underlay, strangers included
+	locals  chan struct{}   // sessions served through the tunnel
+
+	guestHolds, localHolds *holds // of one source among them
+
+	transport atomic.Pointer[transport] // gossip's
+	senders   *sourceLimits             // of members, for datagrams
+	queued    *holds                    // of members, in the inbox
+	exchanges chan struct{}             // logs that are exchanged as others have asked
+	rejected  rejections
 
 	look     chan struct{} // look at liveness again
 	redial   chan struct{} // look for somebody to dial
@@ -42,6 +52,7 @@ type Mesh struct {
 
 	farewell sync.Mutex // held while gossip says goodbye or stops: memberlist panics when it is told to leave after that
 	writing  sync.Mutex // held while this host's own log is written; taken before mu
+	flushing sync.Mutex // held while others' entries are written; taken before mu
 
 	mu       sync.Mutex // guards the fields below
 	founding Founding
@@ -53,10 +64,16 @@ type Mesh struct {
 	targets  map[string]*target
 	notices  notices
 	dirty    map[string]dirtyBucket // waits for the disk
+	departed map[peer.ID]time.Time  // when this router learnt of a departure
+	buried   time.Time              // when it was last looked which of them have had their time
 	base     func() []Draft
 	told     []byte // own record as gossip was told it
 	stale    bool   // a delegate of memberlist has changed what State shows
 	leaving  bool
+	sought   time.Time        // when another host was last asked who is there
+	knocked  map[peer.ID]bool // send datagrams and are not in gossip here; few
+	mended   time.Time        // when this host last opened an epoch because of its past
+	mends    int              // how often it has
 }
 
 // New checks the options and loads what is on disk. Nothing is on the network
@@ -67,14 +84,24 @@ func New(o Options) (*Mesh, error) {
 		return nil, fmt.Errorf("make mesh: %w", err)
 	}
 	m := &Mesh{
-		o:        o,
-		id:       o.Identity.ID(),
-		mesh:     o.Secret.MeshID(),
-		log:      o.Log,
-		inbox:    make(chan []byte, inboxLen),
-		limits:   newSourceLimits(),
-		guests:   make(chan struct{}, o.ConnLimit),
-		locals:   make(chan struct{}, o.ConnLimit),
+		o:       o,
+		id:      o.Identity.ID(),
+		mesh:    o.Secret.MeshID(),
+		log:     o.Log,
+		inbox:   make(chan letter, inboxLen),
+		outbox:  outbox{poked: make(chan struct{}, 1)},
+		differs: make(chan difference, 16),
+		limits:  newSourceLimits(sourceBurst, sourceRate),
+		senders: newSourceLimits(senderBurst, senderRate),
+		queued:  newHolds(inboxLen / 8),
+
+		exchanges: make(chan struct{}, syncers),
+		guests:    make(chan struct{}, o.ConnLimit),
+		locals:    make(chan struct{}, o.ConnLimit),
+
+		guestHolds: newHolds(max(1, o.ConnLimit/2)),
+		localHolds: newHolds(max(1, o.ConnLimit/4)),
+
 		look:     make(chan struct{}, 1),
 		redial:   make(chan struct{}, 1),
 		flush:    make(chan struct{}, 1),
@@ -90,8 +117,9 @@ func New(o Options) (*Mesh, error) {
 		targets:  make(map[string]*target),
 		notices:  make(notices),
 		dirty:    make(map[string]dirtyBucket),
+		departed: make(map[peer.ID]time.Time),
+		knocked:  make(map[peer.ID]bool),
 	}
-	m.queue = &memberlist.TransmitLimitedQueue{RetransmitMult: gossipRetransmit, NumNodes: m.numNodes}
 	var n [8]byte
 	rand.Read(n[:]) // never fails: crypto/rand ends the program instead
 	m.nonce = binary.BigEndian.Uint64(n[:])
@@ -111,8 +139,20 @@ func New(o Options) (*Mesh, error) {
 	return m, nil
 }
 
-// State is the newest snapshot.
-func (m *Mesh) State() *State { return m.state.Load() }
+// State is the newest snapshot. It is made when it is asked for.
+func (m *Mesh) State() *State {
+	if s := m.state.Load(); s != nil {
+		return s
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s := m.state.Load(); s != nil {
+		return s
+	}
+	s := m.snapshotLocked()
+	m.state.Store(s)
+	return s
+}
 
 // SetBase says what this host's state is, for the snapshot that opens an epoch:
 // all of it except host records, and in any case grants that the host has ever
@@ -187,7 +227,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 	close(m.ready)
 
 	for _, task := range []func(context.Context){
-		m.readInbox, m.watch, m.dialAll, m.syncLoop, m.persist, m.keepRecord,
+		m.readInbox, m.spreadAll, m.watch, m.dialAll, m.syncLoop, m.persist, m.keepRecord,
 	} {
 		wg.Go(func() { task(ctx) })
 	}

@@ -79,7 +79,7 @@ func TestBackoff(t *testing.T) {
 }
 
 func TestSourceLimits(t *testing.T) {
-	s, now := newSourceLimits(), time.Now()
+	s, now := newSourceLimits(sourceBurst, sourceRate), time.Now()
 	allowed := func(a string, n int) (k int) {
 		for range n {
 			if s.allow(netip.MustParseAddr(a), now) {
@@ -143,7 +143,7 @@ func TestAppendIsDurableOrNothing(t *testing.T) {
 	if _, err := m.Append(Draft{KindName, []byte("one")}); err != nil {
 		t.Fatal(err)
 	}
-	root := func() [32]byte { return rootOf(m.logs.digest()) }
+	root := func() [32]byte { return m.logs.root() }
 	before := root()
 	d.fail = errors.New("no space left")
 	if _, err := m.Append(Draft{KindName, []byte("two")}); err == nil || !strings.Contains(err.Error(), "no space left") {
@@ -182,6 +182,13 @@ func TestAppendIsDurableOrNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	log := again.State().Logs[m.id]
+	held := 0
+	for _, e := range log {
+		held += len(e.raw)
+	}
+	if s := again.Stats(); s.LogBytes != held || s.Entries != 5 || s.Authors != 1 {
+		t.Errorf("holds %+v, want %d bytes", s, held)
+	}
 	if len(log) != 5 || log[0].Epoch>>32 != es[0].Epoch>>32+1 {
 		t.Errorf("%d entries of epoch %x, before %x", len(log), log[0].Epoch, es[0].Epoch)
 	}

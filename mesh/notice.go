@@ -77,13 +77,18 @@ type counters struct {
 	n  map[string]uint64
 }
 
-func (c *counters) add(name string) {
+func (c *counters) add(name string) { c.addN(name, 1) }
+
+func (c *counters) addN(name string, n int) {
+	if n == 0 {
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.n == nil {
 		c.n = make(map[string]uint64)
 	}
-	c.n[name]++
+	c.n[name] += uint64(n)
 }
 
 // Counters tells how often things happened since New, by name: joins and

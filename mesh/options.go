@@ -44,6 +44,13 @@ type Options struct {
 	Tunnel Tunnel
 	Handle Handler // answers Call of other hosts; nil: every call is refused
 
+	// Check says what is wrong with the payload of an entry that another host has
+	// signed. The entry is kept and handed on all the same, since the hosts must hold
+	// equal logs and a later release may know better; its author is counted and
+	// named. Begin and host records are checked by the mesh itself. It is called once
+	// per new entry, with no lock held, and must not block. nil: all is well.
+	Check func(author peer.ID, k Kind, payload []byte) error
+
 	// OnChange is called after State has changed, with no lock held. It must not
 	// block: it is meant to poke a loop. nil: nobody is told.
 	OnChange func()

@@ -52,7 +52,7 @@ func (m *Mesh) Append(ds ...Draft) ([]Entry, error) {
 func (m *Mesh) append(ds []Draft, edit func(*Record)) ([]Entry, error) {
 	es, err := m.appendLocking(ds, edit)
 	if err == nil {
-		m.broadcast(es, nil)
+		m.broadcast(es)
 		m.o.OnChange()
 	}
 	return es, err
@@ -107,6 +107,8 @@ func (m *Mesh) appendLocking(ds []Draft, edit func(*Record)) ([]Entry, error) {
 	m.mu.Lock()
 	for _, e := range es {
 		m.logs.authors[m.id].current.append(e, &change{})
+		m.logs.held += len(e.raw)
+		m.logs.summed = nil
 	}
 	if raw != nil {
 		m.own.rec, _ = ParseRecord(raw)
@@ -138,6 +140,9 @@ func (m *Mesh) openEpoch() error {
 	m.writing.Lock()
 	defer m.writing.Unlock()
 	m.mu.Lock()
+	if from < 0 && m.own.open { // an Append has opened one meanwhile, with all of the past
+		from = int(m.logs.authors[m.id].current.snapshot)
+	}
 	if len(endpoints) > 0 || m.own.open {
 		m.own.rec.Endpoints = endpoints
 	}
@@ -202,7 +207,7 @@ func (m *Mesh) openEpochWriting(ds []Draft, from int, based bool) error {
 		if i == 0 {
 			p.begin = &begin
 		}
-		if err := fresh.merge(p, ch); err != nil {
+		if err := fresh.merge(p, false, ch); err != nil {
 			return fmt.Errorf("open epoch: %w", err)
 		}
 		put[logKey(e)] = e.raw
@@ -220,16 +225,14 @@ func (m *Mesh) openEpochWriting(ds []Draft, from int, based bool) error {
 	}
 
 	m.mu.Lock()
-	m.logs.authors[m.id] = fresh.authors[m.id]
+	m.logs.replace(m.id, fresh)
 	m.past = newReplica()
 	m.own = ownLog{open: true, boots: boots, epoch: number, raw: raw}
 	m.own.rec, _ = ParseRecord(raw)
 	m.publishLocked()
 	m.mu.Unlock()
 	poke(m.announce)
-	if len(ch.put) <= relayMax {
-		m.broadcast(ch.put, nil)
-	}
+	m.broadcast(ch.put)
 	return nil
 }
 
@@ -285,6 +288,9 @@ func (m *Mesh) keepRecord(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-m.reroll:
+			if !m.mayMend(ctx) {
+				continue
+			}
 			if err := m.openEpoch(); err != nil {
 				m.log.Error("open a new epoch of the log", "err", err)
 			}
@@ -333,20 +339,56 @@ func (m *Mesh) tellGossip() {
 
 const updateTimeout = 2 * time.Second
 
-// takeOwn looks at entries of this host's own log that come from others: what
-// it wrote before its disk was lost or put back. When a whole higher epoch is
-// there, a still higher one is opened that keeps its grants.
-func (m *Mesh) takeOwnLocked(p proven) {
-	if p.Epoch <= m.own.epoch {
-		return
+// takeOwnLocked looks at an entry of this host's own log that comes from others:
+// what it wrote before its disk was lost or put back. It reports whether the past
+// has become longer.
+func (m *Mesh) takeOwnLocked(p proven, asked bool) bool {
+	if p.Epoch == m.own.epoch || p.Epoch < m.own.epoch && !asked {
+		return false
 	}
 	if err := m.past.learn(m.o.Identity.Public()); err != nil {
+		return false
+	}
+	ch := &change{}
+	_ = m.past.merge(p, asked, ch) // what is wrong with it, is this host's own
+	return !ch.empty()
+}
+
+// checkPastLocked asks for a new epoch when a whole one is there that is higher than
+// this host's own, or has grants that its own lacks: it is to have it all.
+func (m *Mesh) checkPastLocked() {
+	past := m.past.authors[m.id].current
+	if past == nil || past.number < m.own.epoch && past.keptBy(m.logs.authors[m.id].current) {
 		return
 	}
-	if err := m.past.merge(p, &change{}); err != nil {
-		return
+	m.mends++
+	poke(m.reroll)
+}
+
+// A host takes up its past once or twice in its life. One that does so again and again
+// has a twin: each opens an epoch above the other's.
+const (
+	mendsFree = 3
+	mendPause = 10 * time.Second
+)
+
+// mayMend paces the epochs that this host opens because of its past; false: ctx has
+// ended.
+func (m *Mesh) mayMend(ctx context.Context) bool {
+	m.mu.Lock()
+	wait := time.Duration(0)
+	if m.mends > mendsFree {
+		wait = time.Until(m.mended.Add(mendPause << min(m.mends-mendsFree, 5)))
+		m.notices.set("twin", "somebody else writes this host's log again and again: does a copy of this machine run? "+
+			"Run `weft reset --force` on the copy and launch it again: it gets an identity of its own", time.Now())
+		m.publishLocked()
 	}
-	if len(m.past.log(m.id)) > 0 {
-		poke(m.reroll)
+	m.mended = time.Now().Add(max(0, wait))
+	m.mu.Unlock()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(max(0, wait)):
+		return true
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -78,7 +79,8 @@ func (m *Mesh) load() error {
 		es = append(es, e)
 	}
 	slices.SortFunc(es, func(a, b Entry) int { return strings.Compare(logKey(a), logKey(b)) })
-	m.take(es)
+	m.loadGraves(es)
+	_, _ = m.take(es, peer.ID{}, false)
 	for k, raw := range meta {
 		if !strings.HasPrefix(k, keyPeer) {
 			continue
@@ -89,10 +91,14 @@ func (m *Mesh) load() error {
 			continue
 		}
 		m.mu.Lock()
-		m.noteRecordLocked(rec, raw)
+		m.noteRecordLocked(rec, raw, false)
 		m.mu.Unlock()
 	}
-	m.dirty = make(map[string]dirtyBucket) // what was just read
+	m.mu.Lock()
+	for _, kv := range m.dirty { // what was just read is there; what it has made obsolete can go
+		maps.DeleteFunc(kv, func(_ string, v []byte) bool { return v != nil })
+	}
+	m.mu.Unlock()
 	return nil
 }
 
@@ -105,13 +111,17 @@ func (m *Mesh) dirtyLocked(bucket, key string, value []byte) {
 	poke(m.flush)
 }
 
-// storeLocked asks persist to write what a merge changed.
+// storeLocked asks persist to write what a merge changed. An entry may have gone
+// and come again within it: what is held now is what the disk is to have.
 func (m *Mesh) storeLocked(ch *change) {
-	for _, e := range ch.put {
-		m.dirtyLocked(bucketLog, logKey(e), e.raw)
-	}
-	for _, e := range ch.del {
-		m.dirtyLocked(bucketLog, logKey(e), nil)
+	for _, es := range [][]Entry{ch.put, ch.del} {
+		for _, e := range es {
+			if m.logs.holds(e) {
+				m.dirtyLocked(bucketLog, logKey(e), e.raw)
+			} else {
+				m.dirtyLocked(bucketLog, logKey(e), nil)
+			}
+		}
 	}
 }
 
@@ -138,8 +148,29 @@ func (m *Mesh) persist(ctx context.Context) {
 	}
 }
 
+// dirtyMax is how many values may wait for the disk while entries are fetched.
+const dirtyMax = 4096
+
+// drain writes at once if much waits for the disk.
+func (m *Mesh) drain() {
+	if m.waitsForDisk() > dirtyMax {
+		m.write()
+	}
+}
+
+func (m *Mesh) waitsForDisk() (n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, kv := range m.dirty {
+		n += len(kv)
+	}
+	return n
+}
+
 // write puts on disk what waits for it; what fails waits on.
 func (m *Mesh) write() (ok bool) {
+	m.flushing.Lock()
+	defer m.flushing.Unlock()
 	m.mu.Lock()
 	dirty := m.dirty
 	m.dirty = make(map[string]dirtyBucket)

@@ -45,7 +45,9 @@ const (
 func (r Record) ID() peer.ID { return peer.IDOf(r.Identity) }
 
 // Name is the memberlist name: "peerID/boot nonce", 16 characters each.
-func (r Record) Name() string { return fmt.Sprintf("%v/%016x", r.ID(), r.BootNonce) }
+func (r Record) Name() string { return nodeName(r.ID(), r.BootNonce) }
+
+func nodeName(id peer.ID, nonce uint64) string { return fmt.Sprintf("%v/%016x", id, nonce) }
 
 // SignRecord fills the keys and the admission proof into r, signs it and returns
 // the bytes, at most 400. It refuses what VerifyRecord would refuse.

@@ -87,20 +87,31 @@ func (m *Mesh) serve(ctx context.Context, ln net.Listener) {
 			_ = conn.Close()
 			continue
 		}
+		if inside && !m.senders.take(from.Addr(), 0, false, time.Now()) {
+			m.count.add("session_refused_flood")
+			_ = conn.Close()
+			continue
+		}
 		// Strangers cannot use up what hosts of the mesh need.
-		slots := m.guests
+		slots, holds := m.guests, m.guestHolds
 		if inside {
-			slots = m.locals
+			slots, holds = m.locals, m.localHolds
+		}
+		if !holds.take(from.Addr()) {
+			m.count.add("join_refused_limit")
+			_ = conn.Close()
+			continue
 		}
 		select {
 		case slots <- struct{}{}:
 		default:
+			holds.give(from.Addr())
 			m.count.add("join_refused_limit")
 			_ = conn.Close()
 			continue
 		}
 		wg.Go(func() {
-			defer func() { <-slots }()
+			defer func() { holds.give(from.Addr()); <-slots }()
 			m.handle(ctx, conn)
 		})
 	}
@@ -115,8 +126,11 @@ func (m *Mesh) handle(ctx context.Context, conn net.Conn) {
 		m.refused(from, err)
 		return
 	}
-	l := &link{s: s, stop: context.AfterFunc(ctx, func() { _ = s.Close() })}
-	defer l.close()
+	// A session that is not a call has an end, however slowly the other side speaks.
+	limited, cancel := context.WithTimeout(ctx, syncTimeout)
+	defer cancel()
+	l := &link{s: s, stop: context.AfterFunc(limited, func() { _ = s.Close() })}
+	defer func() { l.close() }()
 	if err := m.answer(ctx, l); err != nil {
 		m.refused(from, err)
 		return
@@ -125,10 +139,19 @@ func (m *Mesh) handle(ctx context.Context, conn net.Conn) {
 	case purposeJoin:
 		err = m.serveJoin(ctx, l)
 	case purposeSync:
+		select {
+		case m.exchanges <- struct{}{}:
+		default: // others are telling it already
+			m.count.add("sync_refused_busy")
+			return
+		}
 		if _, err = m.exchange(l, false); err == nil {
 			err = l.write(msgReady, Refusal{}.encode())
 		}
+		<-m.exchanges
 	case purposeCall:
+		l.stop()
+		l.stop = context.AfterFunc(ctx, func() { _ = s.Close() })
 		err = m.serveCall(ctx, l)
 	}
 	if err != nil && ctx.Err() == nil {
@@ -180,15 +203,20 @@ func (m *Mesh) notice(cause, text string) {
 	}
 }
 
-// The rate of strangers: a burst, then so many a second, per source.
+// Rates are a burst, then so many a second, per source.
 const (
-	sourceBurst = 30
-	sourceRate  = 10 // a second
-	maxSources  = 1024
+	sourceBurst = 30 // connections of strangers
+	sourceRate  = 10
+	senderBurst = 2000 // datagrams of members
+	senderRate  = 500
+	maxSources  = 4096
 )
 
-// sourceLimits is a token bucket per source, an IPv4 address or an IPv6 /64.
+// sourceLimits is a token bucket per source: an IPv4 address, an IPv6 /64, or
+// inside the mesh a control address.
 type sourceLimits struct {
+	burst, rate float64
+
 	mu      sync.Mutex // guards sources
 	sources map[netip.Prefix]bucket
 }
@@ -198,13 +226,22 @@ type bucket struct {
 	at     time.Time
 }
 
-func newSourceLimits() *sourceLimits {
-	return &sourceLimits{sources: make(map[netip.Prefix]bucket)}
+func newSourceLimits(burst, rate float64) *sourceLimits {
+	return &sourceLimits{burst: burst, rate: rate, sources: make(map[netip.Prefix]bucket)}
 }
 
-func (s *sourceLimits) allow(a netip.Addr, now time.Time) bool {
+// allow takes one token if there is one.
+func (s *sourceLimits) allow(a netip.Addr, now time.Time) bool { return s.take(a, 1, false, now) }
+
+// charge takes tokens whether they are there or not.
+func (s *sourceLimits) charge(a netip.Addr, n float64, now time.Time) { s.take(a, n, true, now) }
+
+func (s *sourceLimits) take(a netip.Addr, n float64, always bool, now time.Time) bool {
 	bits := 32
-	if a.Is6() {
+	switch {
+	case inTunnel(a):
+		bits = 128 // a control address has its host in the last 80 bits
+	case a.Is6():
 		bits = 64
 	}
 	src, err := a.Prefix(bits)
@@ -218,13 +255,13 @@ func (s *sourceLimits) allow(a netip.Addr, now time.Time) bool {
 		if len(s.sources) >= maxSources {
 			s.forgetLocked(now)
 		}
-		b = bucket{tokens: sourceBurst, at: now}
+		b = bucket{tokens: s.burst, at: now}
 	}
-	b.tokens = min(sourceBurst, b.tokens+now.Sub(b.at).Seconds()*sourceRate)
+	b.tokens = min(s.burst, b.tokens+now.Sub(b.at).Seconds()*s.rate)
 	b.at = now
-	allowed := b.tokens >= 1
-	if allowed {
-		b.tokens--
+	allowed := b.tokens >= n
+	if allowed || always {
+		b.tokens = max(b.tokens-n, -s.burst)
 	}
 	s.sources[src] = b
 	return allowed
@@ -233,7 +270,7 @@ func (s *sourceLimits) allow(a netip.Addr, now time.Time) bool {
 // forgetLocked drops sources whose bucket is full again; if all are busy, any one.
 func (s *sourceLimits) forgetLocked(now time.Time) {
 	for src, b := range s.sources {
-		if b.tokens+now.Sub(b.at).Seconds()*sourceRate >= sourceBurst {
+		if b.tokens+now.Sub(b.at).Seconds()*s.rate >= s.burst {
 			delete(s.sources, src)
 		}
 	}

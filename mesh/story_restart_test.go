@@ -295,6 +295,40 @@ func TestOwnPast(t *testing.T) {
 	})
 }
 
+// A host that has lost its disk and was started more often since than before has a
+// higher epoch than the others know of it. It learns of its past all the same.
+func TestOwnPastBelow(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.box("host1"), w.box("host2")
+		a.found()
+		b.join(a)
+		w.within(5*time.Second, "two hosts", func() bool { return oneMesh(a, b) })
+		if _, err := b.mesh.Append(Draft{KindGrant, []byte("a grant")}, Draft{KindName, []byte("a name")}); err != nil {
+			t.Fatal(err)
+		}
+		w.within(time.Second, "both have it", func() bool { return oneMesh(a, b) })
+		b.crash()
+		b.host.Up()
+		w.cut([]*box{a}, []*box{b})
+		b.disk = newDisk()
+		b.base = func() []Draft { return nil }
+		for range 4 {
+			b.join(a)
+			time.Sleep(time.Second)
+			b.kill()
+		}
+		b.join(a)
+		w.heal([]*box{a}, []*box{b})
+		had := func(x *box) bool {
+			return slices.ContainsFunc(x.mesh.State().Logs[b.id.ID()], func(e Entry) bool { return e.Kind == KindGrant })
+		}
+		w.within(15*time.Second, "its past", func() bool { return had(a) && had(b) && oneMesh(a, b) })
+		if n := append(a.names(b), b.names(b)...); len(n) > 0 {
+			t.Errorf("names %q come back", n)
+		}
+	})
+}
+
 // With a lossy network everything still gets everywhere, and nobody is taken for dead.
 func TestLoss(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
@@ -337,7 +371,7 @@ func TestNoDiscovery(t *testing.T) {
 		a.crash()
 		b.host.Up()
 		b.launch(func(o *Options) { o.Discovery = false })
-		time.Sleep(70 * time.Second) // host3 meets it at memberlist's next push/pull, at the latest
+		time.Sleep(30 * time.Second) // host3 dials it, or tells it its root
 		if b.mesh.Counters()["redial_failed"] != 0 || b.sees(c) != Alive {
 			t.Errorf("dials on its own\n%s", w.picture())
 		}

@@ -1,61 +1,98 @@
 package mesh
 
 import (
-	"context"
 	"crypto/ed25519"
 	"errors"
+	"fmt"
+	"time"
 
 	"weft/peer"
 )
 
-// take merges entries that came from anywhere and returns those that are new in
-// a log. What does not verify is left out, counted and logged.
-func (m *Mesh) take(es []Entry) []Entry {
+// take merges entries that came from another host, or from the disk if from is
+// zero, and returns those that are new in a log. What does not verify is left
+// out, counted and logged. asked says that they came in an exchange, whose
+// digests have told what is missing here: then older epochs are looked at too.
+//
+// The error is that of an entry which nobody who is honest sends.
+func (m *Mesh) take(es []Entry, from peer.ID, asked bool) (news []Entry, lie error) {
 	m.mu.Lock()
 	keys := make(map[peer.ID]ed25519.PublicKey)
 	unknown := es[:0:0]
 	for _, e := range es {
-		if m.logs.has(e) {
+		if m.logs.has(e, asked) {
 			continue
 		}
-		if a := m.logs.authors[e.Author]; a != nil {
+		if a := m.logs.authors[e.Author]; a != nil && a.key != nil {
 			keys[e.Author] = a.key
 		}
 		unknown = append(unknown, e)
 	}
 	m.mu.Unlock()
 	if len(unknown) == 0 {
-		return nil
+		return nil, nil
 	}
 
-	ps := prove(unknown, keys, m.o.Secret, m.rejectEntry)
+	ps := prove(unknown, keys, m.o.Secret, func(e Entry, err error) {
+		m.rejectEntry(e, from, err)
+		if !errors.Is(err, errUnknownAuthor) {
+			lie = err
+		}
+	})
 	records := m.recordsOf(ps)
 
 	ch := &change{}
-	news := false
+	changed, own := false, false
+	var forked []peer.ID
 	m.mu.Lock()
 	for _, p := range ps {
 		if p.Author == m.id && m.own.open {
-			m.takeOwnLocked(p)
+			own = m.takeOwnLocked(p, asked) || own
 			continue
 		}
-		if err := m.logs.merge(p, ch); err != nil {
-			m.rejectEntry(p.Entry, err)
+		if err := m.logs.merge(p, asked, ch); err != nil {
+			m.rejectEntry(p.Entry, from, err)
+			if errors.Is(err, errFork) {
+				forked = append(forked, p.Author)
+			}
 		}
+	}
+	if own {
+		m.checkPastLocked()
 	}
 	m.storeLocked(ch)
 	for raw, rec := range records {
-		news = m.noteRecordLocked(rec, []byte(raw)) || news
+		changed = m.noteRecordLocked(rec, []byte(raw), false) || changed
 	}
-	news = news || !ch.empty()
-	if news {
+	changed = changed || !ch.empty()
+	for _, id := range forked {
+		changed = m.notices.set("fork "+id.String(), fmt.Sprintf(
+			"host %s has written two different entries under one number: it runs twice, or its state was put back while it ran: "+
+				"run `weft reset --force` there and launch it again", m.nameLocked(id)), time.Now()) || changed
+	}
+	if changed {
 		m.publishLocked()
 	}
 	m.mu.Unlock()
-	if news {
+	if changed {
 		m.o.OnChange()
 	}
-	return ch.put
+	m.checkPayloads(ch.put)
+	return ch.put, lie
+}
+
+func (m *Mesh) checkPayloads(es []Entry) {
+	if m.o.Check == nil {
+		return
+	}
+	for _, e := range es {
+		if e.Kind == KindBegin || e.Kind == KindHost || e.Author == m.id {
+			continue
+		}
+		if err := m.o.Check(e.Author, e.Kind, e.Payload); err != nil {
+			m.reject(e.Author, reasonPayload, err)
+		}
+	}
 }
 
 // recordsOf verifies the host records among proven entries. An author speaks for
@@ -63,52 +100,18 @@ func (m *Mesh) take(es []Entry) []Entry {
 func (m *Mesh) recordsOf(ps []proven) map[string]Record {
 	out := make(map[string]Record)
 	for _, p := range ps {
-		if p.Kind != KindHost || p.Author == m.id {
-			continue
+		if p.Kind != KindHost || p.Author == m.id || len(p.Payload) > 0 && p.Payload[0] > recordVersion {
+			continue // a later release's record is for later releases
 		}
 		rec, err := m.verifyRecord(p.Payload)
 		if err == nil && rec.ID() != p.Author {
 			err = errors.New("host record is of another host than its log")
 		}
 		if err != nil {
-			m.rejectEntry(p.Entry, err)
+			m.reject(p.Author, reasonPayload, err)
 			continue
 		}
 		out[string(p.Payload)] = rec
 	}
 	return out
-}
-
-func (m *Mesh) rejectEntry(e Entry, err error) {
-	switch {
-	case errors.Is(err, errUnknownAuthor):
-		m.count.add("entry_rejected_unknown_author") // usual: it came before its Begin
-		return
-	case errors.Is(err, errQuota):
-		m.count.add("entry_rejected_quota")
-	case errors.Is(err, errFork):
-		m.count.add("entry_rejected_fork")
-	default:
-		m.count.add("entry_rejected_invalid")
-	}
-	m.log.Warn("entry rejected", "peer", e.Author, "epoch", e.Epoch, "seq", e.Seq, "err", err)
-}
-
-// readInbox merges what came by gossip. Delegates of memberlist only copy into
-// the inbox, which drops when it is full: the digests find what is missing.
-func (m *Mesh) readInbox(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case b := <-m.inbox:
-			es, err := SplitEntries(b[1:])
-			if err != nil {
-				m.count.add("gossip_malformed")
-			}
-			if news := m.take(es); b[0] == gossipRelay {
-				m.relay(news)
-			}
-		}
-	}
 }

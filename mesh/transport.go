@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -13,7 +14,10 @@ import (
 
 const (
 	maxPacket     = 64 << 10
-	gossipStreams = 64 // streams from other members at a time; more wait in the kernel's backlog
+	maxDatagram   = 1500    // a compressed one grows 400-fold at most: no bomb
+	maxStream     = 4 << 20 // bytes of one stream: the states of 4,096 hosts
+	gossipStreams = 64      // streams from other members at a time; more wait in the kernel's backlog
+	memberStreams = 4       // of one member
 	gossipDial    = 5 * time.Second
 )
 
@@ -23,12 +27,14 @@ const (
 type transport struct {
 	network Network
 	self    netip.AddrPort
-	inside  netip.Prefix // all control addresses; what comes from elsewhere is dropped
+	inside  netip.Prefix                    // all control addresses; what comes from elsewhere is dropped
+	ours    func(from netip.Addr, b []byte) // takes datagrams that are not memberlist's; keeps nothing
 	pc      net.PacketConn
 	ln      net.Listener
 	packets chan *memberlist.Packet
 	streams chan net.Conn
 	slots   chan struct{}
+	holds   *holds // streams of one member
 	done    chan struct{}
 	wg      sync.WaitGroup
 	once    sync.Once
@@ -37,7 +43,7 @@ type transport struct {
 var _ memberlist.NodeAwareTransport = (*transport)(nil)
 
 // newTransport opens the sockets and starts to read them; Shutdown ends that.
-func newTransport(ctx context.Context, n Network, self netip.AddrPort, inside netip.Prefix) (*transport, error) {
+func newTransport(ctx context.Context, n Network, self netip.AddrPort, inside netip.Prefix, ours func(netip.Addr, []byte)) (*transport, error) {
 	ln, err := n.Listen(ctx, self)
 	if err != nil {
 		return nil, fmt.Errorf("listen for gossip streams on %v: %w", self, err)
@@ -48,11 +54,12 @@ func newTransport(ctx context.Context, n Network, self netip.AddrPort, inside ne
 		return nil, fmt.Errorf("listen for gossip packets on %v: %w", self, err)
 	}
 	t := &transport{
-		network: n, self: self, inside: inside, pc: pc, ln: ln,
+		network: n, self: self, inside: inside, ours: ours, pc: pc, ln: ln,
 		packets: make(chan *memberlist.Packet),
 		streams: make(chan net.Conn),
 		slots:   make(chan struct{}, gossipStreams),
 		done:    make(chan struct{}),
+		holds:   newHolds(memberStreams),
 	}
 	t.wg.Go(t.readPackets)
 	t.wg.Go(t.accept)
@@ -69,7 +76,12 @@ func (t *transport) readPackets() {
 			}
 			continue
 		}
-		if u, ok := from.(*net.UDPAddr); n == 0 || !ok || !t.inside.Contains(u.AddrPort().Addr().Unmap()) {
+		u, ok := from.(*net.UDPAddr)
+		if n == 0 || n > maxDatagram || !ok || !t.inside.Contains(u.AddrPort().Addr().Unmap()) {
+			continue
+		}
+		if buf[0] == gossipMagic {
+			t.ours(u.AddrPort().Addr().Unmap(), buf[:n])
 			continue
 		}
 		// memberlist keeps the buffer.
@@ -97,7 +109,13 @@ func (t *transport) accept() {
 			}
 			continue
 		}
-		s := &slotConn{Conn: c, free: func() { <-t.slots }}
+		from := addrPortOf(c.RemoteAddr()).Addr()
+		if !t.inside.Contains(from) || !t.holds.take(from) {
+			_ = c.Close()
+			<-t.slots
+			continue
+		}
+		s := &slotConn{Conn: c, left: maxStream, free: func() { t.holds.give(from); <-t.slots }}
 		select {
 		case t.streams <- s:
 		case <-t.done:
@@ -120,12 +138,24 @@ func (t *transport) pause() bool {
 	}
 }
 
-// slotConn gives its place back when it is closed.
+// slotConn reads so much, and gives its place back when it is closed.
 type slotConn struct {
 	net.Conn
+	left int
 	once sync.Once
 	free func()
 }
+
+func (c *slotConn) Read(b []byte) (int, error) {
+	if c.left <= 0 {
+		return 0, errStreamTooLong
+	}
+	n, err := c.Conn.Read(b[:min(len(b), c.left)])
+	c.left -= n
+	return n, err
+}
+
+var errStreamTooLong = errors.New("gossip stream is too long")
 
 func (c *slotConn) Close() error {
 	c.once.Do(c.free)
@@ -168,6 +198,12 @@ func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Durati
 		}
 	}()
 	return t.network.Dial(ctx, to)
+}
+
+// send sends a datagram of ours.
+func (t *transport) send(b []byte, to netip.AddrPort) error {
+	_, err := t.pc.WriteTo(b, net.UDPAddrFromAddrPort(to))
+	return err
 }
 
 func (t *transport) PacketCh() <-chan *memberlist.Packet { return t.packets }

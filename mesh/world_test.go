@@ -37,8 +37,10 @@ type world struct {
 	net    *simnet.Net
 	secret Secret
 	boxes  []*box
+	log    *slog.Logger // of the hosts
 
-	mu sync.Mutex // guards every box's peers
+	mu     sync.Mutex            // guards inside, and every box's peers
+	inside map[netip.Addr][]*box // by control address
 }
 
 // box is a host: disk, tunnels and addresses outlive its router.
@@ -50,6 +52,8 @@ type box struct {
 	id     *peer.Identity
 	secret Secret
 	addr   netip.Addr
+	mesh5  [5]byte             // of the mesh, in control addresses
+	inside netip.Addr          // its control address
 	device bool                // the tunnel device is there
 	peers  map[netip.Addr]bool // control addresses with a tunnel
 	log    *slog.Logger
@@ -61,7 +65,10 @@ type box struct {
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{t: t, net: simnet.New(1), secret: NewSecret()}
+	w := &world{
+		t: t, net: simnet.New(1), secret: NewSecret(), inside: make(map[netip.Addr][]*box),
+		log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+	}
 	w.net.SetGate(w.gate)
 	return w
 }
@@ -73,25 +80,18 @@ func (w *world) gate(src, dst netip.Addr) bool {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	to, from := false, false
-	for _, b := range w.boxes {
-		if !b.device {
-			continue
-		}
-		switch {
-		case b.owns(src):
-			to = to || b.peers[dst]
-		case b.owns(dst):
-			from = from || b.peers[src]
-		}
-	}
-	return to && from
+	return w.tunnelLocked(src, dst) && w.tunnelLocked(dst, src)
 }
 
-func (b *box) control() netip.Addr {
-	return peer.ControlAddr(b.secret.MeshID().Control(), b.id.ID())
+// tunnelLocked tells that whoever has an address has the tunnel to another; a clone
+// has its original's address.
+func (w *world) tunnelLocked(from, to netip.Addr) bool {
+	return slices.ContainsFunc(w.inside[from], func(b *box) bool { return b.device && b.peers[to] })
 }
-func (b *box) owns(a netip.Addr) bool { return b.control() == a }
+
+func (b *box) control() netip.Addr { return b.inside }
+
+func (b *box) controlOf(id peer.ID) netip.Addr { return peer.ControlAddr(b.mesh5, id) }
 
 // box adds a host that has no router yet.
 func (w *world) box(name string) *box { return w.boxAs(name, newIdentity(w.t), w.secret) }
@@ -99,13 +99,16 @@ func (w *world) box(name string) *box { return w.boxAs(name, newIdentity(w.t), w
 func (w *world) boxAs(name string, id *peer.Identity, s Secret) *box {
 	b := &box{
 		w: w, name: name, id: id, secret: s, disk: newDisk(),
-		addr:  netip.AddrFrom4([4]byte{192, 168, 48, byte(11 + len(w.boxes))}),
+		addr:  netip.AddrFrom4([4]byte{192, 168, byte(48 + (11+len(w.boxes))>>8), byte(11 + len(w.boxes))}),
+		mesh5: s.MeshID().Control(),
 		peers: make(map[netip.Addr]bool),
-		log:   slog.New(slog.NewTextHandler(w.t.Output(), nil)).With("host", name),
+		log:   w.log.With("host", name),
 	}
+	b.inside = b.controlOf(id.ID())
 	b.host = w.net.Host(name, b.addr, b.control())
 	w.mu.Lock()
 	w.boxes = append(w.boxes, b)
+	w.inside[b.inside] = append(w.inside[b.inside], b)
 	w.mu.Unlock()
 	return b
 }
@@ -191,7 +194,7 @@ func (b *box) launch(edit ...func(*Options)) {
 func (b *box) tunnelTo(id peer.ID) {
 	b.w.mu.Lock()
 	defer b.w.mu.Unlock()
-	b.peers[peer.ControlAddr(b.secret.MeshID().Control(), id)] = true
+	b.peers[b.controlOf(id)] = true
 }
 
 // Connect and LastReceive make a box the Tunnel of its router.
@@ -201,7 +204,7 @@ func (b *box) Connect(_ context.Context, h Record, _ netip.AddrPort, _ bool) err
 }
 
 func (b *box) LastReceive(id peer.ID) (time.Duration, bool) {
-	return b.host.LastReceive(peer.ControlAddr(b.secret.MeshID().Control(), id))
+	return b.host.LastReceive(b.controlOf(id))
 }
 
 // kill is kill -9 of the router: its sockets go, the tunnel device stays.
@@ -324,7 +327,7 @@ func oneMesh(bs ...*box) bool {
 func (b *box) root() [32]byte {
 	b.mesh.mu.Lock()
 	defer b.mesh.mu.Unlock()
-	return rootOf(b.mesh.logs.digest())
+	return b.mesh.logs.root()
 }
 
 // names are the payloads of the KindName entries of x that b holds.

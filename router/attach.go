@@ -24,14 +24,15 @@ type attachRequest struct {
 // attach gives a container its addresses, interface and names, and returns when
 // all of it is in force here. Repeating it changes nothing and returns the same
 // addresses. Whatever fails, what the call allocated is given back.
-func (r *Router) attach(ctx context.Context, req attachRequest) ([]netip.Addr, error) {
+func (r *Router) attach(ctx context.Context, req attachRequest) (changed, error) {
+	var none changed
 	args, err := parseAddrArgs(req.Addrs)
 	if err != nil {
-		return nil, err
+		return none, err
 	}
 	t, err := r.resolve(ctx, req.Container)
 	if err != nil {
-		return nil, err
+		return none, err
 	}
 	// Addresses are obtained before the container is locked: that may take as long
 	// as the mesh has none to give, and the container may stop meanwhile.
@@ -41,7 +42,7 @@ func (r *Router) attach(ctx context.Context, req attachRequest) ([]netip.Addr, e
 		al, isNew, err := r.obtain(ctx, t.Key, arg)
 		if err != nil {
 			r.giveBack(given)
-			return nil, err
+			return none, err
 		}
 		if isNew {
 			given = append(given, al)
@@ -51,21 +52,28 @@ func (r *Router) attach(ctx context.Context, req attachRequest) ([]netip.Addr, e
 	unlock, err := r.ops.lock(ctx, t.Key)
 	if err != nil {
 		r.giveBack(given)
-		return nil, err
+		return none, err
 	}
 	defer unlock()
 	addrs, err := r.attachLocked(t, req, got)
 	if err != nil {
 		r.giveBack(given)
-		return nil, err
+		return none, err
 	}
-	r.pass(ctx)
-	if req.RewriteHosts && !r.o.NoRewriteHosts && t.HostsPath != "" {
-		if err := rewriteHosts(t.HostsPath, t.Hostname, t.Domainname, addrs); err != nil {
-			return nil, &Error{Msg: fmt.Sprintf("%s is attached as %v, but its hosts file was not rewritten", req.Container, addrs), Err: err}
-		}
+	warn := warnings(r.pass(ctx))
+	r.mu.Lock()
+	a := r.attached[t.Key]
+	r.mu.Unlock()
+	if err := r.rewriteHosts(a, t.HostsPath, t.Hostname, t.Domainname); err != nil {
+		return none, &Error{Msg: fmt.Sprintf("%s is attached as %v, but its hosts file was not rewritten", req.Container, addrs), Err: err}
 	}
-	return addrs, nil
+	return changed{addrs, warn}, nil
+}
+
+// changed is the answer to an attach or a detach.
+type changed struct {
+	Addresses []netip.Addr `json:"addresses"`
+	Warnings  []string     `json:"warnings,omitempty"`
 }
 
 // attachLocked does it for a container that is locked. Whatever fails, the
@@ -79,12 +87,16 @@ func (r *Router) attachLocked(t target, req attachRequest, got []ipam.Allocation
 		a = before.clone()
 	}
 	a.Name, a.NetNS, a.NoMulticast = t.Name, t.NetNS, req.NoMulticastRoute
+	a.RewriteHosts = a.RewriteHosts || req.RewriteHosts
 	var err error
 	if a.NSID, err = host.NetNSID(t.NetNS); err != nil {
 		return nil, err
 	}
 	var addrs []netip.Addr
 	fqdn := r.defaultName(t)
+	if !req.WithoutDNS {
+		a.Default = fqdn
+	}
 	for _, al := range got {
 		a.addAddr(al.Addr, al.Claimed)
 		addrs = append(addrs, al.Addr.Addr())
@@ -218,43 +230,52 @@ func (r *Router) refuseUnderlay(p netip.Prefix) error {
 
 // detach takes addresses away from a container. Without addresses, that of the
 // default subnet. It never waits for other hosts.
-func (r *Router) detach(ctx context.Context, container string, raw []string) ([]netip.Addr, error) {
+func (r *Router) detach(ctx context.Context, container string, raw []string) (changed, error) {
+	var none changed
 	args, err := parseAddrArgs(raw)
 	if err != nil {
-		return nil, err
+		return none, err
 	}
 	key, err := r.keyOf(ctx, container)
 	if err != nil {
-		return nil, err
+		return none, err
 	}
 	unlock, err := r.ops.lock(ctx, key)
 	if err != nil {
-		return nil, err
+		return none, err
 	}
 	defer unlock()
 	r.mu.Lock()
 	have := r.attached[key]
 	r.mu.Unlock()
 	if have == nil {
-		return nil, &Error{Msg: fmt.Sprintf("%s is not attached", container), Tip: "`weft ps` lists what is", Code: 404}
+		return none, &Error{Msg: fmt.Sprintf("%s is not attached", container), Tip: "`weft ps` lists what is", Code: 404}
 	}
 	a := have.clone()
 	var gone []netip.Addr
-	for _, arg := range args {
+	for i, arg := range args {
+		found := false
 		for _, p := range have.Addrs {
-			if matches(arg, p, r.defaultSubnet()) && !slices.Contains(gone, p.Addr()) {
+			if !matches(arg, p, r.defaultSubnet()) {
+				continue
+			}
+			if found = true; !slices.Contains(gone, p.Addr()) {
 				gone = append(gone, p.Addr())
 				a.dropAddr(p.Addr())
 			}
 		}
-	}
-	if len(gone) == 0 {
-		return nil, nil
+		if !found { // and nothing is taken away
+			what := "address in the default subnet"
+			if len(raw) > 0 {
+				what = "address " + raw[i]
+			}
+			return none, &Error{Msg: fmt.Sprintf("%s has no %s", container, what), Tip: "`weft ps` lists what it has", Code: 404}
+		}
 	}
 	// The interface goes first: an address is free only when nobody uses it.
 	if have.running {
 		if err := r.host.Detach(r.port(a)); err != nil {
-			return nil, err
+			return none, err
 		}
 	}
 	r.mu.Lock()
@@ -265,13 +286,12 @@ func (r *Router) detach(ctx context.Context, container string, raw []string) ([]
 	}
 	r.mu.Unlock()
 	if err != nil {
-		return nil, err
+		return none, err
 	}
 	for _, addr := range gone {
 		r.free(key, addr)
 	}
-	r.pass(ctx)
-	return gone, nil
+	return changed{gone, warnings(r.pass(ctx))}, nil
 }
 
 func (r *Router) free(key string, addr netip.Addr) {

@@ -24,11 +24,13 @@ type attachment struct {
 	NetNS string // path of the namespace; found anew for Docker's containers
 	NSID  string // host.NetNSID of the namespace when it was last seen alive
 
-	Addrs       []netip.Prefix // address with its subnet's length
-	Claimed     []netip.Addr   // those of Addrs that were asked for by name
-	Names       []attachedName
-	Services    []attachedName // from the container's labels and exposed ports; found anew at each start of it
-	NoMulticast bool
+	Addrs        []netip.Prefix // address with its subnet's length
+	Claimed      []netip.Addr   // those of Addrs that were asked for by name
+	Names        []attachedName
+	Services     []attachedName // from the container's labels and exposed ports; found anew at each start of it
+	Default      string         // of Names, what came from the container: it follows a renaming; empty: attached without
+	NoMulticast  bool
+	RewriteHosts bool // the container's hosts file, which the engine writes anew at each start
 
 	// What follows is not stored.
 	running   bool
@@ -90,6 +92,25 @@ func (a *attachment) addName(n attachedName) {
 	}
 }
 
+// sameContainer says whether both were made for the same start of a container, by
+// the same name.
+func (a *attachment) sameContainer(b *attachment) bool {
+	return a.NSID == b.NSID && a.NetNS == b.NetNS && a.Name == b.Name
+}
+
+// rename puts another default name in the place of the old one.
+func (a *attachment) rename(fqdn string) {
+	if a.Default == "" || fqdn == "" {
+		return
+	}
+	for i, n := range a.Names {
+		if n.FQDN == a.Default {
+			a.Names[i].FQDN = fqdn
+		}
+	}
+	a.Default = fqdn
+}
+
 func (a *attachment) allocations() []ipam.Allocation {
 	var out []ipam.Allocation
 	for _, p := range a.Addrs {
@@ -107,7 +128,7 @@ func shortKey(key string) string {
 	return key
 }
 
-// putAttachment makes a the stored and then the effective attachment.
+// putAttachmentLocked makes a the stored and then the effective attachment.
 func (r *Router) putAttachmentLocked(a *attachment) error {
 	b, err := json.Marshal(a)
 	if err != nil {

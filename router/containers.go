@@ -40,19 +40,45 @@ func (r *Router) findLiving(ctx context.Context) {
 	defer r.mu.Unlock()
 	r.engine = err == nil
 	for _, a := range r.attached {
-		c, ok := live[a.Key]
-		switch {
-		case a.docker() && err == nil:
-			a.running = ok && c.PID != 0
-			if a.running {
-				a.follow(c, r.o.Domain)
-				a.NetNS = pidNetNS(c.PID)
-				a.NSID, _ = host.NetNSID(a.NetNS)
-			}
-		default:
+		if !a.docker() || err != nil {
 			a.running = sameNamespace(a)
+			continue
+		}
+		if c, ok := live[a.Key]; ok {
+			r.foundLocked(a, c)
 		}
 	}
+}
+
+// foundLocked takes in a container that was found alive at the start. What is new
+// about it is kept on disk too: the next router may start while the engine is away.
+func (r *Router) foundLocked(a *attachment, c docker.Container) {
+	b, err := r.renewed(a, c)
+	if err != nil {
+		return // it has just ended; an event says so
+	}
+	b.running = true
+	if b.sameContainer(a) {
+		r.attached[a.Key] = b
+	} else if err := r.putAttachmentLocked(b); err != nil {
+		r.log.Warn("remember a container's namespace", "container", shortKey(a.Key), "err", err)
+		r.attached[a.Key] = b
+	}
+}
+
+// renewed is an attachment brought up to what its container now is.
+func (r *Router) renewed(a *attachment, c docker.Container) (*attachment, error) {
+	b := a.clone()
+	b.Name, b.NetNS = c.Name, pidNetNS(c.PID)
+	var err error
+	if b.NSID, err = host.NetNSID(b.NetNS); err != nil {
+		return nil, err
+	}
+	if a.Name != c.Name {
+		b.rename(r.defaultName(target{Key: c.ID, Name: c.Name, Hostname: c.Hostname, Domainname: c.Domainname}))
+	}
+	b.follow(c, r.o.Domain)
+	return b, nil
 }
 
 func (r *Router) setBridge(a netip.Addr) {
@@ -70,6 +96,7 @@ func (r *Router) setBridge(a netip.Addr) {
 	if err := r.db.Apply(bucketRouter, map[string][]byte{keyBridge: text}, nil); err != nil {
 		r.log.Warn("remember Docker's bridge address", "err", err)
 	}
+	r.rewire.Store(true) // containers without a network of Docker's have a route to it
 	r.Poke()
 }
 
@@ -174,18 +201,20 @@ func (r *Router) containerStarted(c docker.Container) error {
 	if a == nil {
 		return nil
 	}
-	ns := pidNetNS(c.PID)
-	id, err := host.NetNSID(ns)
+	todo, err := r.renewed(a, c)
 	if err != nil {
 		return err
 	}
-	todo := a.clone()
-	todo.NetNS, todo.NSID, todo.Name = ns, id, c.Name
-	todo.follow(c, r.o.Domain)
-	if a.running && a.NSID == id && a.NetNS == ns && a.Name == c.Name {
-		return r.updateNames(todo)
+	switch {
+	case !a.running || !todo.sameContainer(a):
+		err = r.wire(todo)
+	default:
+		err = r.updateNames(todo)
 	}
-	return r.wire(todo)
+	if err != nil {
+		return err
+	}
+	return r.rewriteHosts(todo, c.HostsPath, c.Hostname, c.Domainname)
 }
 
 // wire gives a living container its interface, stores its attachment and makes

@@ -30,8 +30,13 @@ func (r *Router) Settle(ctx context.Context) error {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	tried := func(t mesh.Target) bool { return t.State != "connecting" && t.State != "" }
+	seen := refusals{}
+	final := func(t mesh.Target) bool { return incurable(t.Reason) && !seen.once(t) }
 	for {
 		ts := slices.DeleteFunc(r.mesh.Targets(), func(t mesh.Target) bool { return t.State == "self" })
+		for _, t := range ts {
+			seen.note(t)
+		}
 		st := r.mesh.State()
 		if st.Copied != "" {
 			return &Error{Msg: st.Copied, Tip: copyTip, Code: 409}
@@ -43,9 +48,9 @@ func (r *Router) Settle(ctx context.Context) error {
 		case len(ts) == 0 && time.Since(began) > rejoinFor:
 			return nil // nobody that it knew answers
 		case len(ts) == 0:
-		case len(ts) > 0 && st.Founding.IsZero() && !met && !slices.ContainsFunc(ts, func(t mesh.Target) bool { return !incurable(t.Reason) }):
+		case len(ts) > 0 && st.Founding.IsZero() && !met && !slices.ContainsFunc(ts, func(t mesh.Target) bool { return !final(t) }):
 			return errors.Join(refusal(ts), r.forgetMembership())
-		case !slices.ContainsFunc(ts, func(t mesh.Target) bool { return !tried(t) }):
+		case !slices.ContainsFunc(ts, func(t mesh.Target) bool { return !tried(t) || st.Founding.IsZero() && seen.once(t) }):
 			return nil // all were tried; none answers, or none is of a mesh yet: the router goes on trying
 		}
 		select {
@@ -62,6 +67,20 @@ func (r *Router) hasPeers(st *mesh.State) bool {
 	gone := r.foldNow(st).Gone
 	return slices.ContainsFunc(st.Hosts, func(h mesh.Host) bool { return !h.Self && !gone[h.ID] && h.Liveness != mesh.Left })
 }
+
+// refusals are the tries of each target that were taken for a wrong secret. All
+// that tells one is a connection that ends before its proof, which a network can do
+// as well: a single one is not believed.
+type refusals map[string][]time.Time
+
+func (s refusals) note(t mesh.Target) {
+	if t.Reason == mesh.WrongSecret && !t.NextTry.IsZero() && !slices.Contains(s[t.Addr], t.NextTry) {
+		s[t.Addr] = append(s[t.Addr], t.NextTry)
+	}
+}
+
+// once says that a target's word for a wrong secret is not to be believed yet.
+func (s refusals) once(t mesh.Target) bool { return t.Reason == mesh.WrongSecret && len(s[t.Addr]) < 2 }
 
 func incurable(why mesh.Reason) bool {
 	switch why {

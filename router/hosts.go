@@ -9,15 +9,31 @@ import (
 
 const hostsMark = "# weft"
 
-// rewriteHosts makes a container's own name mean its address on the mesh, in
-// its /etc/hosts. The file is changed in place: it is bind-mounted into the
+// rewriteHosts makes a container's own name mean its addresses on the mesh, in
+// its /etc/hosts, if that was asked for. The file is changed in place: it is bind-mounted into the
 // container, and a new file would not be seen there.
+func (r *Router) rewriteHosts(a *attachment, path, hostname, domain string) error {
+	if a == nil || !a.RewriteHosts || r.o.NoRewriteHosts || path == "" {
+		return nil
+	}
+	var addrs []netip.Addr
+	for _, p := range a.Addrs {
+		addrs = append(addrs, p.Addr())
+	}
+	return rewriteHosts(path, hostname, domain, addrs)
+}
+
+// rewriteHosts writes nothing where all is as it should be.
 func rewriteHosts(path, hostname, domain string, addrs []netip.Addr) error {
 	old, err := os.ReadFile(path)
 	if err != nil {
 		return fmt.Errorf("read hosts file: %w", err)
 	}
-	if err := os.WriteFile(path, []byte(hostsWith(string(old), hostname, domain, addrs)), 0o644); err != nil {
+	text := hostsWith(string(old), hostname, domain, addrs)
+	if text == string(old) {
+		return nil
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		return fmt.Errorf("write hosts file: %w", err)
 	}
 	return nil

@@ -62,11 +62,9 @@ func resolveMembership(o Options, db store, crashed bool) (membership, error) {
 	if stored.IsZero() {
 		m.Founding = mesh.Founding{}
 	}
-	var known []string
-	if b := kept[keyTargets]; len(b) > 0 {
-		if err := json.Unmarshal(b, &known); err != nil {
-			return m, fmt.Errorf("read targets from the state file: %w", err)
-		}
+	known, err := loadTargets(kept)
+	if err != nil {
+		return m, err
 	}
 
 	m.Targets = slices.Clone(o.Targets)
@@ -129,6 +127,16 @@ func resolveMembership(o Options, db store, crashed bool) (membership, error) {
 		m.Founding.Subnet = m.Founding.Range
 	}
 	return m, nil
+}
+
+// loadTargets reads the targets of the last run.
+func loadTargets(kept map[string][]byte) (known []string, err error) {
+	if b := kept[keyTargets]; len(b) > 0 {
+		if err := json.Unmarshal(b, &known); err != nil {
+			return nil, fmt.Errorf("read targets from the state file: %w", err)
+		}
+	}
+	return known, nil
 }
 
 // givenSecret is the secret of the command line, if there is one; a token adds

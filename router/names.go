@@ -51,6 +51,7 @@ type nameRequest struct {
 type nameResponse struct {
 	Name      string       `json:"name"`
 	Addresses []netip.Addr `json:"addresses"`
+	Warnings  []string     `json:"warnings,omitempty"`
 	CNAME     string       `json:"cname,omitempty"`
 }
 
@@ -70,8 +71,7 @@ func (r *Router) nameAdd(ctx context.Context, q nameRequest) (nameResponse, erro
 		if err := r.changeStatic(addrKeys(ips, fqdn), nil); err != nil {
 			return none, err
 		}
-		r.pass(ctx)
-		return nameResponse{Name: fqdn, Addresses: ips}, nil
+		return nameResponse{Name: fqdn, Addresses: ips, Warnings: warnings(r.pass(ctx))}, nil
 	}
 	key, unlock, err := r.lockAttached(ctx, q.Container)
 	if err != nil {
@@ -103,8 +103,7 @@ func (r *Router) nameAdd(ctx context.Context, q nameRequest) (nameResponse, erro
 	if err != nil {
 		return none, err
 	}
-	r.pass(ctx)
-	return nameResponse{Name: fqdn, Addresses: ips}, nil
+	return nameResponse{Name: fqdn, Addresses: ips, Warnings: warnings(r.pass(ctx))}, nil
 }
 
 func (r *Router) nameRemove(ctx context.Context, q nameRequest) (nameResponse, error) {
@@ -126,8 +125,7 @@ func (r *Router) nameRemove(ctx context.Context, q nameRequest) (nameResponse, e
 		if err != nil {
 			return none, err
 		}
-		r.pass(ctx)
-		return nameResponse{Name: fqdn, Addresses: ips}, nil
+		return nameResponse{Name: fqdn, Addresses: ips, Warnings: warnings(r.pass(ctx))}, nil
 	}
 	key, unlock, err := r.lockAttached(ctx, q.Container)
 	if err != nil {
@@ -145,12 +143,17 @@ func (r *Router) nameRemove(ctx context.Context, q nameRequest) (nameResponse, e
 			return hit
 		})
 	})
+	if err == nil && len(gone) == 0 {
+		err = errNoSuchName
+	}
 	if err != nil {
 		return none, err
 	}
-	r.pass(ctx)
-	return nameResponse{Name: fqdn, Addresses: gone}, nil
+	return nameResponse{Name: fqdn, Addresses: gone, Warnings: warnings(r.pass(ctx))}, nil
 }
+
+// errNoSuchName answers a removal that would remove nothing.
+var errNoSuchName = &Error{Msg: "there is no such name to remove", Tip: "`weft status dns` lists the names", Code: 404}
 
 func (r *Router) lockAttached(ctx context.Context, container string) (string, func(), error) {
 	key, err := r.keyOf(ctx, container)
@@ -253,6 +256,9 @@ func (r *Router) changeStatic(add []nameKey, remove func(nameKey) bool) error {
 			r.lingerLocked(k)
 		}
 	}
+	if remove != nil && len(del) == 0 {
+		return errNoSuchName
+	}
 	if err := r.db.Apply(bucketStatic, put, del); err != nil {
 		return err
 	}
@@ -326,7 +332,7 @@ func loadStatic(load func(string) (map[string][]byte, error)) (map[nameKey]bool,
 	return all, nil
 }
 
-// dnsAddrs is where containers find the name server: the bridge's address in
+// dnsAddr is where containers find the name server: the bridge's address in
 // Docker's default network, which they reach before they are attached, else
 // the mesh's.
 func (r *Router) dnsAddr() (netip.Addr, bool) {

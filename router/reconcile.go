@@ -7,8 +7,10 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
+	"weft/api"
 	"weft/host"
 	"weft/ipam"
 	"weft/mesh"
@@ -28,28 +30,27 @@ func (r *Router) loop(ctx context.Context) error {
 			r.rewire.Store(true)
 		case <-r.poke:
 		}
-		r.pass(ctx)
+		_ = r.pass(ctx) // it has logged it, and status shows it
 	}
 }
 
 // pass turns the state into the host once: it announces what changed here,
 // then plans, then applies. It goes on after an error, logs an error that is
-// new, and leaves the rest to the next pass.
-func (r *Router) pass(ctx context.Context) {
+// new, and leaves the rest to the next pass. Its error is for who waits for the
+// change to be in force.
+func (r *Router) pass(ctx context.Context) error {
 	r.applyMu.Lock()
 	if r.stopped {
 		r.applyMu.Unlock()
-		return
+		return nil
 	}
 	errs := r.announceChanges()
 	v := r.look()
 	errs = append(errs, r.apply(v)...)
 	r.view.Store(v)
-	problem := ""
-	if err := errors.Join(errs...); err != nil && ctx.Err() == nil {
-		problem = err.Error()
-	}
-	if problem != r.problem {
+	err := errors.Join(errs...)
+	// What was cut short says nothing about the host.
+	if problem := describe(err); problem != r.problem && ctx.Err() == nil {
 		if problem != "" {
 			r.log.Warn("the host does not match its wanted state; trying again", "err", problem)
 		} else {
@@ -59,7 +60,32 @@ func (r *Router) pass(ctx context.Context) {
 	}
 	r.applyMu.Unlock()
 	r.passes.wake()
+	return err
 }
+
+// describe is an error in one line, with what the operator can type about it;
+// empty for none.
+func describe(err error) string {
+	if err == nil {
+		return ""
+	}
+	text := strings.ReplaceAll(err.Error(), "\n", "; ")
+	if hs := api.Hints(err); len(hs) > 0 {
+		text += "; try: " + strings.Join(hs, "; ")
+	}
+	return text
+}
+
+// warnings tell who asked for a change that it was made but is not wholly in
+// force yet.
+func warnings(err error) []string {
+	if err == nil {
+		return nil
+	}
+	return []string{mismatch + describe(err)}
+}
+
+const mismatch = "the host does not match its wanted state: "
 
 // announce is what the own log should say: the names of living containers,
 // the names without a container, and addresses outside the range.
@@ -321,6 +347,12 @@ func (r *Router) port(a *attachment) host.Port {
 	} else if m, err := r.mtu(); err == nil {
 		mtu = m
 	}
+	r.mu.Lock()
+	var servers []netip.Addr
+	for _, s := range r.listenLocked() {
+		servers = append(servers, s.Addr())
+	}
+	r.mu.Unlock()
 	return host.Port{NetNS: a.NetNS, Key: a.Key, Addrs: slices.SortedFunc(slices.Values(a.Addrs), comparePrefix), MTU: mtu,
-		Multicast: !a.NoMulticast && !r.o.NoMulticastRoute}
+		Multicast: !a.NoMulticast && !r.o.NoMulticastRoute, DNS: servers}
 }

@@ -31,6 +31,20 @@ func Metrics(r Report) []api.Sample {
 		out = append(out, api.Sample{Name: "weft_mesh_events_total", Help: "What happened in the mesh since the start, by kind: joins, refusals, rejected entries.", Counter: true,
 			Labels: map[string]string{"event": c.Event}, Value: float64(c.Count)})
 	}
+	for _, x := range r.Router.Rejected {
+		out = append(out, api.Sample{Name: "weft_mesh_rejected_total", Help: "What members sent or wrote that was not taken, by member and reason. An empty peer stands for several.", Counter: true,
+			Labels: map[string]string{"peer": x.Peer, "reason": x.Reason}, Value: float64(x.Count)})
+	}
+	l := r.Router.Log
+	gauge("weft_mesh_log_hosts", "Hosts whose logs are held, this one included.", float64(l.Hosts), nil)
+	gauge("weft_mesh_log_entries", "Log entries held.", float64(l.Entries), nil)
+	gauge("weft_mesh_log_bytes", "Bytes of the log entries held.", float64(l.Bytes), nil)
+	for q, n := range map[string]int{"disk": l.DiskQueue, "inbox": l.Inbox, "outbox": l.Outbox, "relay": l.Relay} {
+		gauge("weft_mesh_queue_depth", "Entries, values or datagrams that wait, by queue. All queues are bounded.", float64(n), map[string]string{"queue": q})
+	}
+	for s, n := range map[string]int{"underlay": l.Guests, "tunnel": l.Locals} {
+		gauge("weft_mesh_sessions", "Sessions served now, by where they come from.", float64(n), map[string]string{"side": s})
+	}
 	rx, tx := map[string]int64{}, map[string]int64{}
 	for _, c := range r.Router.Connections {
 		if c.Peer == "" {

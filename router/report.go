@@ -35,7 +35,22 @@ type RouterReport struct {
 	Waiting     []string // what the router waits for, in sentences
 	Notices     []string // what an operator should know, in sentences
 
-	Counters []CounterReport // what happened since the start: joins, refusals, rejected entries
+	Counters []CounterReport // what happened since the start: joins, refusals, repairs
+	Rejected []RejectReport  // what members sent that was not taken
+	Log      LogReport
+}
+
+// RejectReport is how often something of a member was not taken.
+type RejectReport struct {
+	Peer   string // who sent or wrote it; empty: several, or not known
+	Reason string
+	Count  uint64
+}
+
+// LogReport is how much of the mesh's state this host holds and has under way.
+type LogReport struct {
+	Hosts, Entries, Bytes                           int // logs held; bytes as on the wire
+	DiskQueue, Inbox, Outbox, Relay, Guests, Locals int // see mesh.Stats
 }
 
 // CounterReport is how often something happened.

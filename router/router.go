@@ -36,7 +36,7 @@ type Router struct {
 	o      Options
 	log    *slog.Logger
 	id     *peer.Identity
-	fresh  bool // the identity was made by this launch
+	fresh  bool // this launch found no state here: what is there is its own
 	made   bool // so was the tunnel device
 	member membership
 	kept   atomic.Bool // the launch was a success: what it wrote stays
@@ -75,11 +75,12 @@ type Router struct {
 	attached   map[string]*attachment
 	static     map[nameKey]bool
 	linger     map[nameKey]time.Time // removed names that are answered until then
-	alloc      *ipam.Allocator       // nil with NoIPAM
+	alloc      *ipam.Allocator       // nil until the mesh's range is known
 	engine     bool                  // the container engine answers
 	dirty      map[string]bool       // containers of the engine that must be looked at again
 	failing    map[string]bool       // those of dirty whose failure was logged
 	resetting  bool                  // addresses are being given back: nothing new is attached
+	promised   time.Time             // until then this host is to take another's space, and is not reset
 	bridgeDNS  netip.Addr            // Docker's bridge address; invalid: none
 	allocating int                   // calls that wait for address space
 
@@ -136,9 +137,11 @@ func New(o Options) (_ *Router, err error) {
 	if err != nil {
 		return nil, err
 	}
+	empty := emptyState(o.StateDir)
 	if r.id, r.fresh, err = peer.LoadIdentity(o.StateDir); err != nil {
 		return nil, err
 	}
+	r.fresh = r.fresh && empty
 	if r.db, err = statedb.Open(filepath.Join(o.StateDir, "state.db")); err != nil {
 		return nil, err
 	}
@@ -191,7 +194,7 @@ func New(o Options) (_ *Router, err error) {
 		BindHost: bind, Port: o.Port, GossipPort: DefaultGossipPort,
 		Endpoints: r.endpoints, Device: r.generation.Load, Targets: r.member.Targets, Discovery: !o.NoDiscovery,
 		Store: r.db, Tunnel: &r.tunnels, Handle: r.handle, OnChange: r.pokeNames,
-		ConnLimit: o.ConnLimit, Log: r.log,
+		Check: r.checkEntry, ConnLimit: o.ConnLimit, Log: r.log,
 	})
 	if err != nil {
 		return nil, err
@@ -217,12 +220,11 @@ func (r *Router) Done() <-chan struct{} { return r.done }
 
 func (r *Router) end() { r.ended.Do(func() { close(r.done) }) }
 
-// Close releases the lock and the state file. Run calls it.
+// Close releases the lock and the state file. Run calls it. Repeatable.
 func (r *Router) Close() error {
 	var errs []error
 	if r.db != nil {
-		errs = append(errs, r.db.Close())
-		r.db = nil
+		errs = append(errs, r.db.Close()) // it stays: the API may still serve, and gets errors
 	}
 	if r.lock != nil {
 		// Left behind, the file says that the last router did not end by itself.
@@ -323,6 +325,16 @@ func (r *Router) clearFailure() error {
 	return errors.Join(err, removeFiles(o))
 }
 
+// emptyState says that no router has left anything in a state directory.
+func emptyState(dir string) bool {
+	for _, f := range []string{"identity", tokenFile, "state.db"} {
+		if _, err := os.Lstat(filepath.Join(dir, f)); !errors.Is(err, fs.ErrNotExist) {
+			return false
+		}
+	}
+	return true
+}
+
 // start opens or adopts the device and does the first pass, before anything
 // listens.
 func (r *Router) start(ctx context.Context) error {
@@ -357,6 +369,6 @@ func (r *Router) start(ctx context.Context) error {
 	r.rewire.Store(true)
 	// Errors of the first pass are of single containers or routes: they are
 	// logged and tried again by the loop.
-	r.pass(ctx)
+	_ = r.pass(ctx)
 	return nil
 }

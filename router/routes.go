@@ -67,7 +67,7 @@ func (r *Router) Routes() []api.Route {
 		}),
 		write("POST", "/stop", func(ctx context.Context, _ *api.Request) (any, error) { return nil, r.stop(ctx) }),
 		write("POST", "/reset", r.postReset),
-		write("DELETE", "/peer", func(ctx context.Context, _ *api.Request) (any, error) { return nil, r.reset(ctx, false) }),
+		write("DELETE", "/peer", func(ctx context.Context, _ *api.Request) (any, error) { return r.resetAnswer(ctx, false) }),
 	}
 }
 
@@ -153,7 +153,7 @@ func (r *Router) postAttach(ctx context.Context, q *api.Request) (any, error) {
 	if err := q.JSON(&req); err != nil {
 		return nil, err
 	}
-	return addresses(r.attach(ctx, req))
+	return answer(r.attach(ctx, req))
 }
 
 func (r *Router) postDetach(ctx context.Context, q *api.Request) (any, error) {
@@ -164,17 +164,14 @@ func (r *Router) postDetach(ctx context.Context, q *api.Request) (any, error) {
 	if err := q.JSON(&req); err != nil {
 		return nil, err
 	}
-	return addresses(r.detach(ctx, req.Container, req.Addrs))
+	return answer(r.detach(ctx, req.Container, req.Addrs))
 }
 
-func addresses(as []netip.Addr, err error) (any, error) {
+func answer[T any](v T, err error) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if as == nil {
-		as = []netip.Addr{}
-	}
-	return map[string][]netip.Addr{"addresses": as}, nil
+	return v, nil
 }
 
 type nameOp func(context.Context, nameRequest) (nameResponse, error)
@@ -185,11 +182,7 @@ func (r *Router) postName(do nameOp) api.Handler {
 		if err := q.JSON(&req); err != nil {
 			return nil, err
 		}
-		res, err := do(ctx, req)
-		if err != nil {
-			return nil, err
-		}
-		return res, nil
+		return answer(do(ctx, req))
 	}
 }
 
@@ -199,11 +192,7 @@ func (r *Router) pathName(do nameOp) api.Handler {
 		if req.Container == "-" { // Weave's way to say "no container"
 			req.Container = ""
 		}
-		res, err := do(ctx, req)
-		if err != nil {
-			return nil, err
-		}
-		return res, nil
+		return answer(do(ctx, req))
 	}
 }
 
@@ -214,7 +203,15 @@ func (r *Router) postReset(ctx context.Context, q *api.Request) (any, error) {
 	if err := q.JSON(&req); err != nil {
 		return nil, err
 	}
-	return nil, r.reset(ctx, req.Force)
+	return r.resetAnswer(ctx, req.Force)
+}
+
+func (r *Router) resetAnswer(ctx context.Context, force bool) (any, error) {
+	warn, err := r.reset(ctx, force)
+	if err != nil || len(warn) == 0 {
+		return nil, err
+	}
+	return map[string][]string{"warnings": warn}, nil
 }
 
 // The /ip operations are for programs that wire containers themselves: they

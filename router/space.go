@@ -26,17 +26,10 @@ func (r *Router) handle(ctx context.Context, from peer.ID, method string, body [
 			return nil, err
 		}
 		return r.give(from, subnet)
-	case methodHand, methodReady:
-		r.mu.Lock()
-		resetting := r.resetting
-		r.mu.Unlock()
-		if resetting {
-			return nil, errResetting
-		}
-		if method == methodHand {
-			return nil, r.take(ctx, from, body)
-		}
-		return nil, nil // that it is answered is the answer
+	case methodReady:
+		return nil, r.promise() // that it is answered is the answer
+	case methodHand:
+		return nil, r.take(ctx, from, body)
 	}
 	return nil, fmt.Errorf("unknown call %q", method)
 }
@@ -142,26 +135,35 @@ func (r *Router) askOne(ctx context.Context, id peer.ID, subnet netip.Prefix) (b
 // carry copies grants that another host made to this one into the own log: they
 // are this host's proof, also when the giver is gone.
 func (r *Router) carry(ctx context.Context, from peer.ID, es []mesh.Entry) error {
-	key, err := r.identityOf(from)
+	ds, err := r.carried(from, es)
 	if err != nil {
 		return err
+	}
+	if _, err := r.mesh.Append(ds...); err != nil {
+		return err
+	}
+	_ = r.pass(ctx) // the grants are kept, whatever else ails the host
+	return nil
+}
+
+// carried are another host's grants to this one as they go into the own log.
+func (r *Router) carried(from peer.ID, es []mesh.Entry) ([]mesh.Draft, error) {
+	key, err := r.identityOf(from)
+	if err != nil {
+		return nil, err
 	}
 	var ds []mesh.Draft
 	for _, e := range es {
 		d := mesh.Draft{Kind: mesh.KindGrant, Payload: encodeCarried(key, e)}
 		if e.Author != from {
-			return fmt.Errorf("grant in the name of %v", e.Author)
+			return nil, fmt.Errorf("grant in the name of %v", e.Author)
 		}
 		if _, err := parseGrant(r.id.ID(), d.Payload, r.member.Secret.MeshID()); err != nil {
-			return err
+			return nil, err
 		}
 		ds = append(ds, d)
 	}
-	if _, err := r.mesh.Append(ds...); err != nil {
-		return err
-	}
-	r.pass(ctx)
-	return nil
+	return ds, nil
 }
 
 func (r *Router) identityOf(id peer.ID) ([]byte, error) {

@@ -63,6 +63,16 @@ func (r *Router) routerReport(v *view, st *mesh.State, names map[peer.ID]string)
 		rr.Counters = append(rr.Counters, CounterReport{event, n})
 	}
 	rr.Counters = append(rr.Counters, CounterReport{"state_entries_rejected", uint64(r.rejects.Load())})
+	for _, x := range r.mesh.Rejections() {
+		rj := RejectReport{Reason: x.Reason, Count: x.Count}
+		if !x.Peer.IsZero() {
+			rj.Peer = x.Peer.String()
+		}
+		rr.Rejected = append(rr.Rejected, rj)
+	}
+	s := r.mesh.Stats()
+	rr.Log = LogReport{Hosts: s.Authors, Entries: s.Entries, Bytes: s.LogBytes, DiskQueue: s.DiskQueue, Inbox: s.Inbox,
+		Outbox: s.Outbox, Relay: s.Relay, Guests: s.Guests, Locals: s.Locals}
 	if r.dns != nil {
 		c := r.dns.Counters()
 		rr.Counters = append(rr.Counters, CounterReport{"dns_queries", c.Queries}, CounterReport{"dns_malformed", c.Malformed},
@@ -76,7 +86,7 @@ func (r *Router) routerReport(v *view, st *mesh.State, names map[peer.ID]string)
 		rr.Notices = append(rr.Notices, *p)
 	}
 	if p := r.lastProblem(); p != "" {
-		rr.Notices = append(rr.Notices, "the host does not match its wanted state: "+p)
+		rr.Notices = append(rr.Notices, mismatch+p)
 	}
 	byPeer := map[peer.ID]bool{}
 	for _, t := range r.mesh.Targets() {

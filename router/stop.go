@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,6 +20,8 @@ import (
 const methodHand = "space.hand"
 
 const methodReady = "space.ready"
+
+var errPromised = &Error{Msg: "another host is being reset, and this one takes its address space", Tip: "run the same again in a moment", Code: 409}
 
 var errResetting = &Error{Msg: "this host is being reset", Tip: "launch it again afterwards", Code: 409}
 
@@ -49,20 +52,18 @@ func (r *Router) takeDown(ctx context.Context) error {
 // made on the host. It refuses, with nothing changed, when nobody is there to
 // take the space, unless it is forced. From then on there is no way back: the
 // addresses are free when they are handed over, and nothing here uses them.
-func (r *Router) reset(ctx context.Context, force bool) error {
-	r.mu.Lock()
-	already := r.resetting
-	r.resetting = true // no address is given out, to containers or to hosts
-	r.mu.Unlock()
-	if already {
-		return errResetting
+//
+// Its warnings are for what went wrong without a way back.
+func (r *Router) reset(ctx context.Context, force bool) (warn []string, err error) {
+	if err := r.beginReset(force); err != nil {
+		return nil, err
 	}
 	taker, err := r.findTaker(ctx)
 	if err != nil && !force {
 		r.mu.Lock()
 		r.resetting = false
 		r.mu.Unlock()
-		return &Error{Msg: "this host's address space could not be handed over", Err: err, Code: 409,
+		return nil, &Error{Msg: "this host's address space could not be handed over", Err: err, Code: 409,
 			Tip: "bring another host of the mesh back, or give the space up: weft reset --force"}
 	}
 	ctx = context.WithoutCancel(ctx)
@@ -71,13 +72,27 @@ func (r *Router) reset(ctx context.Context, force bool) error {
 	if !taker.IsZero() {
 		if err := r.handOver(ctx, taker); err != nil {
 			r.log.Warn("hand address space over", "peer", taker.String(), "err", err)
+			warn = append(warn, fmt.Sprintf("host %v has not confirmed that it took the address space: %v; look at `weft status ipam` there", taker, err))
 		}
 	}
 	if _, err := r.mesh.Append(mesh.Draft{Kind: mesh.KindDepart}); err != nil {
 		r.log.Warn("announce the departure", "err", err)
 	}
 	errs = append(errs, r.takeDown(ctx), r.host.Remove(), removeFiles(r.o))
-	return errors.Join(errs...)
+	return warn, errors.Join(errs...)
+}
+
+func (r *Router) beginReset(force bool) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.resetting:
+		return errResetting
+	case !force && time.Now().Before(r.promised):
+		return errPromised
+	}
+	r.resetting = true // no address is given out, to containers or to hosts
+	return nil
 }
 
 // findTaker finds a host that can take this one's space, the one with most of
@@ -207,7 +222,38 @@ func (r *Router) take(ctx context.Context, from peer.ID, body []byte) error {
 	if err != nil {
 		return err
 	}
-	return r.carry(ctx, from, es)
+	ds, err := r.carried(from, es)
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	if err = errResetting; !r.resetting { // else it would go with this host
+		_, err = r.mesh.Append(ds...)
+		r.promised = time.Time{}
+	}
+	r.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	_ = r.pass(ctx) // the grants are kept, whatever else ails the host
+	return nil
+}
+
+// promiseFor is how long a host that was asked whether it can take another's space
+// waits for it: the other first takes its containers off.
+const promiseFor = 15 * time.Second
+
+// promise says that this host can take another's space, and keeps it from being
+// reset meanwhile: of two hosts that are reset at the same moment, each would count
+// on the other.
+func (r *Router) promise() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.resetting {
+		return errResetting
+	}
+	r.promised = time.Now().Add(promiseFor)
+	return nil
 }
 
 // removeFiles deletes the files that weft makes in the state and run directories,

@@ -7,14 +7,16 @@ case "${1:-}" in
 demo) wanted=() ;; # the demo needs the kernel and the binary only
 test) wanted=(dockerd:docker.io iptables:iptables wg:wireguard-tools tcpdump:tcpdump nft:nftables ip:iproute2
 	ping:iputils-ping busybox:busybox-static nsenter:util-linux dig:dnsutils kdig:knot-dnsutils drill:ldnsutils
-	python3:python3 gcc:gcc musl-gcc:musl-tools) ;;
+	python3:python3 musl-gcc:musl-tools
+	gcc:gcc /usr/include/stdlib.h:libc6-dev) ;; # the race detector needs cgo
 bench-dns) wanted=(dnsperf:dnsperf dnsmasq:dnsmasq-base unbound:unbound dig:dnsutils) ;;
 *) echo "usage: $0 demo|test|bench-dns" >&2; exit 2 ;;
 esac
 
 PATH=$PATH:/usr/sbin:/sbin
 missing=()
-for w in ${wanted[@]+"${wanted[@]}"}; do
+for w in ${wanted[@]+"${wanted[@]}"}; do # a command, or a file, and its package
+	case $w in /*) [ -e "${w%%:*}" ] && continue ;; esac
 	command -v "${w%%:*}" >/dev/null || missing+=("${w##*:}")
 done
 if [ ${#missing[@]} -eq 0 ]; then exit 0; fi

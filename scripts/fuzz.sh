@@ -12,7 +12,7 @@ root=$PWD
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-for dir in $(git ls-files '*_test.go' | xargs grep -lE '^func Fuzz' | xargs -n1 dirname | sort -u); do
+for dir in $(find . -name '*_test.go' -exec grep -lE '^func Fuzz' {} + | sed 's|^\./||' | xargs -n1 dirname | sort -u); do
 	bin=$work/$(echo "$dir" | tr / _).test
 	go test -c -fuzz=Fuzz -o "$bin" "./$dir"
 	for f in $(grep -hoE '^func Fuzz[A-Za-z0-9_]*' "$dir"/*_test.go | sed 's/^func //' | sort -u); do

@@ -189,6 +189,7 @@ func (a *app) printAddresses(ctx context.Context, path string, in any, asJSON bo
 	if err := a.client().Do(ctx, "POST", path, in, &raw); err != nil {
 		return err
 	}
+	a.warn(raw)
 	if asJSON {
 		return a.printJSON(raw)
 	}

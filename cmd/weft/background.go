@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"weft/api"
 )
 
 // A launch and the background router that it starts speak through two pipes:
@@ -199,7 +201,7 @@ func (a *app) child(ctx context.Context) error {
 		}
 	})
 	if err != nil && !served {
-		_ = json.NewEncoder(result).Encode(launchResult{Error: err.Error(), Hints: hints(err)}) // run prints it too, to the log
+		_ = json.NewEncoder(result).Encode(launchResult{Error: err.Error(), Hints: api.Hints(err)}) // run prints it too, to the log
 	}
 	return err
 }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"weft/api"
 )
 
 // failure is an error with the way out of it. Other packages have types of their
@@ -186,36 +188,9 @@ func printError(w io.Writer, err error) {
 	for _, line := range lines(text) {
 		fmt.Fprintf(w, "weft: error: %s\n", line)
 	}
-	for _, h := range hints(err) {
+	for _, h := range api.Hints(err) {
 		fmt.Fprintf(w, "weft: hint: %s\n", h)
 	}
-}
-
-// hints collects the hints of every error in the tree, each once.
-func hints(err error) []string {
-	var out []string
-	var walk func(error)
-	walk = func(err error) {
-		if h, ok := err.(interface{ Hint() string }); ok {
-			for _, l := range lines(h.Hint()) {
-				if !slices.Contains(out, l) {
-					out = append(out, l)
-				}
-			}
-		}
-		switch u := err.(type) {
-		case interface{ Unwrap() error }:
-			if inner := u.Unwrap(); inner != nil {
-				walk(inner)
-			}
-		case interface{ Unwrap() []error }:
-			for _, inner := range u.Unwrap() {
-				walk(inner)
-			}
-		}
-	}
-	walk(err)
-	return out
 }
 
 // lines splits a text, leaving out the empty ones.

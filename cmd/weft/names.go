@@ -87,8 +87,11 @@ func newNameCmd(a *app, cmd *cobra.Command, path string) *cobra.Command {
 			return err
 		}
 		var raw json.RawMessage
-		if err := a.client().Do(cmd.Context(), "POST", path, in, &raw); err != nil || !asJSON {
+		if err := a.client().Do(cmd.Context(), "POST", path, in, &raw); err != nil {
 			return err
+		}
+		if a.warn(raw); !asJSON {
+			return nil
 		}
 		return a.printJSON(raw)
 	}

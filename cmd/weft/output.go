@@ -36,6 +36,21 @@ func (a *app) printJSON(v any) error {
 	return err
 }
 
+// warn tells what the router has done but cannot vouch for: its answer's warnings.
+func (a *app) warn(raw json.RawMessage) {
+	var out struct {
+		Warnings []string `json:"warnings"`
+	}
+	if json.Unmarshal(raw, &out) != nil { // an answer of another shape has none
+		return
+	}
+	for _, w := range out.Warnings {
+		for _, l := range lines(w) {
+			fmt.Fprintln(a.stderr, "weft: warning:", l)
+		}
+	}
+}
+
 // listPaths are the operations whose whole answer is a list.
 var listPaths = []string{"/status/targets", "/status/connections", "/status/peers"}
 

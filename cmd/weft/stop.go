@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -88,7 +89,8 @@ func (a *app) end(ctx context.Context, verb string, in any, stateDir string, off
 		return err
 	}
 	defer p.Close()
-	err = c.Do(ctx, "POST", "/"+verb, in, nil)
+	var raw json.RawMessage
+	err = c.Do(ctx, "POST", "/"+verb, in, &raw)
 	wait, cancel := context.WithTimeout(ctx, endTimeout)
 	defer cancel()
 	if errors.Is(err, api.ErrHungUp) && p.Wait(wait) == nil {
@@ -97,6 +99,7 @@ func (a *app) end(ctx context.Context, verb string, in any, stateDir string, off
 	if err != nil {
 		return err
 	}
+	a.warn(raw)
 	if err := p.Wait(wait); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()

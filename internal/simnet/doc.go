@@ -1,6 +1,7 @@
 // Package simnet is a network in memory: hosts with addresses, streams and
-// datagrams between them, and links that lose, delay and are cut, all from one
-// seed. It speaks net.Listener, net.Conn and net.PacketConn and knows nothing
+// datagrams between them, and links that lose, repeat, delay, reorder and are cut,
+// one way or both, all from one seed; and hosts that stand still for a while. It
+// counts what each host sends. It speaks net.Listener, net.Conn and net.PacketConn and knows nothing
 // of who uses it.
 //
 // What it promises to its users:
@@ -11,10 +12,14 @@
 //     host would have refused, because callers look for them.
 //   - Buffers are bounded: a stream's writer waits when 256 KiB are on the way, a
 //     full datagram queue drops.
-//   - A stream loses nothing: loss delays a segment by a retransmission time, and
-//     what is written while the link is cut arrives after it has healed.
+//   - A stream loses nothing, and loss hurts it as it hurts TCP: each lost packet,
+//     and each lost SYN of a dial, waits for a timeout that doubles with every
+//     further loss, and all behind it waits too. What is written while the link is
+//     cut arrives some time after it has healed, at the next such timeout.
 //
-// It is not a model of bandwidth, of congestion or of routing. A host's crash is
+// It is not a model of bandwidth, of congestion or of routing. Two runs with one seed
+// draw the same for the n-th packet of each direction; which packet is the n-th, and
+// the order of what arrives at the same instant, is up to the users and to Go's scheduler. A host's crash is
 // silent (Crash) or noticed by its peers (Kill, as when a process ends and its
 // kernel lives on).
 //

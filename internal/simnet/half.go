@@ -11,13 +11,13 @@ import (
 // half is one direction of a stream: bytes that arrived, segments on the way.
 type half struct {
 	mu      sync.Mutex
-	flight  []segment // on the way, in order; the first one travels
-	buf     []byte    // arrived, not read
-	size    int       // bytes in flight and buf
-	fin     bool      // the writer's end has arrived
-	readErr error     // set: nothing can be read any more
-	sendErr error     // set: nothing can be written any more
-	dead    bool      // nobody reads this: what is on the way is dropped
+	flight  []*segment // on the way, in order
+	buf     []byte     // arrived, not read
+	size    int        // bytes in flight and buf
+	fin     bool       // the writer's end has arrived
+	readErr error      // set: nothing can be read any more
+	sendErr error      // set: nothing can be written any more
+	dead    bool       // nobody reads this: what is on the way is dropped
 
 	readBy, writeBy time.Time
 	changed         chan struct{} // closed and renewed at each change
@@ -98,12 +98,14 @@ func (h *half) write(b []byte, send func([]byte)) (int, error) {
 	return done, nil
 }
 
-// arrive delivers everything on the way: what was sent behind the first segment
-// comes with it, which keeps the order and one timer per burst.
-func (h *half) arrive() {
+// arrive hands over s, as soon as all before it has come.
+func (h *half) arrive(s *segment) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, s := range h.flight {
+	s.there = true
+	for len(h.flight) > 0 && h.flight[0].there {
+		s = h.flight[0]
+		h.flight = h.flight[1:]
 		switch {
 		case s.fin:
 			h.fin = true
@@ -112,9 +114,8 @@ func (h *half) arrive() {
 		default:
 			h.buf = append(h.buf, s.data...)
 		}
+		h.wakeLocked()
 	}
-	h.flight = nil
-	h.wakeLocked()
 }
 
 // abandoned tells that the reader's end is gone, so that nothing need travel.

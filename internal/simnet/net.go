@@ -12,34 +12,70 @@ import (
 
 // Link is how one direction between two hosts behaves.
 type Link struct {
-	Loss   float64       // share of datagrams lost, 0 to 1; a stream's segment is sent again after retransmit
+	Loss   float64       // share of packets lost, 0 to 1, a stream's included: see retransmit
+	Dup    float64       // share of datagrams that arrive twice, each after a delay of its own
 	Delay  time.Duration // one way
 	Jitter time.Duration // added to Delay, uniform; reorders datagrams
 	Cut    bool          // nothing passes
 }
 
-// retransmit is how long a stream waits before it sends a lost segment again.
-const retransmit = 200 * time.Millisecond
+// A stream loses what TCP would lose, and pays what TCP would pay (RFC 6298):
+// what is lost is sent again after a timeout that doubles each time. There is no
+// fast retransmit, so that a stream suffers rather more than a real one.
+const (
+	retransmit    = 200 * time.Millisecond // Linux' least timeout
+	synRetransmit = time.Second            // … of a dial
+	maxRetransmit = 2 * time.Minute
+	segmentSize   = 1100 // bytes of a stream in a packet, as in the tunnel
+)
 
 // Net is a network without hosts until Host is called.
 type Net struct {
+	seed uint64
+
 	mu    sync.Mutex // guards the fields below and those of every Host
-	rng   *rand.Rand
 	hosts map[netip.Addr]*Host
+	count uint32 // of hosts
 	def   Link
-	links map[[2]*Host]Link
+	ways  map[[2]*Host]*way
 	gate  func(src, dst netip.Addr) bool
 	ports uint16
-	sent  uint64 // datagrams handed in
-	bytes uint64
 }
 
-// New makes a network whose losses and delays follow seed.
+// way is one direction that has a state of its own.
+type way struct {
+	link *Link // nil: the default
+	cut  bool
+	rng  *rand.Rand // nil until something is to be drawn
+}
+
+// Traffic is what a host has sent to others, lost packets and a stream's
+// repetitions included. Bytes are payload, without any header.
+type Traffic struct {
+	Datagrams, DatagramBytes uint64
+	Segments, StreamBytes    uint64 // packets of streams: SYN, data, acknowledgements, FIN
+}
+
+// Packets and Bytes are the sums of both sorts.
+func (t Traffic) Packets() uint64 { return t.Datagrams + t.Segments }
+func (t Traffic) Bytes() uint64   { return t.DatagramBytes + t.StreamBytes }
+
+// Sub is what came since an earlier reading.
+func (t Traffic) Sub(earlier Traffic) Traffic {
+	return Traffic{
+		t.Datagrams - earlier.Datagrams, t.DatagramBytes - earlier.DatagramBytes,
+		t.Segments - earlier.Segments, t.StreamBytes - earlier.StreamBytes,
+	}
+}
+
+// New makes a network whose losses, repetitions and delays follow seed: each
+// direction between two hosts has a random source of its own, so that what a
+// direction does to its n-th packet does not depend on the others.
 func New(seed uint64) *Net {
 	return &Net{
-		rng:   rand.New(rand.NewPCG(seed, 0x77656674)),
+		seed:  seed,
 		hosts: make(map[netip.Addr]*Host),
-		links: make(map[[2]*Host]Link),
+		ways:  make(map[[2]*Host]*way),
 		def:   Link{Delay: time.Millisecond},
 		ports: 32768,
 	}
@@ -56,7 +92,7 @@ func (n *Net) SetDefault(l Link) {
 func (n *Net) SetLink(from, to *Host, l Link) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.links[[2]*Host{from, to}] = l
+	n.wayLocked(from, to).link = &l
 }
 
 // Cut stops everything between a and b, both ways, until Heal.
@@ -69,20 +105,15 @@ func (n *Net) Cut(a, b *Host) {
 func (n *Net) CutOneWay(from, to *Host) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	l := n.linkLocked(from, to)
-	l.Cut = true
-	n.links[[2]*Host{from, to}] = l
+	n.wayLocked(from, to).cut = true
 }
 
 // Heal undoes Cut and CutOneWay between a and b.
 func (n *Net) Heal(a, b *Host) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for _, p := range [][2]*Host{{a, b}, {b, a}} {
-		l := n.linkLocked(p[0], p[1])
-		l.Cut = false
-		n.links[p] = l
-	}
+	n.wayLocked(a, b).cut = false
+	n.wayLocked(b, a).cut = false
 }
 
 // SetGate makes f decide which pairs of addresses reach each other at all: a
@@ -94,57 +125,128 @@ func (n *Net) SetGate(f func(src, dst netip.Addr) bool) {
 	n.gate = f
 }
 
-// Datagrams tells how many were sent so far, lost ones included, and their bytes.
-func (n *Net) Datagrams() (count, bytes uint64) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.sent, n.bytes
-}
-
-func (n *Net) linkLocked(from, to *Host) Link {
-	if l, ok := n.links[[2]*Host{from, to}]; ok {
-		return l
+func (n *Net) wayLocked(from, to *Host) *way {
+	k := [2]*Host{from, to}
+	if n.ways[k] == nil {
+		n.ways[k] = &way{}
 	}
-	return n.def
+	return n.ways[k]
 }
 
-// pass decides about one packet from src to dst: whether it arrives, where, and
-// after how long.
-func (n *Net) pass(from *Host, src, dst netip.Addr, mayLose bool) (to *Host, delay time.Duration, ok bool) {
+// linkLocked is how a direction behaves now.
+func (n *Net) linkLocked(from, to *Host) Link {
+	l := n.def
+	if w := n.ways[[2]*Host{from, to}]; w != nil {
+		if w.link != nil {
+			l = *w.link
+		}
+		l.Cut = l.Cut || w.cut
+	}
+	return l
+}
+
+// drawLocked is a direction's random source.
+func (n *Net) drawLocked(from, to *Host) *rand.Rand {
+	w := n.wayLocked(from, to)
+	if w.rng == nil {
+		w.rng = rand.New(rand.NewPCG(n.seed, uint64(from.index)<<32|uint64(to.index)))
+	}
+	return w.rng
+}
+
+// parcel is packets that are sent together.
+type parcel struct {
+	packets, bytes int
+	stream         bool
+}
+
+// passage is what becomes of a parcel.
+type passage struct {
+	to    *Host // nil: nobody has the address
+	open  bool  // there is a way, though it may lose
+	link  Link
+	delay time.Duration // of the last packet that arrives
+	lost  int           // packets; all of them if there is no way
+}
+
+// pass sends a parcel from src to dst.
+func (n *Net) pass(from *Host, src, dst netip.Addr, p parcel) passage {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	to = n.hosts[dst]
-	if to == nil || to.down || from.down || n.hosts[src] != from || (n.gate != nil && !n.gate(src, dst)) {
-		return to, 0, false
+	to := n.hosts[dst]
+	out := passage{to: to, lost: p.packets}
+	if from.down || n.hosts[src] != from || (n.gate != nil && !n.gate(src, dst)) {
+		return out
 	}
 	if from == to {
-		return to, 0, true
+		out.open, out.lost = true, 0
+		return out
 	}
-	l := n.linkLocked(from, to)
-	if l.Cut {
-		return to, 0, false
+	from.sentLocked(p)
+	if to == nil || to.down {
+		return out
 	}
-	delay = l.Delay
-	if l.Jitter > 0 {
-		delay += time.Duration(n.rng.Int64N(int64(l.Jitter)))
+	out.link = n.linkLocked(from, to)
+	if out.link.Cut {
+		return out
 	}
-	if l.Loss > 0 && n.rng.Float64() < l.Loss {
-		if mayLose {
-			return to, 0, false
+	out.open, out.lost = true, 0
+	for range p.packets {
+		if out.link.Loss > 0 && n.drawLocked(from, to).Float64() < out.link.Loss {
+			out.lost++
+			continue
 		}
-		delay += retransmit
+		out.delay = max(out.delay, n.delayLocked(from, to, out.link))
 	}
-	return to, delay, true
+	return out
+}
+
+// delayLocked is what one packet takes, the time included that its sender still
+// stands still.
+func (n *Net) delayLocked(from, to *Host, l Link) time.Duration {
+	d := l.Delay + max(0, time.Until(from.paused))
+	if l.Jitter > 0 {
+		d += time.Duration(n.drawLocked(from, to).Int64N(int64(l.Jitter)))
+	}
+	return d
+}
+
+// again tells whether a datagram that takes the passage comes a second time, and
+// after how long.
+func (n *Net) again(from *Host, p passage) (time.Duration, bool) {
+	if p.link.Dup == 0 {
+		return 0, false
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.drawLocked(from, p.to).Float64() >= p.link.Dup {
+		return 0, false
+	}
+	return n.delayLocked(from, p.to, p.link), true
+}
+
+// deliver does f after delay, and not while the host stands still.
+func (h *Host) deliver(delay time.Duration, f func()) {
+	time.AfterFunc(delay, func() {
+		if hold := h.still(); hold > 0 {
+			time.AfterFunc(hold, f)
+			return
+		}
+		f()
+	})
 }
 
 // Host has addresses and sockets. Its methods Listen, ListenPacket, Dial and
 // Resolve are the sockets of one machine.
 type Host struct {
-	net  *Net
-	name string
+	net   *Net
+	name  string
+	index uint32
 
 	// Guarded by net.mu.
 	down    bool
+	paused  time.Time // nothing goes in or out before
+	sent    Traffic
 	addrs   []netip.Addr
 	streams map[netip.AddrPort]*listener
 	packets map[netip.AddrPort]*packetConn
@@ -161,6 +263,10 @@ func (n *Net) Host(name string, addrs ...netip.Addr) *Host {
 		conns:   make(map[*conn]struct{}),
 		heard:   make(map[netip.Addr]time.Time),
 	}
+	n.mu.Lock()
+	n.count++
+	h.index = n.count
+	n.mu.Unlock()
 	for _, a := range addrs {
 		h.AddAddr(a)
 	}
@@ -192,6 +298,39 @@ func (h *Host) RemoveAddr(a netip.Addr) {
 			return
 		}
 	}
+}
+
+// Sent is what the host has sent so far.
+func (h *Host) Sent() Traffic {
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
+	return h.sent
+}
+
+func (h *Host) sentLocked(p parcel) {
+	if p.stream {
+		h.sent.Segments += uint64(p.packets)
+		h.sent.StreamBytes += uint64(p.bytes)
+		return
+	}
+	h.sent.Datagrams += uint64(p.packets)
+	h.sent.DatagramBytes += uint64(p.bytes)
+}
+
+// Pause makes the machine stand still for d, as a suspended virtual one: what it
+// sends and what comes in waits until then, and then goes all at once. Timers of
+// the programs on it are not stopped.
+func (h *Host) Pause(d time.Duration) {
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
+	h.paused = time.Now().Add(d)
+}
+
+// still is for how long the host still stands still.
+func (h *Host) still() time.Duration {
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
+	return max(0, time.Until(h.paused))
 }
 
 // Crash is a power cut: the host falls silent, its sockets are closed for its

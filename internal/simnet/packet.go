@@ -93,32 +93,33 @@ func (p *packetConn) WriteTo(b []byte, to net.Addr) (int, error) {
 	}
 	dst := ua.AddrPort()
 	dst = netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port())
-	n := p.host.net
-	n.mu.Lock()
-	n.sent++
-	n.bytes += uint64(len(b))
-	n.mu.Unlock()
-	host, delay, ok := n.pass(p.host, p.addr.Addr(), dst.Addr(), true)
-	if !ok {
+	way := p.host.net.pass(p.host, p.addr.Addr(), dst.Addr(), parcel{packets: 1, bytes: len(b)})
+	if way.lost > 0 {
 		return len(b), nil
 	}
 	d := datagram{data: append([]byte(nil), b...), from: p.addr}
-	time.AfterFunc(delay, func() {
-		n.mu.Lock()
-		q := host.packets[dst]
-		if !host.down {
-			host.heard[d.from.Addr()] = time.Now()
-		}
-		n.mu.Unlock()
-		if q == nil {
-			return
-		}
-		select {
-		case q.queue <- d:
-		default:
-		}
-	})
+	way.to.deliver(way.delay, func() { way.to.take(dst, d) })
+	if delay, ok := p.host.net.again(p.host, way); ok {
+		way.to.deliver(delay, func() { way.to.take(dst, d) })
+	}
 	return len(b), nil
+}
+
+// take puts a datagram into the queue of whoever listens at dst.
+func (h *Host) take(dst netip.AddrPort, d datagram) {
+	h.net.mu.Lock()
+	q := h.packets[dst]
+	if !h.down {
+		h.heard[d.from.Addr()] = time.Now()
+	}
+	h.net.mu.Unlock()
+	if q == nil {
+		return
+	}
+	select {
+	case q.queue <- d:
+	default:
+	}
 }
 
 func (p *packetConn) Close() error {

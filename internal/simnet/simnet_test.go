@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -52,11 +53,19 @@ func stream(t *testing.T, a, b *Host) (net.Conn, net.Conn) {
 }
 
 func TestStreamKeepsOrderThroughLossAndCut(t *testing.T) {
+	t.Run("lossy, in virtual time", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			streamKeepsOrder(t, Link{Loss: 0.3, Jitter: 3 * time.Millisecond}, 600<<10) // more than the window
+		})
+	})
+	t.Run("in real time", func(t *testing.T) { streamKeepsOrder(t, Link{Jitter: time.Millisecond}, 600<<10) })
+}
+
+func streamKeepsOrder(t *testing.T, l Link, size int) {
 	n, a, b := pair(t, 7)
-	n.SetDefault(Link{Loss: 0.3, Jitter: 3 * time.Millisecond})
+	n.SetDefault(l)
 	c, s := stream(t, a, b)
 	defer s.Close()
-	const size = 600 << 10 // more than the window
 	go func() {
 		for i := 0; i < size; i += 1 << 10 {
 			piece := make([]byte, 1<<10)
@@ -82,6 +91,82 @@ func TestStreamKeepsOrderThroughLossAndCut(t *testing.T) {
 		if x != byte(i>>10+i&1023) {
 			t.Fatalf("byte %d is wrong", i)
 		}
+	}
+}
+
+// Each loss of one packet costs twice as much as the one before, as TCP's timers do.
+func TestLossHurtsStreams(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		n, a, b := pair(t, 1)
+		c, s := stream(t, a, b)
+		healed := func(after time.Duration, f func()) time.Duration {
+			start := time.Now()
+			n.CutOneWay(a, b)
+			time.AfterFunc(after, func() { n.Heal(a, b) })
+			f()
+			return time.Since(start)
+		}
+		took := healed(1300*time.Millisecond, func() {
+			if _, err := c.Write([]byte("x")); err != nil {
+				t.Error(err)
+			}
+			if _, err := s.Read(make([]byte, 1)); err != nil {
+				t.Error(err)
+			}
+		})
+		if want := 1401 * time.Millisecond; took != want { // sent at 0, 200, 600 and 1400 ms
+			t.Errorf("a lost byte takes %v, want %v", took, want)
+		}
+		ln, err := b.Listen(t.Context(), portB)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		took = healed(2*time.Second, func() {
+			if _, err := a.Dial(t.Context(), portB); err != nil {
+				t.Error(err)
+			}
+		})
+		if want := 3002 * time.Millisecond; took != want { // a SYN at 0, 1 and 3 s
+			t.Errorf("a lost dial takes %v, want %v", took, want)
+		}
+	})
+}
+
+// exchange sends 400 numbered datagrams, a millisecond apart, and returns those that come, in order.
+func exchange(t *testing.T, seed uint64, l Link, before func(n *Net, a, b *Host)) (got []int, took time.Duration, sent Traffic) {
+	t.Helper()
+	n, a, b := pair(t, seed)
+	n.SetDefault(l)
+	p, err := a.ListenPacket(t.Context(), netip.AddrPortFrom(addrA, 7))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	q, err := b.ListenPacket(t.Context(), portB)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer q.Close()
+	if before != nil {
+		before(n, a, b)
+	}
+	start := time.Now()
+	for i := range 400 {
+		time.Sleep(time.Millisecond)
+		if _, err := p.WriteTo([]byte{byte(i >> 8), byte(i)}, net.UDPAddrFromAddrPort(portB)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = q.SetReadDeadline(time.Now().Add(time.Minute))
+	for {
+		buf := make([]byte, 10)
+		if _, from, err := q.ReadFrom(buf); err != nil {
+			return got, took, a.Sent()
+		} else if from.String() != "192.168.48.11:7" {
+			t.Fatalf("from %v", from)
+		}
+		got, took = append(got, int(buf[0])<<8|int(buf[1])), time.Since(start)
 	}
 }
 
@@ -138,43 +223,78 @@ func TestCrashIsSilent(t *testing.T) {
 
 func TestDatagrams(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		count := func(seed uint64, l Link) (got int) {
-			n, a, b := pair(t, seed)
-			n.SetDefault(l)
-			p, err := a.ListenPacket(t.Context(), netip.AddrPortFrom(addrA, 7))
-			if err != nil {
-				t.Fatal(err)
+		got, _, sent := exchange(t, 1, Link{}, nil)
+		if len(got) != 400 || sent != (Traffic{Datagrams: 400, DatagramBytes: 800}) {
+			t.Errorf("%d of 400 arrive, counted %+v", len(got), sent)
+		}
+		lossy := Link{Loss: 0.2}
+		got, _, sent = exchange(t, 1, lossy, nil)
+		if len(got) < 280 || len(got) > 360 || sent.Packets() != 400 {
+			t.Errorf("%d of 400 arrive at 20 %% loss, counted %+v", len(got), sent)
+		}
+		if again, _, _ := exchange(t, 1, lossy, nil); !slices.Equal(again, got) {
+			t.Error("the same seed loses others")
+		}
+		if other, _, _ := exchange(t, 2, lossy, nil); slices.Equal(other, got) {
+			t.Error("another seed loses the same")
+		}
+		if got, _, _ := exchange(t, 1, Link{Cut: true}, nil); len(got) != 0 {
+			t.Errorf("%d arrive through a cut", len(got))
+		}
+		got, _, _ = exchange(t, 1, Link{Dup: 0.1}, nil)
+		once := slices.Compact(slices.Sorted(slices.Values(got)))
+		if len(got) < 420 || len(got) > 460 || len(once) != 400 {
+			t.Errorf("%d datagrams arrive, %d different ones, of 400 with 10 %% repeated", len(got), len(once))
+		}
+		got, _, _ = exchange(t, 1, Link{Jitter: 10 * time.Millisecond}, nil)
+		if len(got) != 400 || slices.IsSorted(got) {
+			t.Errorf("%d arrive, in order %v", len(got), slices.IsSorted(got))
+		}
+		if got, _, _ = exchange(t, 1, Link{Delay: 10 * time.Millisecond}, nil); !slices.IsSorted(got) {
+			t.Error("reordered without jitter")
+		}
+	})
+}
+
+// What a host sends or gets while it stands still waits.
+func TestPause(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		for name, pick := range map[string]func(a, b *Host) *Host{
+			"sender":   func(a, _ *Host) *Host { return a },
+			"receiver": func(_, b *Host) *Host { return b },
+		} {
+			got, took, _ := exchange(t, 1, Link{Delay: time.Millisecond}, func(_ *Net, a, b *Host) { pick(a, b).Pause(3 * time.Second) })
+			if len(got) != 400 || took < 3*time.Second || took > 3*time.Second+2*time.Millisecond {
+				t.Errorf("the %s stands still: %d arrive, after %v", name, len(got), took)
 			}
-			defer p.Close()
-			q, err := b.ListenPacket(t.Context(), portB)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer q.Close()
-			for range 400 {
-				if _, err := p.WriteTo([]byte("x"), net.UDPAddrFromAddrPort(portB)); err != nil {
-					t.Fatal(err)
-				}
-			}
-			_ = q.SetReadDeadline(time.Now().Add(time.Second))
-			for {
-				if _, from, err := q.ReadFrom(make([]byte, 10)); err != nil {
-					return got
-				} else if from.String() != "192.168.48.11:7" {
-					t.Fatalf("from %v", from)
-				}
-				got++
+			_, a, b := pair(t, 1)
+			c, s := stream(t, a, b)
+			pick(a, b).Pause(3 * time.Second)
+			start := time.Now()
+			_, err := c.Write([]byte("x"))
+			if _, e := s.Read(make([]byte, 1)); err != nil || e != nil || time.Since(start) < 3*time.Second {
+				t.Errorf("the %s of a stream stands still: %v, %v after %v", name, err, e, time.Since(start))
 			}
 		}
-		if n := count(1, Link{}); n != 400 {
-			t.Errorf("%d of 400 arrive", n)
+	})
+}
+
+func TestStreamIsCounted(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		_, a, b := pair(t, 1)
+		c, s := stream(t, a, b)
+		before := a.Sent()
+		if _, err := c.Write(make([]byte, 3*segmentSize+1)); err != nil {
+			t.Fatal(err)
 		}
-		lossy := count(1, Link{Loss: 0.2})
-		if lossy < 280 || lossy > 360 || count(1, Link{Loss: 0.2}) != lossy {
-			t.Errorf("%d of 400 arrive at 20 %% loss, and then %d with the same seed", lossy, count(1, Link{Loss: 0.2}))
+		if _, err := io.ReadFull(s, make([]byte, 3*segmentSize+1)); err != nil {
+			t.Fatal(err)
 		}
-		if n := count(1, Link{Cut: true}); n != 0 {
-			t.Errorf("%d arrive through a cut", n)
+		if got := a.Sent().Sub(before); got != (Traffic{Segments: 4, StreamBytes: 3*segmentSize + 1}) {
+			t.Errorf("counted %+v", got)
+		}
+		if got := b.Sent(); got != (Traffic{Segments: 1 + 2}) { // SYN-ACK, and an acknowledgement for every other
+			t.Errorf("the other side counted %+v", got)
 		}
 	})
 }

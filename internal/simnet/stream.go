@@ -100,15 +100,16 @@ func (h *Host) Dial(ctx context.Context, addr netip.AddrPort) (net.Conn, error) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	for {
-		to, there, ok := h.net.pass(h, src, addr.Addr(), false)
-		var back time.Duration
+	syn := parcel{packets: 1, stream: true}
+	for tries := 0; ; tries++ {
+		there := h.net.pass(h, src, addr.Addr(), syn)
+		ok := there.lost == 0
+		wait := min(synRetransmit<<tries, maxRetransmit)
 		if ok {
-			_, back, ok = h.net.pass(to, addr.Addr(), src, false)
-		}
-		wait := there + back
-		if !ok {
-			wait = retransmit
+			back := h.net.pass(there.to, addr.Addr(), src, syn)
+			if ok = back.lost == 0; ok {
+				wait = max(there.delay, there.to.still()) + back.delay
+			}
 		}
 		if wait > 0 {
 			t := time.NewTimer(wait)
@@ -125,7 +126,7 @@ func (h *Host) Dial(ctx context.Context, addr netip.AddrPort) (net.Conn, error) 
 		if !ok {
 			continue
 		}
-		c, err := h.connect(to, local, addr)
+		c, err := h.connect(there.to, local, addr)
 		if err != nil {
 			return nil, fail(err)
 		}
@@ -176,47 +177,59 @@ func (c *conn) Read(b []byte) (int, error) {
 }
 
 func (c *conn) Write(b []byte) (int, error) {
-	n, err := c.out.write(b, func(p []byte) { c.send(segment{data: p}) })
+	n, err := c.out.write(b, func(p []byte) { c.send(&segment{data: p}) })
 	if err != nil {
 		err = &net.OpError{Op: "write", Net: "tcp", Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: err}
 	}
 	return n, err
 }
 
-// segment is what travels: bytes, or the end of them.
+// segment is what travels: bytes, or the end of them. It may be several packets.
 type segment struct {
-	data []byte
-	fin  bool
+	data  []byte
+	fin   bool
+	there bool // all of it has come; guarded by the half's mu
 }
 
-// send puts a segment behind those on the way and starts the first one's
-// journey. Segments keep their order, whatever delay each draws.
-func (c *conn) send(s segment) {
+// send starts the journey of a segment. Segments keep their order, whatever
+// delay each draws.
+func (c *conn) send(s *segment) {
 	h := c.out
 	h.mu.Lock()
 	h.flight = append(h.flight, s)
-	first := len(h.flight) == 1
 	h.mu.Unlock()
-	if first {
-		c.travel()
-	}
+	c.travel(s, parcel{packets: max(1, (len(s.data)+segmentSize-1)/segmentSize), bytes: len(s.data), stream: true}, 0)
 }
 
-// travel moves the first segment of the flight, again and again while the link
-// is cut. The segments behind it follow in its wake.
-func (c *conn) travel() {
-	_, delay, ok := c.host.net.pass(c.host, c.local.Addr(), c.remote.Addr(), false)
-	if !ok {
+// travel sends the packets of a segment, and what is lost of them again, later
+// each time.
+func (c *conn) travel(s *segment, p parcel, tries int) {
+	way := c.host.net.pass(c.host, c.local.Addr(), c.remote.Addr(), p)
+	if way.lost > 0 {
 		if c.out.abandoned() {
 			return
 		}
-		time.AfterFunc(retransmit, c.travel)
+		p.bytes, p.packets = p.bytes*way.lost/p.packets, way.lost
+		time.AfterFunc(min(retransmit<<tries, maxRetransmit), func() { c.travel(s, p, min(tries+1, 16)) })
 		return
 	}
-	time.AfterFunc(delay, func() {
+	c.peer.host.deliver(way.delay, func() {
 		c.peer.host.hear(c.local.Addr())
-		c.out.arrive()
+		c.peer.acknowledge(p)
+		c.out.arrive(s)
 	})
+}
+
+// acknowledge counts what a kernel would answer. That acknowledgements are lost
+// is not modelled: the next one makes up for it.
+func (c *conn) acknowledge(p parcel) {
+	if c.host == c.peer.host {
+		return
+	}
+	c.host.net.mu.Lock()
+	defer c.host.net.mu.Unlock()
+	c.host.sentLocked(parcel{packets: (p.packets + 1) / 2, stream: true})
+	c.peer.host.heard[c.local.Addr()] = time.Now()
 }
 
 // Close sends the end of the stream behind what was written.
@@ -224,7 +237,7 @@ func (c *conn) Close() error {
 	if c.forget() {
 		c.in.closeRead(net.ErrClosed, true)
 		c.out.closeWrite(net.ErrClosed)
-		c.send(segment{fin: true})
+		c.send(&segment{fin: true})
 	}
 	return nil
 }
@@ -233,7 +246,7 @@ func (c *conn) Close() error {
 // send one.
 func (c *conn) abort() {
 	if c.forget() {
-		_, _, tell := c.host.net.pass(c.host, c.local.Addr(), c.remote.Addr(), false)
+		tell := c.host.net.pass(c.host, c.local.Addr(), c.remote.Addr(), parcel{packets: 1, stream: true}).open
 		c.in.closeRead(net.ErrClosed, tell)
 		c.out.closeWrite(net.ErrClosed)
 		if tell {

@@ -1,0 +1,142 @@
+package mesh
+
+import (
+	"time"
+
+	"weft/peer"
+)
+
+// A host that was reset has signed its departure, at the end of its log. Its
+// grants may still be needed, for as long as others have not seen those of whoever
+// took its space; after departKeep the log is removed here. What stays is that one
+// entry, so that a host which was away all the time and still has the log learns of
+// the departure; after graveKeep that goes, too. Departed hosts do not count in a
+// root, so that hosts which have and have not removed a log yet agree.
+//
+// Both times are counted from when this router learnt of it, by the monotonic
+// clock: a router that is started often keeps it longer, which does no harm.
+const (
+	departKeep = 24 * time.Hour
+	graveKeep  = 30 * 24 * time.Hour
+	buryEvery  = 10 * time.Minute
+)
+
+// departure is the entry by which the author has left for good, if it has.
+func (a *author) departure() *Entry {
+	if a.current == nil {
+		return nil
+	}
+	return a.current.departed
+}
+
+// rank puts departed authors first.
+func (a *author) rank() int {
+	if a.gone != nil || a.departure() != nil {
+		return 0
+	}
+	return 1
+}
+
+// bury removes the log of a departed author but for its departure.
+func (r *replica) bury(a *author, departure Entry, ch *change) {
+	for _, ep := range append([]*epoch{a.current, a.older}, a.next...) {
+		r.drop(ep, ch)
+	}
+	a.current, a.older, a.next, a.gone, a.lone = nil, nil, nil, &departure, nil
+	r.summed = nil
+	r.held += len(departure.raw)
+	ch.put = append(ch.put, departure)
+}
+
+// unbury forgets a departed author.
+func (r *replica) unbury(id peer.ID, ch *change) {
+	if a := r.authors[id]; a != nil && a.gone != nil {
+		r.forget(id, ch)
+	}
+}
+
+// loadGraves finds departures on the disk whose logs were removed. The disk is
+// this host's: they were proven when they were written.
+func (m *Mesh) loadGraves(es []Entry) {
+	begun := make(map[peer.ID]bool)
+	for _, e := range es {
+		begun[e.Author] = begun[e.Author] || e.Kind == KindBegin
+	}
+	for _, e := range es {
+		if e.Kind == KindDepart && !begun[e.Author] {
+			m.logs.authors[e.Author] = &author{gone: &e}
+			m.logs.held += len(e.raw)
+		}
+	}
+}
+
+// takeDeparture is for a departure that came without the log before it: whoever
+// sent it in an exchange has removed that log already, or keeps it back. The log is
+// kept for as long as that of any departed host, since the rest of it may come.
+func (r *replica) takeDeparture(e Entry) bool {
+	a := r.authors[e.Author]
+	if e.Kind != KindDepart || a == nil || a.departure() != nil || a.gone != nil || a.lone != nil ||
+		a.current != nil && a.current.number > e.Epoch {
+		return false
+	}
+	a.lone, r.summed = &e, nil
+	return true
+}
+
+// settleDepartures looks at departures that came in an exchange which is over.
+func (m *Mesh) settleDepartures(es []Entry) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, e := range es {
+		a := m.logs.authors[e.Author]
+		if a == nil || e.Author == m.id {
+			continue
+		}
+		// Only what was proven waits beyond a gap.
+		if ep := a.find(e.Epoch); ep == nil || string(ep.early[e.Seq].raw) != string(e.raw) {
+			continue
+		}
+		m.logs.takeDeparture(e)
+	}
+}
+
+// buryLocked removes what has had its time, and reports whether anything changed.
+func (m *Mesh) buryLocked(now time.Time) bool {
+	ch := &change{}
+	for id, a := range m.logs.authors {
+		if id == m.id {
+			continue
+		}
+		d := a.departure()
+		if d == nil {
+			d = a.lone
+		}
+		if d == nil && a.gone == nil {
+			delete(m.departed, id)
+			continue
+		}
+		since, ok := m.departed[id]
+		switch {
+		case !ok:
+			m.departed[id] = now
+		case a.gone == nil && d != nil && now.Sub(since) >= departKeep:
+			m.logs.bury(a, *d, ch)
+			m.forgetHostLocked(id)
+			m.count.add("departed_logs_removed")
+			m.log.Info("log of a departed host removed", "peer", id)
+		case a.gone != nil && now.Sub(since) >= graveKeep:
+			m.logs.unbury(id, ch)
+			delete(m.departed, id)
+		}
+	}
+	m.storeLocked(ch)
+	return !ch.empty()
+}
+
+// forgetHostLocked forgets a departed host's record.
+func (m *Mesh) forgetHostLocked(id peer.ID) {
+	if h := m.hosts[id]; h != nil {
+		delete(m.hosts, id)
+		m.dirtyLocked(bucketMesh, remembered(id), nil)
+	}
+}

@@ -1,0 +1,146 @@
+package mesh
+
+import (
+	"testing"
+	"time"
+
+	"weft/peer"
+)
+
+// farewell is a log that ends with a departure.
+func (s scribe) farewell(t fataler, number uint64, grants ...string) []proven {
+	t.Helper()
+	ps := s.past(t, number, grants, nil)
+	e, err := SignEntry(s.id, s.secret.MeshID(), Entry{Epoch: number, Seq: uint64(len(ps) + 1), Kind: KindDepart})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(ps, proven{Entry: e})
+}
+
+func TestDepartedLogsGo(t *testing.T) {
+	s := newScribe(t, NewSecret())
+	id := s.id.ID()
+	log := s.farewell(t, 10, "a", "b")
+	last := log[len(log)-1].Entry
+	empty := newReplica().root()
+
+	here, away := newReplica(), newReplica()
+	deal(here, log)
+	deal(away, log[:3]) // it missed the end
+	if here.root() != empty {
+		t.Error("a departed host counts in the root")
+	}
+	if here.root() == away.root() {
+		t.Error("who has not heard of the departure would not ask")
+	}
+	if logs := here.missing(away.digest(), peer.ID{1}); len(logs) != 1 || len(logs[0]) != 1 {
+		t.Errorf("within its time the log is told to its end, not %v", logs)
+	}
+
+	ch := &change{}
+	here.bury(here.authors[id], last, ch)
+	if here.log(id) != nil || here.root() != empty || here.held != len(last.raw) || here.holds(log[0].Entry) || !here.holds(last) {
+		t.Errorf("buried: %d bytes held, %d deleted", here.held, len(ch.del))
+	}
+	deal(here, log) // an old copy comes by
+	if here.log(id) != nil {
+		t.Error("back from the dead")
+	}
+	logs := here.missing(away.digest(), peer.ID{1})
+	if len(logs) != 1 || len(logs[0]) != 1 {
+		t.Fatalf("after its time only the departure is told, not %v", logs)
+	}
+	if logs := here.missing(nil, peer.ID{1}); len(logs) != 0 {
+		t.Errorf("a newcomer is told of the dead: %v", logs)
+	}
+	if !away.takeDeparture(last) || away.root() != empty {
+		t.Error("the departure alone is not taken")
+	}
+	if len(away.log(id)) != 3 {
+		t.Error("a departure that came alone has removed the log at once")
+	}
+	if logs := here.missing(away.digest(), peer.ID{1}); len(logs) != 1 {
+		t.Errorf("the rest of the log cannot come any more: %v", logs)
+	}
+	away.bury(away.authors[id], last, ch)
+	if logs := append(here.missing(away.digest(), peer.ID{1}), away.missing(here.digest(), peer.ID{1})...); len(logs) != 0 {
+		t.Errorf("graves are told to graves: %v", logs)
+	}
+	keeps := newReplica()
+	deal(keeps, log)
+	if logs := keeps.missing(here.digest(), peer.ID{1}); len(logs) != 0 {
+		t.Errorf("a removed log is told again: %v", logs)
+	}
+	// The same identity can come back only by a log of its own, of a higher epoch.
+	deal(here, s.past(t, 20, []string{"a", "b"}, nil))
+	if len(here.log(id)) != 3 || here.authors[id].gone != nil {
+		t.Error("a new epoch of a departed identity is not taken")
+	}
+	here.unbury(id, ch)
+	away.unbury(id, ch)
+	if away.authors[id] != nil || here.authors[id] == nil {
+		t.Error("graves")
+	}
+}
+
+// A departed host's log is removed after its time, on the disk, too; one that
+// merely failed keeps its log.
+func TestDepartedHostsAreBuried(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b, c, d := w.box("host1"), w.box("host2"), w.box("host3"), w.box("host4")
+		a.found()
+		for _, x := range []*box{b, c, d} {
+			x.join(a)
+		}
+		w.within(10*time.Second, "four hosts", func() bool { return oneMesh(a, b, c, d) })
+		c.append("web")
+		d.append("db")
+		w.within(5*time.Second, "names", func() bool { return len(a.names(d)) == 1 && len(b.names(c)) == 1 })
+		d.crash()
+		if _, err := c.mesh.Append(Draft{Kind: KindDepart}); err != nil {
+			t.Fatal(err)
+		}
+		c.stop()
+		gone := func(x *box) bool {
+			_, known := x.mesh.State().Host(c.id.ID())
+			return !known && x.mesh.State().Logs[c.id.ID()] == nil
+		}
+		w.within(20*time.Second, "left and failed", func() bool { return a.sees(c) == Left && a.sees(d) == Failed && b.sees(d) == Failed })
+		learnt := time.Now()
+		look := func(now time.Time) { // as the watch does every 10 minutes
+			for _, x := range []*box{a, b} {
+				x.mesh.mu.Lock()
+				x.mesh.buryLocked(now)
+				x.mesh.publishLocked()
+				x.mesh.mu.Unlock()
+			}
+		}
+		look(learnt)
+		look(learnt.Add(departKeep - time.Hour))
+		if gone(a) || a.mesh.State().Logs[c.id.ID()] == nil {
+			t.Error("gone before its time")
+		}
+		look(learnt.Add(departKeep + time.Minute))
+		if !gone(a) || !gone(b) {
+			t.Errorf("not gone after its time\n%s", w.picture())
+		}
+		if len(a.names(d)) != 1 {
+			t.Error("the log of a failed host is gone")
+		}
+		// Restarted, they know nothing of it but that it has left.
+		time.Sleep(time.Second)
+		b.kill()
+		b.launch()
+		w.within(10*time.Second, "back", func() bool { return oneMesh(a, b) })
+		if !gone(b) {
+			t.Error("back from the dead after a restart")
+		}
+		b.mesh.mu.Lock()
+		grave := b.mesh.logs.authors[c.id.ID()]
+		b.mesh.mu.Unlock()
+		if grave == nil || grave.gone == nil {
+			t.Error("the departure is forgotten")
+		}
+	})
+}

@@ -1,0 +1,37 @@
+package mesh
+
+import (
+	"net/netip"
+	"sync"
+)
+
+// holds bounds how much of something each source has at a time, so that one
+// member cannot take what is there for all.
+type holds struct {
+	most int
+
+	mu sync.Mutex // guards n
+	n  map[netip.Addr]int
+}
+
+func newHolds(most int) *holds { return &holds{most: most, n: make(map[netip.Addr]int)} }
+
+// take reports whether the source may have one more, and counts it.
+func (h *holds) take(from netip.Addr) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.n[from] >= h.most {
+		return false
+	}
+	h.n[from]++
+	return true
+}
+
+// give takes one back.
+func (h *holds) give(from netip.Addr) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.n[from]--; h.n[from] <= 0 {
+		delete(h.n, from)
+	}
+}

@@ -1,0 +1,278 @@
+package mesh
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+// healWithin is how long hosts may need, after the network is whole again, to
+// find each other: a target that was never met is tried once a minute.
+const healWithin = 75 * time.Second
+
+// check is what holds at any time: nobody holds an entry that its author has not
+// written, and of no entry are there two.
+func (s *sim) check() {
+	s.t.Helper()
+	for _, h := range s.hosts {
+		if !h.up {
+			continue
+		}
+		for _, e := range h.held() {
+			k := logKey(e)
+			old, known := s.seen[k]
+			switch {
+			case !known:
+				s.seen[k] = string(e.raw)
+			case old != string(e.raw):
+				s.fail("two entries %d/%x of %v: %s has %q, somebody else %q", e.Seq, e.Epoch, e.Author, h.name, e.Payload, old)
+			default:
+				continue
+			}
+			author := s.named(e)
+			if author == nil {
+				s.fail("%s holds an entry of nobody: %+v", h.name, e)
+			}
+			if err := e.Verify(author.id.Public(), s.secret.MeshID()); err != nil {
+				s.fail("%s holds a forged entry: %v", h.name, err)
+			}
+			if (e.Kind == KindName || e.Kind == KindGrant) && (!s.wrote[string(e.Payload)] || !strings.HasPrefix(strings.Trim(string(e.Payload), "+-"), author.name+"/")) {
+				s.fail("%s holds %q in the log of %s, which has not written it", h.name, e.Payload, author.name)
+			}
+		}
+	}
+}
+
+// held are all entries in a host's memory, of epochs that do not count too.
+func (b *box) held() (es []Entry) {
+	b.mesh.mu.Lock()
+	defer b.mesh.mu.Unlock()
+	for _, a := range b.mesh.logs.authors {
+		if a.current != nil {
+			es = append(es, a.current.entries...)
+		}
+		for _, ep := range append(slices.Clone(a.next), a.older) {
+			if ep != nil {
+				es = append(es, ep.entries...)
+			}
+		}
+	}
+	return es
+}
+
+func (s *sim) named(e Entry) *actor {
+	for _, h := range s.hosts {
+		if h.id.ID() == e.Author {
+			return h
+		}
+	}
+	return nil
+}
+
+// grantsHeld are the grants that are somewhere: in the memory of a host that runs, or
+// on the disk of one that could run again.
+func (s *sim) grantsHeld(down bool) map[string]bool {
+	held := make(map[string]bool)
+	for _, h := range s.hosts {
+		var es []Entry
+		switch {
+		case h.up:
+			es = h.held()
+		case down && !h.gone:
+			es = h.disk.entries()
+		}
+		for _, e := range es {
+			if e.Kind == KindGrant {
+				held[string(e.Payload)] = true
+			}
+		}
+	}
+	return held
+}
+
+// mayLose does what empties memories or disks. Only then may a grant be lost.
+func (s *sim) mayLose(what func()) {
+	s.t.Helper()
+	s.checkGrants()
+	what()
+	held := s.grantsHeld(true)
+	for p, g := range s.grants {
+		g.lost = g.lost || !held[p]
+	}
+}
+
+func (s *sim) checkGrants() {
+	s.t.Helper()
+	held := s.grantsHeld(true)
+	for p, g := range s.grants {
+		if !g.lost && !g.by.gone && !held[p] {
+			s.fail("the grant %s is nowhere any more", p)
+		}
+	}
+}
+
+// heal mends the network, waits until the hosts that are up agree, and returns how
+// long that took.
+func (s *sim) heal() time.Duration {
+	s.t.Helper()
+	s.whole()
+	s.checkGrants()
+	if s.some(isUp) == nil {
+		a := s.some(isDown)
+		if a == nil {
+			return 0 // all were reset
+		}
+		a.host.Up()
+		a.disk.refuse(nil)
+		a.join()
+		a.up = true
+		s.tell("%s: comes back, as the only one", a.name)
+	}
+	time.Sleep(10 * time.Millisecond)
+	s.introduce()
+	start := time.Now()
+	for why := s.differ(); why != ""; why = s.differ() {
+		if time.Since(start) > healWithin {
+			s.fail("%v after the network is whole: %s", healWithin, why)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	took := time.Since(start)
+	s.tell("agreed after %v", took)
+	s.check()
+	s.checkGrants()
+	time.Sleep(15 * time.Second) // memberlist's suspicions would be over
+	if why := s.differ(); why != "" {
+		s.fail("had agreed, and then: %s", why)
+	}
+	return took
+}
+
+// differ says what is wrong with what the hosts that are up see; empty: nothing.
+func (s *sim) differ() string {
+	var up []*actor
+	for _, h := range s.hosts {
+		if h.up {
+			up = append(up, h)
+		}
+	}
+	held := s.grantsHeld(false)
+	for _, a := range up {
+		st := a.mesh.State()
+		for _, h := range st.Hosts {
+			// A killed router's device still answers, and counts as alive.
+			b := s.hosts[slices.IndexFunc(s.hosts, func(b *actor) bool { return b.id.ID() == h.ID })]
+			if !b.up && !b.device && h.Liveness == Alive {
+				return fmt.Sprintf("%s sees %s %v", a.name, b.name, h.Liveness)
+			}
+		}
+		for _, b := range up {
+			if a.sees(b.box) != Alive {
+				return fmt.Sprintf("%s does not see %s", a.name, b.name)
+			}
+			b.mu.Lock()
+			want := slices.Sorted(maps.Keys(b.names))
+			b.mu.Unlock()
+			if got := fold(st.Logs[b.id.ID()]); !slices.Equal(got, want) {
+				return fmt.Sprintf("%s holds the names %q of %s, which has %q", a.name, got, b.name, want)
+			}
+		}
+		for p, g := range s.grants {
+			if g.lost || !g.by.up || !held[p] {
+				continue
+			}
+			if !slices.ContainsFunc(st.Logs[g.by.id.ID()], func(e Entry) bool { return e.Kind == KindGrant && string(e.Payload) == p }) {
+				return fmt.Sprintf("%s lacks the grant %s", a.name, p)
+			}
+		}
+		if a.root() != up[0].root() {
+			return fmt.Sprintf("the digests of %s and %s differ", a.name, up[0].name)
+		}
+	}
+	return ""
+}
+
+// fold is what a log says is registered: the last word on each name counts.
+func fold(es []Entry) []string {
+	names := make(map[string]bool)
+	for _, e := range es {
+		if e.Kind == KindName {
+			names[string(e.Payload[1:])] = e.Payload[0] == '+'
+		}
+	}
+	maps.DeleteFunc(names, func(_ string, up bool) bool { return !up })
+	return slices.Sorted(maps.Keys(names))
+}
+
+// introduce is the operator's part, and needed only where nothing leads from one
+// host to another: all that either knows of the other is an address that it had
+// before it moved, or a stop, or a disk was lost. `weft connect` then, once.
+func (s *sim) introduce() {
+	group := make(map[*actor]*actor) // of a host: one that stands for all that lead to it
+	var up []*actor
+	for _, h := range s.hosts {
+		if h.up {
+			group[h] = h
+			up = append(up, h)
+		}
+	}
+	join := func(a, b *actor) {
+		from, to := group[b], group[a]
+		for x, g := range group {
+			if g == from {
+				group[x] = to
+			}
+		}
+	}
+	for _, a := range up {
+		for _, b := range up {
+			if a != b && a.leadsTo(b) {
+				join(a, b)
+			}
+		}
+	}
+	for _, a := range up[1:] {
+		if group[a] != group[up[0]] {
+			s.tell("the operator connects %s to %s", a.name, up[0].name)
+			if err := a.mesh.Connect([]string{up[0].target()}, false); err != nil {
+				s.fail("connect: %v", err)
+			}
+			join(up[0], a)
+		}
+	}
+}
+
+// leadsTo tells that a will dial b at an address that b has.
+func (a *actor) leadsTo(b *actor) bool {
+	at := netip.AddrPortFrom(b.addr, DefaultPort)
+	for _, t := range a.mesh.Targets() {
+		if t.Addr == at.String() {
+			return true
+		}
+	}
+	h, ok := a.mesh.State().Host(b.id.ID())
+	return ok && h.Liveness != Left && slices.Contains(h.Record.Endpoints, at)
+}
+
+// refuse makes every write fail with err; nil: no more.
+func (d *disk) refuse(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.fail = err
+}
+
+// entries are those of the log bucket.
+func (d *disk) entries() (es []Entry) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, raw := range d.buckets[bucketLog] {
+		if e, err := ParseEntry(bytes.Clone(raw)); err == nil {
+			es = append(es, e)
+		}
+	}
+	return es
+}

@@ -1,0 +1,27 @@
+package mesh
+
+// Stats is how much a Mesh holds at one moment. All of it is bounded.
+type Stats struct {
+	Authors   int // hosts whose logs are known, this one included; at most 4,096
+	Entries   int // of all logs, those that wait for others before them included
+	LogBytes  int // of these entries; at most 512 MiB
+	DiskQueue int // values that wait to be written
+	Inbox     int // datagrams that came and are not merged yet; at most 1,024
+	Outbox    int // own entries that wait to be sent; at most 1,024
+	Relay     int // others' entries that wait to be handed on; at most 1,024
+	Guests    int // sessions served on the underlay; at most Options.ConnLimit
+	Locals    int // sessions served through the tunnel; likewise
+}
+
+// Stats counts. It costs time in proportion to the number of hosts.
+func (m *Mesh) Stats() Stats {
+	own, relay := m.outbox.waiting()
+	s := Stats{
+		DiskQueue: m.waitsForDisk(), Inbox: len(m.inbox), Outbox: own, Relay: relay,
+		Guests: len(m.guests), Locals: len(m.locals),
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s.Authors, s.Entries, s.LogBytes = len(m.logs.authors), m.logs.entries(), m.logs.held
+	return s
+}

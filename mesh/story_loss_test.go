@@ -1,0 +1,144 @@
+package mesh
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"weft/internal/simnet"
+)
+
+// falseFailures watches hosts that are all healthy for so long. It returns how often
+// one was seen failed by another, and for how long at most.
+func (w *world) falseFailures(long time.Duration, bs ...*box) (n int, worst time.Duration) {
+	const look = 50 * time.Millisecond
+	since := make(map[[2]*box]time.Time)
+	for end := time.Now().Add(long); time.Now().Before(end); time.Sleep(look) {
+		for _, a := range bs {
+			for _, h := range a.mesh.State().Hosts {
+				for _, b := range bs {
+					if b.id.ID() != h.ID {
+						continue
+					}
+					k := [2]*box{a, b}
+					switch at, failed := since[k]; {
+					case h.Liveness == Alive:
+						delete(since, k)
+					case !failed:
+						n++
+						since[k] = time.Now()
+					default:
+						worst = max(worst, time.Since(at)+look)
+					}
+				}
+			}
+		}
+	}
+	return n, worst
+}
+
+// some hosts that have met.
+func (w *world) meet(n int) (bs []*box) {
+	w.t.Helper()
+	for i := range n {
+		bs = append(bs, w.box(fmt.Sprintf("host%d", i+1)))
+		if i == 0 {
+			bs[0].found()
+		} else {
+			bs[i].join(bs[0])
+		}
+	}
+	w.within(30*time.Second, "one mesh", func() bool { return oneMesh(bs...) })
+	return bs
+}
+
+// Streams lose as much as datagrams do, and nobody healthy is taken for dead.
+func TestLossFailsNobody(t *testing.T) {
+	for _, c := range []struct {
+		loss  float64
+		long  time.Duration
+		worst time.Duration // that somebody is taken for failed
+	}{
+		{0.05, 5 * time.Minute, 0},
+		{0.10, 5 * time.Minute, 0},
+		{0.20, 10 * time.Minute, 0},
+		{0.40, 10 * time.Minute, 5 * time.Second},
+	} {
+		t.Run(fmt.Sprintf("%.0f%%", 100*c.loss), func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				bs := w.meet(10)
+				w.net.SetDefault(simnet.Link{Delay: 5 * time.Millisecond, Jitter: 10 * time.Millisecond, Loss: c.loss})
+				n, worst := w.falseFailures(c.long, bs...)
+				t.Logf("%d false failures, undone within %v", n, worst)
+				if worst > c.worst {
+					t.Errorf("a healthy host is taken for failed %d times, for up to %v\n%s", n, worst, w.picture())
+				}
+				w.net.SetDefault(simnet.Link{Delay: time.Millisecond})
+				bs[0].append("web")
+				w.within(10*time.Second, "one mesh", func() bool { return oneMesh(bs...) })
+			})
+		})
+	}
+}
+
+// What a bad link or a machine that stands still does is over when that is over. A
+// link between two hosts alone fails nobody: the others vouch for both.
+func TestNoLastingDamage(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		trouble func(w *world, a, b *box)
+		failed  bool // somebody may be taken for failed meanwhile
+	}{
+		{"one-way link", func(w *world, a, b *box) { w.net.CutOneWay(a.host, b.host) }, false},
+		{"cut link", func(w *world, a, b *box) { w.net.Cut(a.host, b.host) }, false},
+		{"flapping link", func(w *world, a, b *box) {
+			for range 30 {
+				w.net.Cut(a.host, b.host)
+				time.Sleep(1500 * time.Millisecond)
+				w.net.Heal(a.host, b.host)
+				time.Sleep(500 * time.Millisecond)
+			}
+		}, false},
+		{"host that hears nothing", func(w *world, a, b *box) {
+			for _, x := range w.boxes {
+				if x != a {
+					w.net.CutOneWay(x.host, a.host)
+				}
+			}
+		}, true},
+		{"host that nobody hears", func(w *world, a, b *box) {
+			for _, x := range w.boxes {
+				if x != a {
+					w.net.CutOneWay(a.host, x.host)
+				}
+			}
+		}, true},
+		{"standing still for 3s", func(w *world, a, b *box) { a.host.Pause(3 * time.Second) }, false},
+		{"standing still for 30s", func(w *world, a, b *box) { a.host.Pause(30 * time.Second) }, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				bs := w.meet(5)
+				go c.trouble(w, bs[1], bs[2])
+				n, worst := w.falseFailures(time.Minute, bs...)
+				bs[1].append("web")
+				bs[2].append("db")
+				for _, x := range bs {
+					for _, y := range bs {
+						if x != y {
+							w.net.Heal(x.host, y.host)
+						}
+					}
+				}
+				took := w.within(10*time.Second, "healed", func() bool { return oneMesh(bs...) })
+				t.Logf("%d times taken for failed, for up to %v; healed %v after it was over", n, worst, took)
+				if n > 0 && !c.failed {
+					t.Errorf("a healthy host is taken for failed\n%s", w.picture())
+				}
+				if n, worst := w.falseFailures(time.Minute, bs...); n > 0 {
+					t.Errorf("a minute later: taken for failed %d times, for up to %v\n%s", n, worst, w.picture())
+				}
+			})
+		})
+	}
+}

@@ -1,0 +1,202 @@
+package mesh
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"weft/peer"
+)
+
+// past is one epoch with grants in its snapshot, and more behind it.
+func (s scribe) past(t fataler, number uint64, snapshot, behind []string) []proven {
+	t.Helper()
+	b := NewBegin(s.id, s.secret, 0, number, uint32(1+len(snapshot)))
+	payload, err := b.MarshalBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ds := []Draft{{KindBegin, payload}}
+	for _, g := range slices.Concat(snapshot, behind) {
+		ds = append(ds, Draft{KindGrant, []byte(g)})
+	}
+	var out []proven
+	for i, d := range ds {
+		p := proven{}
+		if i == 0 {
+			p.begin = &b
+		}
+		if p.Entry, err = SignEntry(s.id, s.secret.MeshID(), Entry{Epoch: number, Seq: uint64(i + 1), Kind: d.Kind, Payload: d.Payload}); err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+// deal merges entries as an exchange brings them, and returns the last complaint.
+func deal(r *replica, pss ...[]proven) (complaint error) {
+	for _, ps := range pss {
+		for _, p := range ps {
+			if err := r.merge(p, true, &change{}); err != nil {
+				complaint = err
+			}
+		}
+	}
+	return complaint
+}
+
+func TestGrantsAreNotWithdrawn(t *testing.T) {
+	s := newScribe(t, NewSecret())
+	id := s.id.ID()
+	before := s.past(t, 10, []string{"a"}, []string{"b"})
+	forgot := s.past(t, 20, []string{"a"}, nil)
+	mended := s.past(t, 30, []string{"b", "a"}, nil)
+	later := s.past(t, 20, []string{"a"}, []string{"b"})
+	epoch := func(r *replica) uint64 { return r.log(id)[0].Epoch }
+
+	one := newReplica()
+	if err := deal(one, before, forgot); !errors.Is(err, errWithdrawal) || epoch(one) != 10 {
+		t.Fatalf("an epoch without a grant: %v, effective is %d", err, epoch(one))
+	}
+	if !one.authors[id].forgotten(20) {
+		t.Error("the author would not be told")
+	}
+	// Who has heard of the forgetful epoch only is told of the older one.
+	two := newReplica()
+	if err := deal(two, forgot); err != nil || epoch(two) != 20 {
+		t.Fatalf("%v, %d", err, epoch(two))
+	}
+	logs := one.missing(two.digest(), newIdentity(t).ID())
+	if len(logs) != 1 || logs[0][0].Epoch != 10 {
+		t.Fatalf("tells %v", logs)
+	}
+	deal(two, before)
+	if epoch(two) != 10 || one.root() != two.root() {
+		t.Errorf("effective is %d, roots equal: %v", epoch(two), one.root() == two.root())
+	}
+	// Gossip does not bring old epochs back: only who asked gets them.
+	three := newReplica()
+	deal(three, forgot)
+	for _, p := range before {
+		if err := three.merge(p, false, &change{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if epoch(three) != 20 {
+		t.Error("an old epoch was taken unasked")
+	}
+	for name, heal := range map[string][]proven{"in a new epoch": mended, "behind the snapshot": later} {
+		r := newReplica()
+		deal(r, before, forgot, heal)
+		if epoch(r) == 10 {
+			t.Errorf("the author made the grant again %s, and is not believed", name)
+		}
+	}
+}
+
+// In whatever order a forgetful author's epochs come in exchanges, all end with the
+// same once its last one has everything.
+func TestForgetfulAuthorsAreOrderFree(t *testing.T) {
+	s := newScribe(t, NewSecret())
+	rapid.Check(t, func(t *rapid.T) {
+		var epochs [][]proven
+		var all []string
+		for i := range rapid.IntRange(1, 4).Draw(t, "epochs") {
+			var gs []string
+			for _, g := range all {
+				if rapid.Bool().Draw(t, "remembers") {
+					gs = append(gs, g)
+				}
+			}
+			fresh := fmt.Sprint("g", i)
+			all = append(all, fresh)
+			epochs = append(epochs, s.past(t, uint64(10+i), gs, []string{fresh}))
+		}
+		epochs = append(epochs, s.past(t, 100, all, nil))
+		in := slices.Concat(epochs...)
+		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "order"), 0))
+		rng.Shuffle(len(in), func(i, j int) { in[i], in[j] = in[j], in[i] })
+		r := newReplica()
+		if err := r.learn(s.id.Public()); err != nil {
+			t.Fatal(err)
+		}
+		deal(r, in)
+		deal(r, epochs[len(epochs)-1]) // what the bounds made it forget comes again
+		if es := r.log(s.id.ID()); len(es) != 1+len(all) || es[0].Epoch != 100 {
+			t.Fatalf("%d entries of epoch %d", len(es), es[0].Epoch)
+		}
+	})
+}
+
+// Exchanges make hosts agree on a forgetful author who is gone for good, too,
+// whatever each had heard, in whatever order.
+func TestForgetfulAuthorsAreAgreedOn(t *testing.T) {
+	secret := NewSecret()
+	s := newScribe(t, secret)
+	rapid.Check(t, func(t *rapid.T) {
+		var epochs [][]proven
+		var all []string
+		for i := range rapid.IntRange(1, 4).Draw(t, "epochs") {
+			var gs []string
+			for _, g := range all {
+				if rapid.Bool().Draw(t, "remembers") {
+					gs = append(gs, g)
+				}
+			}
+			var behind []string
+			if rapid.Bool().Draw(t, "grants") {
+				behind = []string{fmt.Sprint("g", i)}
+				all = append(all, behind...)
+			}
+			epochs = append(epochs, s.past(t, uint64(10+i), gs, behind))
+		}
+		rs := []*replica{newReplica(), newReplica(), newReplica()}
+		for i, r := range rs {
+			if err := r.learn(s.id.Public()); err != nil {
+				t.Fatal(err)
+			}
+			for _, k := range rapid.SliceOfN(rapid.IntRange(0, len(epochs)-1), 0, 5).Draw(t, fmt.Sprint("heard by ", i)) {
+				asked := rapid.Bool().Draw(t, "asked")
+				for _, p := range epochs[k] {
+					_ = r.merge(p, asked, &change{})
+				}
+			}
+		}
+		tell := func(from, to *replica) {
+			for _, es := range from.missing(to.digest(), peer.ID{}) {
+				for _, e := range es {
+					p := proven{Entry: e}
+					if e.Kind == KindBegin {
+						g, err := VerifyBegin(e, secret)
+						if err != nil {
+							t.Fatal(err)
+						}
+						p.begin = &g
+					}
+					_ = to.merge(p, true, &change{})
+				}
+			}
+		}
+		for range 12 {
+			for i := range rs {
+				for j := range rs {
+					if i != j && rs[i].root() != rs[j].root() {
+						tell(rs[i], rs[j])
+						tell(rs[j], rs[i])
+					}
+				}
+			}
+		}
+		if rs[0].root() != rs[1].root() || rs[1].root() != rs[2].root() {
+			for _, r := range rs {
+				t.Logf("%v", r.digest())
+			}
+			t.Fatal("they do not agree")
+		}
+	})
+}
