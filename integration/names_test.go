@@ -150,7 +150,7 @@ func TestNames(t *testing.T) {
 			do(t, hs[0], "dns-add", to.addr, to.name, "-h", "swap.weft.local")
 			took := time.Since(begin)
 			swap.until(t, "host2", to.addr)
-			if took > 350*time.Millisecond {
+			if took > 450*time.Millisecond {
 				continue
 			}
 			quick++
