@@ -7,8 +7,9 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 4000x
 SEEDS ?= 1000
+BENCH_HOSTS ?= 3 10 25 50 200
 
-.PHONY: help build demo test check unit bubbles sim sim-ipam integration fuzz lint image deps-demo deps-test deps-bench-dns bench-dns freshness clean
+.PHONY: help build demo test check unit bubbles sim sim-ipam bench integration fuzz lint image deps-demo deps-test deps-bench-dns bench-dns freshness clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -29,11 +30,14 @@ unit: ## unit and kernel tests of every package but integration, with the race d
 	$(GO) test -race -timeout 5m $$($(GO) list ./... | grep -v /integration)
 
 bubbles: ## simulations in virtual time, without the race detector (see docs/decisions.md)
-	$(GO) test -timeout 5m ./mesh/... ./internal/simnet/...
+	$(GO) test -timeout 10m ./mesh/... ./internal/simnet/...
 	$(GO) test -timeout 5m ./ipam -rapid.checks=200
 
 sim: sim-ipam ## more random stories of hosts (`make sim SEEDS=10000`), or one again, told at length (`make sim SEED=17`)
 	SEEDS=$(SEEDS) SEED=$(SEED) $(GO) test -timeout 0 -count 1 -v -run '^TestSimulations$$' ./mesh | grep -vE '^ *(=== RUN|--- PASS)'
+
+bench: ## measure meshes of 3 to 200 hosts in virtual time (`make bench BENCH_HOSTS="3 50"`)
+	@BENCH_HOSTS="$(BENCH_HOSTS)" $(GO) test -timeout 0 -count 1 -v -run '^TestBench$$' ./mesh | grep -vE '^(=== RUN|--- PASS|PASS)'
 
 sim-ipam: ## more random stories of the ring alone; a failure prints how to run it again
 	$(GO) test -timeout 0 -count 1 -run '^(TestModel|TestElectionAtRandom)$$' ./ipam -rapid.checks=$(SEEDS)

@@ -24,6 +24,10 @@ const (
 	// maxInHand bounds the packets of one socket that are not answered from the table
 	// at once: questions for upstream servers, and what only the library reads.
 	maxInHand = 1024
+	// maxSourceInHand bounds those of one client.
+	maxSourceInHand = 256
+	// maxFailures is how many calls may fail in a row before the socket is given up.
+	maxFailures = 100
 )
 
 // mmsghdr is struct mmsghdr of recvmmsg(2).
@@ -53,9 +57,12 @@ type batched struct {
 	send        func(fd uintptr) bool
 	sending     []mmsghdr
 
-	quota  int // packets of one source in a batch that are answered
-	inHand chan struct{}
-	odd    sync.WaitGroup
+	quota int // packets of one source in a batch that are answered
+	odd   sync.WaitGroup
+
+	mu      sync.Mutex // guards the fields below
+	inHand  int
+	sources map[netip.Addr]int
 }
 
 func newBatched(s *Server, conn *net.UDPConn) (*batched, error) {
@@ -63,7 +70,16 @@ func newBatched(s *Server, conn *net.UDPConn) (*batched, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &batched{s: s, conn: conn, raw: raw, quota: batch, inHand: make(chan struct{}, maxInHand)}
+	// Sandboxes that do not know the call are left to the library.
+	missing := false
+	raw.Control(func(fd uintptr) {
+		_, _, errno := syscall.Syscall6(unix.SYS_RECVMMSG, fd, 0, 0, unix.MSG_DONTWAIT, 0, 0)
+		missing = errno == unix.ENOSYS || errno == unix.EPERM
+	})
+	if missing {
+		return nil, errors.ErrUnsupported
+	}
+	b := &batched{s: s, conn: conn, raw: raw, quota: batch, sources: map[netip.Addr]int{}}
 	for i := range batch {
 		// Only the first page of each is ever touched, unless somebody sends more.
 		b.buf[i] = make([]byte, 65535)
@@ -93,7 +109,7 @@ func newBatched(s *Server, conn *net.UDPConn) (*batched, error) {
 // run answers until the socket is closed.
 func (b *batched) run(ctx context.Context) error {
 	defer b.odd.Wait()
-	for {
+	for failures := 0; ; {
 		if err := b.raw.Read(b.receive); err != nil {
 			return err
 		}
@@ -102,11 +118,12 @@ func (b *batched) run(ctx context.Context) error {
 			continue
 		case b.errno != 0:
 			// Errors that ICMP brought for earlier replies come here too.
-			if errors.Is(b.errno, unix.EBADF) {
+			if failures++; failures > maxFailures {
 				return fmt.Errorf("receive: %w", b.errno)
 			}
 			continue
 		}
+		failures = 0
 		b.fairness()
 		b.flush(b.answer(ctx))
 	}
@@ -155,18 +172,30 @@ func (b *batched) answer(ctx context.Context) (n int) {
 	return n
 }
 
-// hand has a goroutine answer a packet. When too many are in hand, the packet is
-// dropped, as a full socket would.
+// hand has a goroutine answer a packet. When too many are in hand, of all clients or of this one, the
+// packet is dropped, as a full socket would.
 func (b *batched) hand(ctx context.Context, packet []byte, src netip.AddrPort) {
-	select {
-	case b.inHand <- struct{}{}:
-	default:
+	b.mu.Lock()
+	full := b.inHand >= maxInHand || b.sources[src.Addr()] >= maxSourceInHand
+	if !full {
+		b.inHand++
+		b.sources[src.Addr()]++
+	}
+	b.mu.Unlock()
+	if full {
 		b.s.shed.Add(1)
 		return
 	}
 	packet = append([]byte(nil), packet...)
 	b.odd.Go(func() {
-		defer func() { <-b.inHand }()
+		defer func() {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.inHand--
+			if b.sources[src.Addr()]--; b.sources[src.Addr()] == 0 {
+				delete(b.sources, src.Addr())
+			}
+		}()
 		if reply := b.s.odd(ctx, packet, src.Addr().Unmap()); reply != nil {
 			b.conn.WriteToUDPAddrPort(reply, src) // who can't be reached asks again, or not
 		}

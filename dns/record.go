@@ -97,9 +97,7 @@ type entry struct {
 	down  bool
 }
 
-// same says that two entries are one record, but for its health.
-func (e entry) same(o entry) bool { return e.compare(o) == 0 }
-
+// compare orders entries; two that are equal are one record, but for its health.
 func (e entry) compare(o entry) int {
 	return cmp.Or(cmp.Compare(e.rtype, o.rtype), strings.Compare(e.data, o.data), cmp.Compare(e.host, o.host), strings.Compare(e.owner, o.owner))
 }

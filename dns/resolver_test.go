@@ -257,14 +257,16 @@ func TestLoop(t *testing.T) {
 	if one.Counters().Forwarded > 30 || two.Counters().Forwarded > 30 {
 		t.Errorf("went round: %+v %+v", one.Counters(), two.Counters())
 	}
-	// The probe that comes back tells why; from then on there is nobody to ask.
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-		one.resolver.loops.mu.Lock()
-		found := len(one.resolver.loops.found)
-		one.resolver.loops.mu.Unlock()
-		if found == 1 {
-			break
+	// The probe of one of them comes back and tells why; from then on it has nobody to ask.
+	found := func() (n int) {
+		for _, s := range []*Server{one, two} {
+			s.resolver.loops.mu.Lock()
+			n += len(s.resolver.loops.found)
+			s.resolver.loops.mu.Unlock()
 		}
+		return n
+	}
+	for deadline := time.Now().Add(10 * time.Second); found() == 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the loop is not found")
 		}
@@ -337,4 +339,47 @@ func FuzzCache(f *testing.F) {
 		}
 		checkReply(t, q, p, true)
 	})
+}
+
+// An upstream server that sends its reply byte by byte, and never all of it, costs the client its
+// patience and no more.
+func TestSlowBytes(t *testing.T) {
+	up, _ := scripted(t, func(q *miekg.Msg) *miekg.Msg {
+		m := new(miekg.Msg).SetReply(q)
+		m.Truncated = true // come by TCP
+		return m
+	})
+	l, err := net.Listen("tcp4", up.String())
+	if err != nil {
+		t.Skipf("the port is taken for TCP: %v", err)
+	}
+	var conns sync.WaitGroup
+	conns.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conns.Go(func() {
+				defer c.Close()
+				tick := time.NewTicker(10 * time.Millisecond)
+				defer tick.Stop()
+				for _, err := c.Write([]byte{0xff, 0xff}); err == nil; _, err = c.Write([]byte{0}) {
+					<-tick.C
+				}
+			})
+		}
+	})
+	s, addr := start(t, Options{Upstream: []netip.AddrPort{up}, FallbackTimeout: 400 * time.Millisecond})
+	for range 2 {
+		m := ask(t, "tcp", addr, question("www.example.com.", miekg.TypeA))
+		if len(m.Answer) != 0 || m.Rcode == miekg.RcodeSuccess && !m.Truncated {
+			t.Errorf("%v", m)
+		}
+	}
+	if n := s.Counters().Forwarded; n != 2 {
+		t.Errorf("%d forwarded", n)
+	}
+	l.Close()
+	conns.Wait()
 }

@@ -28,10 +28,14 @@ type Table struct {
 // node is one name. It exists if it has entries of hosts that are not hidden, if there
 // are names below it (RFC 8020), or if it is an apex.
 type node struct {
+	hash    uint64  // of name
+	name    string  // wire form, lower case
+	next    *node   // in the chain of a slot of the trie
 	entries []entry // sorted
 	below   int     // names further down that have entries
 	apex    bool
-	by      *edit
+	by      *edit    // may change the node in place
+	one     [1]entry // where entries are as long as there is only one: near the rest
 }
 
 // hosts is what is known of those who registered names.
@@ -123,8 +127,10 @@ func (e *Edit) Add(r Record) error {
 	if err != nil {
 		return err
 	}
-	name := toWire(r.Name)
-	x := entry{data: r.rdata(), owner: r.Owner, rtype: r.rrtype(), host: e.host(r.Host), down: r.Down}
+	// Name and data lie side by side in memory: who reads one reads the other.
+	both := string(append(appendWire(nil, r.Name), r.rdata()...))
+	name := both[:len(r.Name)+1]
+	x := entry{data: both[len(name):], owner: r.Owner, rtype: r.rrtype(), host: e.host(r.Host), down: r.Down}
 	e.put(name, x)
 	if rev, ok := e.reverse(r); ok {
 		e.put(rev, entry{data: name, owner: r.Owner, rtype: miekg.TypePTR, host: x.host, down: r.Down})
@@ -191,8 +197,14 @@ func (e *Edit) change(name string, f func(*node)) {
 	switch {
 	case n == nil:
 		n = &node{by: e.by}
+		n.entries = n.one[:0]
 	case n.by != e.by:
-		n = &node{entries: slices.Clone(n.entries), below: n.below, apex: n.apex, by: e.by}
+		old := n
+		n = &node{below: old.below, apex: old.apex, by: e.by, next: old.next}
+		if n.entries = n.one[:0]; len(old.entries) > 1 {
+			n.entries = make([]entry, 0, len(old.entries)+1)
+		}
+		n.entries = append(n.entries, old.entries...)
 	}
 	f(n)
 	if len(n.entries) == 0 && n.below == 0 && !n.apex {
@@ -383,7 +395,7 @@ func (t *Table) Since(old *Table) (came, went []Record) {
 	if old.sameHidden(t) {
 		old.names.differ(&t.names, visit)
 	} else {
-		differ(slot{}, slot{b: t.names.root}, 0, func(name string, _, is *node) { visit(name, old.names.get([]byte(name)), is) })
+		t.names.all(func(name string, is *node) { visit(name, old.names.get([]byte(name)), is) })
 		old.names.all(func(name string, was *node) {
 			if t.names.get([]byte(name)) == nil {
 				visit(name, was, nil)

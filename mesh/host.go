@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"encoding/binary"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -19,6 +20,7 @@ type host struct {
 	vetted  uint64 // a boot nonce, not rec's, that was challenged and is a restart
 	live    Liveness
 	since   time.Time // of live
+	doubted time.Time // when it was asked last because gossip called it dead
 	rtt     time.Duration
 	pings   int           // measured since this router started
 	shown   time.Duration // rtt in the newest State
@@ -105,6 +107,10 @@ func (m *Mesh) noteRecordLocked(rec Record, raw []byte, met bool) bool {
 			return false
 		}
 		h = &host{}
+		if m.own.open && !met {
+			// Gossip tells of it at the same time; in a large mesh all would dial all.
+			h.nextDial = time.Now().Add(rand.N(min(time.Duration(len(m.hosts)+1)*20*time.Millisecond, redialEvery)))
+		}
 		m.hosts[id] = h
 	} else if !fresher(rec, h.rec) {
 		return false

@@ -27,24 +27,31 @@ func (s scribe) epoch(t fataler, number uint64, n, more int) []proven {
 	if ps := s.written[key]; ps != nil {
 		return ps
 	}
+	out := s.epochOf(t, number, n, more, func(i int) []byte { return fmt.Appendf(nil, "%d/%d", number, i) })
+	s.written[key] = out
+	return out
+}
+
+// epochOf is one whose names are as payload says.
+func (s scribe) epochOf(t fataler, number uint64, n, more int, payload func(i int) []byte) []proven {
+	t.Helper()
 	b := NewBegin(s.id, s.secret, 0, number, uint32(n))
-	payload, err := b.MarshalBinary()
+	begin, err := b.MarshalBinary()
 	if err != nil {
 		t.Fatal(err)
 	}
 	var out []proven
 	for i := range n + more {
-		e := Entry{Epoch: number, Seq: uint64(i + 1), Kind: KindName, Payload: fmt.Appendf(nil, "%d/%d", number, i)}
+		e := Entry{Epoch: number, Seq: uint64(i + 1), Kind: KindName, Payload: payload(i)}
 		p := proven{}
 		if i == 0 {
-			e.Kind, e.Payload, p.begin = KindBegin, payload, &b
+			e.Kind, e.Payload, p.begin = KindBegin, begin, &b
 		}
 		if p.Entry, err = SignEntry(s.id, s.secret.MeshID(), e); err != nil {
 			t.Fatal(err)
 		}
 		out = append(out, p)
 	}
-	s.written[key] = out
 	return out
 }
 

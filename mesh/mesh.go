@@ -24,7 +24,7 @@ type Mesh struct {
 	nonce   uint64 // boot nonce
 	log     *slog.Logger
 	count   counters
-	state   atomic.Pointer[State]
+	state   atomic.Pointer[State]                 // nil: something has changed since it was made
 	gossip  atomic.Pointer[memberlist.Memberlist] // nil unless Run has it up
 	inbox   chan letter                           // what came by gossip
 	outbox  outbox
@@ -140,8 +140,20 @@ func New(o Options) (*Mesh, error) {
 	return m, nil
 }
 
-// State is the newest snapshot.
-func (m *Mesh) State() *State { return m.state.Load() }
+// State is the newest snapshot. It is made when it is asked for.
+func (m *Mesh) State() *State {
+	if s := m.state.Load(); s != nil {
+		return s
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s := m.state.Load(); s != nil {
+		return s
+	}
+	s := m.snapshotLocked()
+	m.state.Store(s)
+	return s
+}
 
 // SetBase says what this host's state is, for the snapshot that opens an epoch:
 // all of it except host records, and in any case grants that the host has ever

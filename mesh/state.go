@@ -127,9 +127,11 @@ const (
 	OtherReason Reason = "other"
 )
 
-// publishLocked makes a new snapshot. The caller calls OnChange after it has
+// publishLocked has the next State made anew. The caller calls OnChange after it has
 // let go of mu.
-func (m *Mesh) publishLocked() {
+func (m *Mesh) publishLocked() { m.state.Store(nil) }
+
+func (m *Mesh) snapshotLocked() *State {
 	s := &State{
 		Self:     m.id,
 		Founding: m.founding,
@@ -157,7 +159,7 @@ func (m *Mesh) publishLocked() {
 		}
 		slices.Sort(s.Waiting)
 	}
-	m.state.Store(s)
+	return s
 }
 
 // controlAddr is where a host is reached through the tunnel.

@@ -16,8 +16,12 @@ const watchTick = time.Second
 func (m *Mesh) watch(ctx context.Context) {
 	tick := time.NewTicker(watchTick)
 	defer tick.Stop()
+	d := newDoubts()
+	defer d.wg.Wait()
 	for {
-		m.lookAtHosts()
+		for _, h := range m.lookAtHosts() {
+			d.ask(ctx, m, h)
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -27,7 +31,8 @@ func (m *Mesh) watch(ctx context.Context) {
 	}
 }
 
-func (m *Mesh) lookAtHosts() {
+// lookAtHosts decides about all hosts; it returns those that should be asked.
+func (m *Mesh) lookAtHosts() (ask []doubtful) {
 	// The tunnel is asked without a lock: it has locks of its own.
 	m.mu.Lock()
 	signs := m.signsLocked()
@@ -48,8 +53,12 @@ func (m *Mesh) lookAtHosts() {
 		s.silent, s.heard = signs[id].silent, signs[id].heard
 		h := m.hosts[id]
 		live := s.liveness()
-		if live == Failed && h.live == Alive && now.Sub(h.since) < grace {
-			live = Alive // its first packets are still on the way
+		if dead := !s.left && s.met && s.nodes == 0; dead && h.live == Alive && now.Sub(h.doubted) >= grace {
+			h.doubted = now
+			ask = append(ask, doubtful{id, h.rec.Name()})
+		}
+		if live == Failed && h.live == Alive && (now.Sub(h.since) < grace || now.Sub(h.doubted) < doubtTime) {
+			live = Alive // its first packets are still on the way, or its answer
 		}
 		if h.gossip && !s.current {
 			h.nextDial, lost = now, true
@@ -85,6 +94,7 @@ func (m *Mesh) lookAtHosts() {
 	if changed {
 		m.o.OnChange()
 	}
+	return ask
 }
 
 func (m *Mesh) signsLocked() map[peer.ID]sign {

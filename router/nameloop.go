@@ -44,20 +44,16 @@ func (r *Router) followNames(ctx context.Context) error {
 			r.log.Warn("names are not announced; trying again", "err", problem)
 		}
 		logged = problem
-		if r.syncNames() {
-			r.Poke()
-		}
+		r.syncNames()
 	}
 }
 
-// syncNames makes the table that is answered from show the logs as they are. It says
-// whether they have changed in something else, too.
-func (r *Router) syncNames() (other bool) {
-	other = r.zone.sync(r.mesh.State(), r.hidden)
-	if r.dns != nil {
-		r.dns.SetTable(r.zone.table.Load())
+// syncNames makes the table that is answered from show the logs as they are. What else has changed
+// in them is for a pass.
+func (r *Router) syncNames() {
+	if r.zone.sync(r.mesh.State, r.hidden) {
+		r.Poke()
 	}
-	return other
 }
 
 // announceChanges writes the names and addresses of what lives here into this
@@ -69,9 +65,7 @@ func (r *Router) announceChanges() []error {
 	if r.silent {
 		return nil
 	}
-	if r.syncNames() {
-		r.Poke()
-	}
+	r.syncNames()
 	want := r.announce()
 	r.wanted.Store(want)
 	ds, err := nameDrafts(r.zone.own(r.id.ID()), want.Names)

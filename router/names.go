@@ -278,7 +278,7 @@ func staticKey(k nameKey) string {
 // lingering is how long a name that dns-remove has taken is still answered if it is the name's
 // last, so that a dns-add right behind it replaces it without a moment in which
 // the name does not exist.
-const lingering = 400 * time.Millisecond
+const lingering = 500 * time.Millisecond
 
 // lingerLocked keeps a removed name announced for a moment. Its container still lives.
 func (r *Router) lingerLocked(k nameKey) {

@@ -167,7 +167,7 @@ func TestFoldNamesClaimsAndDeparture(t *testing.T) {
 		b.id.ID(): {b.entry(t, mesh.KindClaim, encodeClaim(opSet, claim))},
 	}}
 	z := newZone("weft.local.", true)
-	z.sync(st, func(mesh.Host) bool { return false })
+	z.sync(stateIs(st), func(mesh.Host) bool { return false })
 	if got := z.all(); len(got) != 1 || got[0].Name != "y.weft.local." || !z.own(st.Self)[got[0].nameKey] || z.bad.Load() != 1 {
 		t.Errorf("names %v, own %v, bad %d", got, z.own(st.Self), z.bad.Load())
 	}
@@ -266,7 +266,7 @@ func TestOwnNamesAfterADeparture(t *testing.T) {
 	}
 	st := &mesh.State{Self: a.id.ID(), Logs: map[peer.ID][]mesh.Entry{a.id.ID(): {a.entry(t, mesh.KindName, b), a.entry(t, mesh.KindDepart, nil)}}}
 	z := newZone("weft.local.", true)
-	z.sync(st, func(mesh.Host) bool { return false })
+	z.sync(stateIs(st), func(mesh.Host) bool { return false })
 	if names := z.own(st.Self); len(names) != 1 || len(z.all()) != 0 || z.table.Load().Lookup("x") != nil {
 		t.Errorf("own names %v, want the one that the log has; answered are %v", names, z.all())
 	}

@@ -288,7 +288,7 @@ func (r *Router) apply(v *view) []error {
 	}
 	if r.dns != nil {
 		r.guests.setMesh(v.Plan.Host.Covered)
-		r.zone.setRanges(v.Plan.Reverse, v.State, r.hidden)
+		r.zone.setRanges(v.Plan.Reverse, r.mesh.State, r.hidden)
 		r.syncNames()
 		if err := r.dns.SetListen(v.Plan.Host.DNS); err != nil {
 			errs = append(errs, err)

@@ -206,6 +206,8 @@ func New(o Options) (_ *Router, err error) {
 			Allow: r.guests.allow, Keeper: fdkeep.Client{Path: SocketHolder(o.RunDir)}, Log: r.log}); err != nil {
 			return nil, err
 		}
+		r.dns.SetTable(r.zone.table.Load())
+		r.zone.publish = r.dns.SetTable
 	}
 	bind := netip.IPv6Unspecified()
 	if o.Host != "" {

@@ -74,6 +74,11 @@ func (r *Router) routerReport(v *view, st *mesh.State, names map[peer.ID]string)
 	s := r.mesh.Stats()
 	rr.Log = LogReport{Hosts: s.Authors, Entries: s.Entries, Bytes: s.LogBytes, DiskQueue: s.DiskQueue, Inbox: s.Inbox,
 		Outbox: s.Outbox, Relay: s.Relay, Guests: s.Guests, Locals: s.Locals}
+	if r.dns != nil {
+		c := r.dns.Counters()
+		rr.Counters = append(rr.Counters, CounterReport{"dns_queries", c.Queries}, CounterReport{"dns_malformed", c.Malformed},
+			CounterReport{"dns_refused", c.Refused}, CounterReport{"dns_forwarded", c.Forwarded}, CounterReport{"dns_failed", c.Failed}, CounterReport{"dns_shed", c.Shed})
+	}
 	slices.SortFunc(rr.Counters, func(a, b CounterReport) int { return cmp.Compare(a.Event, b.Event) })
 	if !st.Founding.IsZero() {
 		rr.Founded = label(st.Founding.Founder.String(), names[st.Founding.Founder])

@@ -29,6 +29,8 @@ type zone struct {
 	last   *mesh.State
 	ranges []netip.Prefix
 
+	// publish is told of every table, in their order; nil: nobody is. Set before use.
+	publish func(*dns.Table)
 	table   atomic.Pointer[dns.Table]
 	bad     atomic.Int64 // entries that could not be read
 	changed broadcast    // told when the table has changed
@@ -56,10 +58,12 @@ func (z *zone) empty() *dns.Table {
 }
 
 // sync reads what is new in the logs and looks at all hosts again. It says whether anything has changed
-// that is not a name, since the call before.
-func (z *zone) sync(st *mesh.State, hidden func(mesh.Host) bool) (other bool) {
+// that is not a name, since the call before. The state is taken under the lock: of two calls, the later one must
+// not bring back what the earlier has seen go.
+func (z *zone) sync(state func() *mesh.State, hidden func(mesh.Host) bool) (other bool) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
+	st := state()
 	before := z.table.Load()
 	e := before.Edit()
 	edits := 0
@@ -88,10 +92,17 @@ func (z *zone) sync(st *mesh.State, hidden func(mesh.Host) bool) (other bool) {
 	}
 	after := e.Done()
 	if edits > 0 || !after.SameHosts(before) {
-		z.table.Store(after)
-		z.changed.wake()
+		z.storeLocked(after)
 	}
 	return other
+}
+
+func (z *zone) storeLocked(t *dns.Table) {
+	z.table.Store(t)
+	if z.publish != nil {
+		z.publish(t)
+	}
+	z.changed.wake()
 }
 
 // otherwise says whether two states differ in what a pass depends on, names aside.
@@ -230,21 +241,20 @@ func (z *zone) moveLocked(e *dns.Edit, author peer.ID, h, to *zoneHost) {
 }
 
 // setRanges makes the table anew for other reverse zones.
-func (z *zone) setRanges(ranges []netip.Prefix, st *mesh.State, hidden func(mesh.Host) bool) {
+func (z *zone) setRanges(ranges []netip.Prefix, state func() *mesh.State, hidden func(mesh.Host) bool) {
 	z.mu.Lock()
+	defer z.mu.Unlock()
 	if slices.Equal(z.ranges, ranges) {
-		z.mu.Unlock()
 		return
 	}
+	st := state()
 	z.ranges = slices.Clone(ranges)
 	e := z.empty().Edit()
 	for author, h := range z.hosts {
 		h.shown(func(k nameKey) { e.Add(record(k, author, h.down[k.Container])) })
 		z.placeLocked(e, author, st, hidden)
 	}
-	z.table.Store(e.Done())
-	z.mu.Unlock()
-	z.changed.wake()
+	z.storeLocked(e.Done())
 }
 
 // own gives the names that a host's log announces, as far as it was read.

@@ -40,7 +40,15 @@ func main() {
 	rounds := flag.Int("rounds", 3, "of which the median counts")
 	rate := flag.Int("rate", 20000, "queries per second of the run for latencies")
 	coredns := flag.String("coredns", "", "path of the CoreDNS binary; empty: without it")
+	flooded := flag.Bool("flood", false, "instead: how a client fares beside one that asks for all that the server can do")
 	flag.Parse()
+	if *flooded {
+		if err := flood(*only, *seconds, *coredns); err != nil {
+			fmt.Fprintln(os.Stderr, "benchdns:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := compare(*sizes, *only, *seconds, *rounds, *rate, *coredns); err != nil {
 		fmt.Fprintln(os.Stderr, "benchdns:", err)
 		os.Exit(1)
