@@ -294,9 +294,10 @@ func (m *Mesh) read(l letter) {
 
 // sendRoot tells a peer what this host holds, in one number.
 func (m *Mesh) sendRoot(n memberlist.Node) {
-	root := m.root()
-	m.sendTo(n, append([]byte{gossipMagic, gossipRoot}, root[:]...))
+	m.sendTo(n, rootDatagram(m.root()))
 }
+
+func rootDatagram(root [32]byte) []byte { return append([]byte{gossipMagic, gossipRoot}, root[:]...) }
 
 func (m *Mesh) root() [32]byte {
 	m.mu.Lock()

@@ -12,7 +12,7 @@ import (
 
 // A host of a later release that still speaks today's protocol is a member like any
 // other; what it writes that this release does not know is kept and handed on as it
-// is. One that has dropped today's protocol is refused by gossip and by the join.
+// is. One that has dropped today's protocol is refused by gossip; TestVersions has the join.
 func TestFutureRelease(t *testing.T) {
 	secret := NewSecret()
 	m := quietMesh(t, secret)

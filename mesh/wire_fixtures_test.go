@@ -82,6 +82,12 @@ func updateWire(t *testing.T) {
 		"refusal": Refusal{RefusedClone, "the same identity runs elsewhere"}.encode(),
 		"entries": AppendEntries(nil, first, second),
 	}
+	r := wireReplica(t, s, first, second)
+	root := r.root()
+	m["digest"], m["root"] = appendDigest(nil, r.digest()), root[:]
+	m["datagram"] = pack([]Entry{first, second}, gossipDirect)[0]
+	m["datagram-relay"] = pack([]Entry{first}, gossipRelay)[0]
+	m["datagram-root"] = rootDatagram(root)
 
 	a, b := wireTCP(t)
 	ta, tb := newWireTap(a, whole), newWireTap(b, whole)
@@ -104,6 +110,63 @@ func updateWire(t *testing.T) {
 	}
 	if err := os.WriteFile(wireFile, []byte(out.String()), 0o644); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// wireReplica holds what entries say.
+func wireReplica(t *testing.T, s Secret, es ...Entry) *replica {
+	t.Helper()
+	r := newReplica()
+	for _, e := range es {
+		p := proven{Entry: e}
+		if e.Kind == KindBegin {
+			g, err := VerifyBegin(e, s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.begin = &g
+		}
+		if err := r.merge(p, false, &change{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return r
+}
+
+// What a host of the first release says to a neighbour, today's takes: entries in
+// datagrams, a root, and a digest that it answers with what is missing.
+func TestWireV1Gossip(t *testing.T) {
+	m, s := readWire(t), wireSecret(t)
+	es, err := SplitEntries(m["entries"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	author := es[0].Author
+	r := wireReplica(t, s, es...)
+	if root := r.root(); !bytes.Equal(root[:], m["root"]) || !bytes.Equal(rootDatagram(root), m["datagram-root"]) {
+		t.Errorf("root is %x, was %x", root, m["root"])
+	}
+	if ms, err := parseDigest(m["digest"]); err != nil || len(ms) != 1 || ms[0].author != author || ms[0].epoch != 7 || ms[0].seq != 2 ||
+		!bytes.Equal(appendDigest(nil, r.digest()), m["digest"]) || len(r.missing(ms, author)) != 0 {
+		t.Errorf("digest: %+v, %v", ms, err)
+	}
+	for _, name := range []string{"datagram", "datagram-relay"} {
+		host := quietMesh(t, s)
+		host.receive(host.controlAddr(author), m[name])
+		host.receive(host.controlAddr(author), m["datagram-root"])
+		if len(host.inbox) != 2 {
+			t.Fatalf("%s: %d datagrams are taken: %v", name, len(host.inbox), host.Rejections())
+		}
+		host.read(<-host.inbox)
+		if got := len(host.logs.log(author)); got == 0 && name == "datagram" {
+			t.Errorf("%s: nothing is taken: %v", name, host.Rejections())
+		}
+		if host.logs.authors[author] == nil {
+			t.Errorf("%s: its author is not known", name)
+		}
+		if l := <-host.inbox; l.kind != gossipRoot || !bytes.Equal(l.body, m["root"]) {
+			t.Errorf("root datagram: %+v", l)
+		}
 	}
 }
 
