@@ -71,7 +71,15 @@ func (r *replica) root() [32]byte {
 		b = append(b[:0], m.author[:]...)
 		b = binary.BigEndian.AppendUint64(b, m.epoch)
 		b = binary.BigEndian.AppendUint64(b, m.seq)
-		h.Write(append(b, m.sum[:]...))
+		b = append(b, m.sum[:]...)
+		// An epoch that is not in effect for its lack of grants counts too: it has
+		// grants that the effective one lacks, or its author would not have two, and
+		// its author must hear of them.
+		for _, ep := range r.authors[m.author].lackingEpochs() {
+			b = binary.BigEndian.AppendUint64(b, ep.number)
+			b = append(b, ep.sum[:8]...)
+		}
+		h.Write(b)
 	}
 	sum := [32]byte(h.Sum(nil))
 	r.summed = &sum
@@ -121,11 +129,20 @@ func (r *replica) missing(theirs []mark, to peer.ID) (logs [][]Entry) {
 	for _, m := range theirs {
 		have[m.author] = m
 	}
+	var behind [][]Entry // what can be judged only beside the effective log
 	ids := r.ids()
 	slices.SortStableFunc(ids, func(a, b peer.ID) int {
 		return cmp.Compare(r.authors[a].rank(), r.authors[b].rank())
 	})
 	for _, id := range ids {
+		for _, ep := range r.authors[id].lackingEpochs() {
+			switch m := have[id]; {
+			case m.next != ep.number && m.epoch != ep.number:
+				behind = append(behind, ep.entries[:len(ep.entries):len(ep.entries)])
+			case m.next == ep.number && m.nextCount < uint64(len(ep.entries)):
+				behind = append(behind, ep.entries[m.nextCount:len(ep.entries):len(ep.entries)])
+			}
+		}
 		if gone := r.authors[id].gone; gone != nil {
 			m, ok := have[id]
 			if ok && (m.epoch < gone.Epoch || m.epoch == gone.Epoch && m.seq < gone.Seq) {
@@ -168,5 +185,5 @@ func (r *replica) missing(theirs []mark, to peer.ID) (logs [][]Entry) {
 			logs = append(logs, []Entry{*cur.fork})
 		}
 	}
-	return logs
+	return append(logs, behind...)
 }

@@ -34,3 +34,14 @@ func (a *author) forgotten(number uint64) bool {
 	}
 	return false
 }
+
+// lackingEpochs are those that do not take effect because they lack grants which the
+// effective one has.
+func (a *author) lackingEpochs() (out []*epoch) {
+	for _, ep := range a.next {
+		if ep.lacking {
+			out = append(out, ep)
+		}
+	}
+	return out
+}

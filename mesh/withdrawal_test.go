@@ -200,3 +200,33 @@ func TestForgetfulAuthorsAreAgreedOn(t *testing.T) {
 		}
 	})
 }
+
+// Two epochs that each lack a grant of the other, as an author leaves them who lost
+// its disk and came back before it was told: everybody holds both, and the author, who
+// has one, hears of the other (found by the simulations, seed 9428).
+func TestNeitherEpochIsForgotten(t *testing.T) {
+	s := newScribe(t, NewSecret())
+	id := s.id.ID()
+	first, second := s.past(t, 10, []string{"a"}, nil), s.past(t, 20, []string{"b"}, nil)
+	one, two, author := newReplica(), newReplica(), newReplica()
+	deal(one, first, second)
+	deal(two, second, first)
+	deal(author, first)
+	if one.root() != two.root() {
+		t.Error("the order decides")
+	}
+	if one.root() == author.root() {
+		t.Error("the author would not be told")
+	}
+	logs := one.missing(author.digest(), id)
+	if len(logs) != 1 || len(logs[0]) != 2 || logs[0][0].Epoch != 20 {
+		t.Errorf("the author is told %v", logs)
+	}
+	if logs := one.missing(two.digest(), peer.ID{1}); len(logs) != 0 {
+		t.Errorf("who has both is told %v", logs)
+	}
+	deal(one, s.past(t, 30, []string{"a", "b"}, nil))
+	if one.log(id)[0].Epoch != 30 || len(one.authors[id].next) != 0 {
+		t.Error("an epoch that has both does not take effect")
+	}
+}
