@@ -17,11 +17,7 @@ func (h *Host) Guests() ([]netip.Prefix, error) {
 		return nil, err
 	}
 	defer nl.Close()
-	links, err := dump(nl.LinkList)
-	if err != nil {
-		return nil, fmt.Errorf("list interfaces: %w", err)
-	}
-	ways, err := defaultLinks(nl)
+	links, ways, err := interfaces(nl)
 	if err != nil {
 		return nil, err
 	}

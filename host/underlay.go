@@ -25,11 +25,7 @@ func (h *Host) Endpoints() ([]netip.Addr, error) {
 		return nil, err
 	}
 	defer nl.Close()
-	links, err := dump(nl.LinkList)
-	if err != nil {
-		return nil, fmt.Errorf("list interfaces: %w", err)
-	}
-	out, err := defaultLinks(nl)
+	links, out, err := interfaces(nl)
 	if err != nil {
 		return nil, err
 	}
@@ -84,6 +80,15 @@ func (h *Host) isInternal(name string) bool {
 		return true
 	}
 	return slices.ContainsFunc([]string{"weft", "br-", "veth", vethPrefix}, func(p string) bool { return strings.HasPrefix(name, p) })
+}
+
+// interfaces are all of the host's, and the indices of those that default routes leave by.
+func interfaces(nl *netlink.Handle) (links []netlink.Link, ways []int, err error) {
+	if links, err = dump(nl.LinkList); err != nil {
+		return nil, nil, fmt.Errorf("list interfaces: %w", err)
+	}
+	ways, err = defaultLinks(nl)
+	return links, ways, err
 }
 
 // defaultLinks are the interfaces of default routes.

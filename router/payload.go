@@ -289,22 +289,11 @@ func parseGrant(author peer.ID, payload []byte, id mesh.MeshID) (ipam.Grant, err
 		}
 		return g, nil
 	case grantCarried:
-		b := payload[1:]
-		if len(b) < 32 {
-			return none, errPayload
-		}
-		inner, err := mesh.ParseEntry(b[32:])
+		_, inner, err := parseCopy(payload[1:], id)
 		if err != nil {
-			return none, err
+			return none, fmt.Errorf("carried grant: %w", err)
 		}
-		key := append([]byte(nil), b[:32]...)
-		if peer.IDOf(key) != inner.Author {
-			return none, fmt.Errorf("carried grant: the key is not that of %v", inner.Author)
-		}
-		if err := inner.Verify(key, id); err != nil {
-			return none, fmt.Errorf("carried grant of %v: %w", inner.Author, err)
-		}
-		if inner.Kind != mesh.KindGrant || len(inner.Payload) < 1 || inner.Payload[0] != grantOwn {
+		if inner.Payload[0] != grantOwn {
 			return none, errPayload
 		}
 		g, err := parseGrant(inner.Author, inner.Payload, id)
@@ -318,6 +307,28 @@ func parseGrant(author peer.ID, payload []byte, id mesh.MeshID) (ipam.Grant, err
 	default:
 		return none, errNewer
 	}
+}
+
+// parseCopy reads an entry of another host's log about the ring, as its author signed
+// it, with the author's identity key in front. It has a payload.
+func parseCopy(b []byte, id mesh.MeshID) (key []byte, e mesh.Entry, err error) {
+	if len(b) < 32 {
+		return nil, e, errPayload
+	}
+	if e, err = mesh.ParseEntry(b[32:]); err != nil {
+		return nil, e, err
+	}
+	key = append([]byte(nil), b[:32]...)
+	switch {
+	case peer.IDOf(key) != e.Author:
+		return nil, e, fmt.Errorf("the key is not that of %v", e.Author)
+	case e.Kind != mesh.KindGrant || len(e.Payload) < 1:
+		return nil, e, errPayload
+	}
+	if err := e.Verify(key, id); err != nil {
+		return nil, e, fmt.Errorf("copy of %v: %w", e.Author, err)
+	}
+	return key, e, nil
 }
 
 // source is a fact with the entry that states it, as its author signed it.
@@ -358,22 +369,11 @@ func parseFact(author peer.ID, e mesh.Entry, id mesh.MeshID) (source, error) {
 		}
 		return source{Fact: f, Entry: e}, nil
 	case grantKept:
-		b := e.Payload[1:]
-		if len(b) < 32 {
-			return none, errPayload
-		}
-		inner, err := mesh.ParseEntry(b[32:])
+		key, inner, err := parseCopy(e.Payload[1:], id)
 		if err != nil {
-			return none, err
+			return none, fmt.Errorf("kept copy: %w", err)
 		}
-		key := append([]byte(nil), b[:32]...)
-		if peer.IDOf(key) != inner.Author {
-			return none, fmt.Errorf("kept copy: the key is not that of %v", inner.Author)
-		}
-		if err := inner.Verify(key, id); err != nil {
-			return none, fmt.Errorf("kept copy of %v: %w", inner.Author, err)
-		}
-		if inner.Kind != mesh.KindGrant || len(inner.Payload) < 1 || inner.Payload[0] == grantKept {
+		if inner.Payload[0] == grantKept {
 			return none, errPayload
 		}
 		s, err := parseFact(inner.Author, inner, id)
