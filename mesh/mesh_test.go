@@ -398,3 +398,31 @@ func TestHostNetwork(t *testing.T) {
 		t.Errorf("resolve: %v, %v", as, err)
 	}
 }
+
+// A host takes up its past once or twice in its life. One that must again and again has
+// a twin: it is slowed down, and its operator told.
+func TestTwinsDoNotRace(t *testing.T) {
+	m, now := quietMesh(t, NewSecret()), time.Now()
+	for range mendsFree {
+		m.mends++
+		if wait := m.mendWait(now); wait != 0 {
+			t.Fatalf("the past waits for %v after %d times", wait, m.mends)
+		}
+	}
+	last := time.Duration(0)
+	for range 8 {
+		m.mends++
+		wait := m.mendWait(now)
+		if full := mendPause << 5; wait <= 0 || wait > full || wait < full && wait <= last {
+			t.Fatalf("after %d times it waits for %v, before %v", m.mends, wait, last)
+		}
+		last = wait
+		now = now.Add(wait)
+		if wait := m.mendWait(now); wait != 0 {
+			t.Fatalf("it waits for another %v", wait)
+		}
+	}
+	if ns := m.State().Notices; len(ns) != 1 || !strings.Contains(ns[0], "reset --force") {
+		t.Errorf("its operator reads %q", ns)
+	}
+}

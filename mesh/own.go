@@ -283,17 +283,25 @@ func (m *Mesh) endpoints() []netip.AddrPort {
 // long or the past has caught up with this host, bumps the record when the
 // endpoints change, and tells gossip.
 func (m *Mesh) keepRecord(ctx context.Context) {
+	var later <-chan time.Time // a new epoch is wanted, and not due yet
+	reroll := func() {
+		later = nil
+		if wait := m.mendWait(time.Now()); wait > 0 {
+			later = time.After(wait)
+			return
+		}
+		if err := m.openEpoch(); err != nil {
+			m.log.Error("open a new epoch of the log", "err", err)
+		}
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-m.reroll:
-			if !m.mayMend(ctx) {
-				continue
-			}
-			if err := m.openEpoch(); err != nil {
-				m.log.Error("open a new epoch of the log", "err", err)
-			}
+			reroll()
+		case <-later:
+			reroll()
 		case <-m.announce:
 		}
 		m.mu.Lock()
@@ -371,25 +379,20 @@ const (
 	mendPause = 10 * time.Second
 )
 
-// mayMend paces the epochs that this host opens because of its past; false: ctx has
-// ended.
-func (m *Mesh) mayMend(ctx context.Context) bool {
+// mendWait paces the epochs that this host opens because of its past; 0: now.
+func (m *Mesh) mendWait(now time.Time) time.Duration {
 	m.mu.Lock()
-	wait := time.Duration(0)
+	defer m.mu.Unlock()
 	if m.mends > mendsFree {
-		wait = time.Until(m.mended.Add(mendPause << min(m.mends-mendsFree, 5)))
 		m.notices.set("twin", "somebody else writes this host's log again and again: does a copy of this machine run? "+
-			"Run `weft reset --force` on the copy and launch it again: it gets an identity of its own", time.Now())
+			"Run `weft reset --force` on the copy and launch it again: it gets an identity of its own", now)
 		m.publishLocked()
+		if wait := m.mended.Add(mendPause << min(m.mends-mendsFree, 5)).Sub(now); wait > 0 {
+			return wait
+		}
 	}
-	m.mended = time.Now().Add(max(0, wait))
-	m.mu.Unlock()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(max(0, wait)):
-		return true
-	}
+	m.mended = now
+	return 0
 }
 
 // lacksPastLocked says that others have told of a past of this host that its own
