@@ -34,7 +34,8 @@
 // are encoded: Token, Record, Entry, Begin, Founding, hello, Refusal. After the
 // verdicts a message is a type and a body:
 //
-//	1 root     32      SHA-256 over author 10 | epoch 8 | seq 8 | sum 8 of each effective log, by author
+//	1 root     32      SHA-256 over author 10 | epoch 8 | seq 8 | sum 8 of each effective log that counts, by
+//	                   author; behind each, epoch 8 | sum 8 of those that lack its grants
 //	2 digest   marks   author 10 | epoch 8 | seq 8 | sum 8 | next epoch 8 | its entries 8, by author
 //	3 entries          length u16, entry … at most 256 KiB and one entry
 //	4 done             no more entries
@@ -42,6 +43,8 @@
 //	6 call             length u8, method | body
 //	7 reply            u8 0, body | u8 1, error text
 //
+// The mark of a forked log has the sum ff…, that of one that was removed 0 and the
+// place of its departure. Neither log counts in a root, nor that of a departed host.
 // An exchange is root from client and server; if they differ, digest from client
 // and server, entries… done from the server, entries… done from the client.
 // Datagrams of ours go between the control addresses, on memberlist's port: 0x77,
