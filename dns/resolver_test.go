@@ -207,11 +207,7 @@ func TestHotNamesAreFetchedAgain(t *testing.T) {
 			t.Errorf("%v", m)
 		}
 	}
-	for deadline := time.Now().Add(10 * time.Second); asked.Load() < 2; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("it is not fetched again")
-		}
-	}
+	await(t, "it is fetched again", func() bool { return asked.Load() >= 2 })
 }
 
 func TestSplitDomainsAndRebinding(t *testing.T) {
@@ -266,11 +262,7 @@ func TestLoop(t *testing.T) {
 		}
 		return n
 	}
-	for deadline := time.Now().Add(10 * time.Second); found() == 0; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the loop is not found")
-		}
-	}
+	await(t, "the loop is found", func() bool { return found() > 0 })
 	if m := ask(t, "udp", oneAddr.String(), question("other.", miekg.TypeA)); m.Rcode != miekg.RcodeNameError {
 		t.Errorf("with nobody to ask: %v", m)
 	}
@@ -290,9 +282,7 @@ func TestOneFlightForManyAndShares(t *testing.T) {
 			}
 		})
 	}
-	for s.Counters().Forwarded < 20 {
-		time.Sleep(time.Millisecond)
-	}
+	await(t, "all have asked", func() bool { return s.Counters().Forwarded >= 20 })
 	src := netip.MustParseAddr("10.32.0.1")
 	s.resolver.mu.Lock()
 	s.resolver.sources[src] = maxPerSource
@@ -344,15 +334,18 @@ func FuzzCache(f *testing.F) {
 // An upstream server that sends its reply byte by byte, and never all of it, costs the client its
 // patience and no more.
 func TestSlowBytes(t *testing.T) {
-	up, _ := scripted(t, func(q *miekg.Msg) *miekg.Msg {
-		m := new(miekg.Msg).SetReply(q)
-		m.Truncated = true // come by TCP
-		return m
+	var up netip.AddrPort
+	var l net.Listener
+	await(t, "a port is free for UDP and TCP", func() (ok bool) {
+		up, _ = scripted(t, func(q *miekg.Msg) *miekg.Msg {
+			m := new(miekg.Msg).SetReply(q)
+			m.Truncated = true // come by TCP
+			return m
+		})
+		var err error
+		l, err = net.Listen("tcp4", up.String())
+		return err == nil
 	})
-	l, err := net.Listen("tcp4", up.String())
-	if err != nil {
-		t.Skipf("the port is taken for TCP: %v", err)
-	}
 	var conns sync.WaitGroup
 	conns.Go(func() {
 		for {
@@ -382,4 +375,19 @@ func TestSlowBytes(t *testing.T) {
 	}
 	l.Close()
 	conns.Wait()
+}
+
+// await looks again and again, for 30 s at most, until ok.
+func await(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(30 * time.Second)
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("waited in vain until %s", what)
+		}
+	}
 }

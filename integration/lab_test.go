@@ -210,6 +210,11 @@ type report struct {
 		Targets []struct{ Address, State, Error string }
 		Notices []string
 		Waiting []string
+
+		Counters []struct {
+			Event string
+			Count uint64
+		}
 	}
 	IPAM struct {
 		Status string
@@ -229,6 +234,16 @@ type report struct {
 		Addresses       []string
 		Running         bool
 	}
+}
+
+// count is how often something has happened since the router's start.
+func (r report) count(event string) uint64 {
+	for _, c := range r.Router.Counters {
+		if c.Event == event {
+			return c.Count
+		}
+	}
+	return 0
 }
 
 func reportOf(h *netlab.Host) (report, error) {

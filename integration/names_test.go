@@ -28,7 +28,13 @@ func TestNameServerKilled(t *testing.T) {
 	w := attachWorkload(t, hs[0], "web")
 	cmd, stdin, lines := startProbe(t, w, "stream web.weft.local.")
 	for range 3 {
-		time.Sleep(300 * time.Millisecond) // the stream flows
+		eventually(t, 30*time.Second, "the stream flows", func() error {
+			r, err := reportOf(hs[0])
+			if err == nil && r.count("dns_queries") < 200 {
+				err = fmt.Errorf("%d questions since the start", r.count("dns_queries"))
+			}
+			return err
+		})
 		if err := syscall.Kill(routerPID(t, hs[0]), syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}

@@ -258,15 +258,7 @@ func TestExchangeMakesEqual(t *testing.T) {
 			logs := from.missing(digest, peer.ID{})
 			for _, es := range logs {
 				for _, e := range es {
-					p := proven{Entry: e}
-					if e.Kind == KindBegin {
-						g, err := VerifyBegin(e, secret)
-						if err != nil {
-							t.Fatal(err)
-						}
-						p.begin = &g
-					}
-					if err := to.merge(p, true, &change{}); err != nil {
+					if err := to.merge(provenEntry(t, secret, e), true, &change{}); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -300,24 +292,18 @@ func TestForkShowsInDigest(t *testing.T) {
 	}
 	// Each tells the other its log; then both have the proof, and agree without it.
 	c := newReplica()
-	tell := func(from, to *replica) {
-		for _, es := range from.missing(to.digest(), peer.ID{}) {
-			for _, e := range es {
-				p := proven{Entry: e}
-				if e.Kind == KindBegin {
-					p.begin = e0(t, e, secret)
-				}
-				_ = to.merge(p, true, &change{})
-			}
+	mergeAll(t, c, append(slices.Clone(e), proven{Entry: other}))
+	for _, err := range []error{tell(t, secret, a, b), tell(t, secret, b, a)} {
+		if !errors.Is(err, errFork) {
+			t.Errorf("the fork shows as %v", err)
 		}
 	}
-	mergeAll(t, c, append(slices.Clone(e), proven{Entry: other}))
-	tell(a, b)
-	tell(b, a)
 	if a.root() != b.root() {
 		t.Error("the fork is not settled")
 	}
-	tell(b, c) // who has seen one side only is told of the other
+	if err := tell(t, secret, b, c); !errors.Is(err, errFork) { // who has seen one side only is told of the other
+		t.Errorf("to a third host it shows as %v", err)
+	}
 	if c.root() != a.root() {
 		t.Error("a third host does not learn of the fork")
 	}
@@ -355,13 +341,4 @@ func TestSnapshot(t *testing.T) {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
 		}
 	}
-}
-
-func e0(t *testing.T, e Entry, s Secret) *Begin {
-	t.Helper()
-	g, err := VerifyBegin(e, s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &g
 }

@@ -36,9 +36,7 @@ const simSeeds = 200
 // exactly and the run nearly: a failure that hangs on such an order may need the seed
 // several times (go test -count).
 func TestSimulations(t *testing.T) {
-	if raceEnabled {
-		t.Skip("bubbles crash the race detector: run without -race")
-	}
+	noRace(t)
 	first, n := uint64(1), uint64(number(t, "SEEDS", simSeeds))
 	if x := number(t, "SEED", 0); x != 0 {
 		first, n = uint64(x), 1

@@ -118,15 +118,7 @@ func wireReplica(t *testing.T, s Secret, es ...Entry) *replica {
 	t.Helper()
 	r := newReplica()
 	for _, e := range es {
-		p := proven{Entry: e}
-		if e.Kind == KindBegin {
-			g, err := VerifyBegin(e, s)
-			if err != nil {
-				t.Fatal(err)
-			}
-			p.begin = &g
-		}
-		if err := r.merge(p, false, &change{}); err != nil {
+		if err := r.merge(provenEntry(t, s, e), false, &change{}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -167,27 +167,13 @@ func TestForgetfulAuthorsAreAgreedOn(t *testing.T) {
 				}
 			}
 		}
-		tell := func(from, to *replica) {
-			for _, es := range from.missing(to.digest(), peer.ID{}) {
-				for _, e := range es {
-					p := proven{Entry: e}
-					if e.Kind == KindBegin {
-						g, err := VerifyBegin(e, secret)
-						if err != nil {
-							t.Fatal(err)
-						}
-						p.begin = &g
-					}
-					_ = to.merge(p, true, &change{})
-				}
-			}
-		}
 		for range 12 {
 			for i := range rs {
 				for j := range rs {
 					if i != j && rs[i].root() != rs[j].root() {
-						tell(rs[i], rs[j])
-						tell(rs[j], rs[i])
+						if err := errors.Join(tell(t, secret, rs[i], rs[j]), tell(t, secret, rs[j], rs[i])); err != nil {
+							t.Fatal(err)
+						}
 					}
 				}
 			}

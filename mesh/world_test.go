@@ -17,12 +17,18 @@ import (
 	"weft/peer"
 )
 
-// bubble runs a story of several hosts in fake time.
-func bubble(t *testing.T, story func(t *testing.T, w *world)) {
+// noRace leaves a test to the pass without the race detector, which has them all.
+func noRace(t *testing.T) {
 	t.Helper()
 	if raceEnabled {
 		t.Skip("bubbles crash the race detector: run without -race")
 	}
+}
+
+// bubble runs a story of several hosts in fake time.
+func bubble(t *testing.T, story func(t *testing.T, w *world)) {
+	t.Helper()
+	noRace(t)
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		defer w.end()
