@@ -39,8 +39,8 @@ func networkModes(t *testing.T, h *netlab.Host, to *container) {
 		resolves(t, h, 5*time.Second, name+".weft.local", c.addr) // Docker's name, without -h
 	}
 	docker("rename", "usernet", "renamed")
+	resolves(t, h, 10*time.Second, "renamed.weft.local", do(t, h, "attach", "renamed")) // whether the event has come or not
 	resolves(t, h, 10*time.Second, "usernet.weft.local")
-	resolves(t, h, 10*time.Second, "renamed.weft.local", do(t, h, "attach", "renamed"))
 	docker("run", "-d", "--name", "shared", "--network", "container:nonet", "busybox", "sleep", "1000")
 	if got, want := do(t, h, "attach", "shared"), do(t, h, "attach", "nonet"); got != want {
 		t.Errorf("container mode: %s, its target has %s", got, want)

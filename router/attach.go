@@ -86,6 +86,7 @@ func (r *Router) attachLocked(t target, req attachRequest, got []ipam.Allocation
 	if before != nil {
 		a = before.clone()
 	}
+	renamed := before != nil && before.Name != t.Name
 	a.Name, a.NetNS, a.NoMulticast = t.Name, t.NetNS, req.NoMulticastRoute
 	a.RewriteHosts = a.RewriteHosts || req.RewriteHosts
 	var err error
@@ -94,6 +95,9 @@ func (r *Router) attachLocked(t target, req attachRequest, got []ipam.Allocation
 	}
 	var addrs []netip.Addr
 	fqdn := r.defaultName(t)
+	if renamed { // the engine's event has not come yet
+		a.rename(fqdn)
+	}
 	if !req.WithoutDNS {
 		a.Default = fqdn
 	}

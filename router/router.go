@@ -97,7 +97,7 @@ type Router struct {
 	nextBallot  time.Time
 	lastAlive   map[peer.ID]time.Time
 	wasAlive    map[peer.ID]bool
-	promised    time.Time // until then this host is to take another's space, and is not reset
+	promised    map[peer.ID]time.Time // whose space this host is to take, until when: it is not reset meanwhile
 
 	announceMu sync.Mutex // one announcement at a time; guards the field below
 	silent     bool       // the stop was announced: nothing else is

@@ -29,7 +29,7 @@ func (r *Router) handle(ctx context.Context, from peer.ID, method string, body [
 	case methodTake:
 		return nil, r.proposeFor(from, body)
 	case methodReady:
-		return nil, r.promise() // that it is answered is the answer
+		return nil, r.promise(from) // that it is answered is the answer
 	case methodHand:
 		return nil, r.take(ctx, from, body)
 	}

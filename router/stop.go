@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -90,7 +91,7 @@ func (r *Router) beginReset(force bool) error {
 	switch {
 	case r.resetting:
 		return errResetting
-	case !force && time.Now().Before(r.promised):
+	case !force && r.promisesLocked(time.Now()):
 		return errPromised
 	}
 	r.resetting = true // no address is given out, to containers or to hosts
@@ -255,7 +256,7 @@ func (r *Router) take(ctx context.Context, from peer.ID, body []byte) error {
 		return err
 	}
 	r.mu.Lock()
-	r.promised = time.Time{}
+	delete(r.promised, from)
 	r.mu.Unlock()
 	return nil
 }
@@ -267,14 +268,26 @@ const promiseFor = 15 * time.Second
 // promise says that this host can take another's space, and keeps it from being
 // reset meanwhile: of two hosts that are reset at the same moment, each would count
 // on the other.
-func (r *Router) promise() error {
+func (r *Router) promise(to peer.ID) error {
+	if err := r.mayTake(); err != nil {
+		return err
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.resetting {
 		return errResetting
 	}
-	r.promised = time.Now().Add(promiseFor)
+	if r.promised == nil {
+		r.promised = map[peer.ID]time.Time{}
+	}
+	r.promised[to] = time.Now().Add(promiseFor)
 	return nil
+}
+
+// promisesLocked says whether anybody still counts on this host.
+func (r *Router) promisesLocked(now time.Time) bool {
+	maps.DeleteFunc(r.promised, func(_ peer.ID, until time.Time) bool { return !now.Before(until) })
+	return len(r.promised) > 0
 }
 
 // removeFiles deletes the files that weft makes in the state and run directories,

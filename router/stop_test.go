@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"weft/ipam"
 	"weft/peer"
 )
 
@@ -20,7 +21,14 @@ func TestWhoTakesSpaceIsNotReset(t *testing.T) {
 	if r.resetting {
 		t.Error("a refused reset leaves the host resetting")
 	}
-	r.promised = time.Now().Add(-time.Second) // the other never came
+	if _, err := r.handle(t.Context(), peer.ID{3}, methodReady, nil); err != nil {
+		t.Fatal(err)
+	}
+	delete(r.promised, peer.ID{2}) // it has come, a third host has not
+	if err := r.beginReset(false); !errors.Is(err, errPromised) {
+		t.Errorf("one of two promises is kept: %v", err)
+	}
+	r.promised[peer.ID{3}] = time.Now().Add(-time.Second) // it never came
 	if err := r.beginReset(false); err != nil {
 		t.Errorf("when the promise has lapsed: %v", err)
 	}
@@ -30,7 +38,11 @@ func TestWhoTakesSpaceIsNotReset(t *testing.T) {
 	if err := r.beginReset(false); !errors.Is(err, errResetting) {
 		t.Errorf("a second reset: %v", err)
 	}
-	forced := &Router{promised: time.Now().Add(time.Hour)}
+	unproven := &Router{unproven: true}
+	if _, err := unproven.handle(t.Context(), peer.ID{2}, methodReady, nil); !errors.Is(err, ipam.ErrUnproven) {
+		t.Errorf("a host that could not take the space is ready: %v", err)
+	}
+	forced := &Router{promised: map[peer.ID]time.Time{{2}: time.Now().Add(time.Hour)}}
 	if err := forced.beginReset(true); err != nil {
 		t.Errorf("a forced reset: %v", err)
 	}
