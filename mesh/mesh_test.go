@@ -402,21 +402,19 @@ func TestHostNetwork(t *testing.T) {
 // A host takes up its past once or twice in its life. One that must again and again has
 // a twin: it is slowed down, and its operator told.
 func TestTwinsDoNotRace(t *testing.T) {
-	m, now := quietMesh(t, NewSecret()), time.Now()
-	for range mendsFree {
-		m.mends++
+	secret := NewSecret()
+	m, now := quietMesh(t, secret), time.Now()
+	haveTwin(t, m)
+	for i := range mendsFree {
 		if wait := m.mendWait(now); wait != 0 {
-			t.Fatalf("the past waits for %v after %d times", wait, m.mends)
+			t.Fatalf("the past waits for %v after %d times", wait, i)
 		}
 	}
-	last := time.Duration(0)
-	for range 8 {
-		m.mends++
+	for i := range 8 {
 		wait := m.mendWait(now)
-		if full := mendPause << 5; wait <= 0 || wait > full || wait < full && wait <= last {
-			t.Fatalf("after %d times it waits for %v, before %v", m.mends, wait, last)
+		if want := mendPause << min(i, 5); wait != want {
+			t.Fatalf("after %d more times it waits for %v, want %v", i, wait, want)
 		}
-		last = wait
 		now = now.Add(wait)
 		if wait := m.mendWait(now); wait != 0 {
 			t.Fatalf("it waits for another %v", wait)
@@ -425,4 +423,50 @@ func TestTwinsDoNotRace(t *testing.T) {
 	if ns := m.State().Notices; len(ns) != 1 || !strings.Contains(ns[0], "reset --force") {
 		t.Errorf("its operator reads %q", ns)
 	}
+	m.past = newReplica()
+	if wait := m.mendWait(now); wait != 0 {
+		t.Errorf("an epoch for another reason waits for %v", wait)
+	}
+}
+
+// haveTwin makes a host hear of a higher epoch of its own log.
+func haveTwin(t *testing.T, m *Mesh) {
+	t.Helper()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.past.learn(m.o.Identity.Public()); err != nil {
+		t.Fatal(err)
+	}
+	twin := scribe{m.o.Identity, m.o.Secret, make(map[[3]int][]proven)}
+	for _, p := range twin.epoch(t, m.own.epoch+1<<32, 1, 0) {
+		if err := m.past.merge(p, true, &change{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// While a new epoch waits, the record is kept all the same.
+func TestTwinHoldsUpNothingElse(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a := w.box("host1")
+		a.found()
+		time.Sleep(time.Second)
+		haveTwin(t, a.mesh)
+		a.mesh.mu.Lock()
+		a.mesh.mends, a.mesh.mended = mendsFree, time.Now()
+		epoch := a.mesh.own.epoch
+		a.mesh.mu.Unlock()
+		poke(a.mesh.reroll)
+		time.Sleep(time.Second)
+		a.addr = netip.MustParseAddr("192.168.48.99")
+		a.mesh.Refresh()
+		own := func() Record { h, _ := a.mesh.State().Host(a.id.ID()); return h.Record }
+		w.within(mendPause/2, "the new endpoint in the record", func() bool {
+			return len(own().Endpoints) == 1 && own().Endpoints[0].Addr() == a.addr
+		})
+		if own().Epoch != epoch {
+			t.Error("the new epoch did not wait")
+		}
+		w.within(2*mendPause, "the new epoch", func() bool { return own().Epoch > epoch })
+	})
 }

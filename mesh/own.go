@@ -368,7 +368,6 @@ func (m *Mesh) checkPastLocked() {
 	if !m.lacksPastLocked() {
 		return
 	}
-	m.mends++
 	poke(m.reroll)
 }
 
@@ -379,11 +378,15 @@ const (
 	mendPause = 10 * time.Second
 )
 
-// mendWait paces the epochs that this host opens because of its past; 0: now.
+// mendWait paces the epochs that this host opens because of its past; 0: now. Other
+// epochs wait for nothing.
 func (m *Mesh) mendWait(now time.Time) time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.mends > mendsFree {
+	if !m.lacksPastLocked() {
+		return 0
+	}
+	if m.mends >= mendsFree {
 		m.notices.set("twin", "somebody else writes this host's log again and again: does a copy of this machine run? "+
 			"Run `weft reset --force` on the copy and launch it again: it gets an identity of its own", now)
 		m.publishLocked()
@@ -391,6 +394,7 @@ func (m *Mesh) mendWait(now time.Time) time.Duration {
 			return wait
 		}
 	}
+	m.mends++
 	m.mended = now
 	return 0
 }
