@@ -167,7 +167,7 @@ func (m *Mesh) dialHosts(ctx context.Context, start func(func()) bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for id, h := range m.hosts {
-		if h.dialling || now.Before(h.nextDial) || !m.wantedLocked(id) {
+		if h.gossip || h.dialling || now.Before(h.nextDial) || !m.wantedLocked(id, h) {
 			continue
 		}
 		addrs := h.rec.Endpoints // the TCP port has the number of the WireGuard port
@@ -192,9 +192,8 @@ func (m *Mesh) dialHosts(ctx context.Context, start func(func()) bool) {
 // has not announced a stop. A host that stopped comes back by itself. One whose
 // tunnel still works, so that it counts as alive, is dialled too: the answers are
 // what shows that the tunnel works.
-func (m *Mesh) wantedLocked(id peer.ID) bool {
-	h := m.hosts[id]
-	if m.leaving || h == nil || h.gossip || h.rec.left() {
+func (m *Mesh) wantedLocked(id peer.ID, h *host) bool {
+	if m.leaving || h.gossip || h.left {
 		return false
 	}
 	if m.o.Discovery {
@@ -213,8 +212,8 @@ func (m *Mesh) pickLost() (peer.ID, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var ids []peer.ID
-	for id := range m.hosts {
-		if m.wantedLocked(id) {
+	for id, h := range m.hosts {
+		if m.wantedLocked(id, h) {
 			ids = append(ids, id)
 		}
 	}
@@ -229,7 +228,7 @@ func (m *Mesh) pickLost() (peer.ID, bool) {
 func (m *Mesh) hearFrom(id peer.ID) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if h := m.hosts[id]; h != nil && !h.gossip && !h.rec.left() {
+	if h := m.hosts[id]; h != nil && !h.gossip && !h.left {
 		if len(m.knocked) < maxKnocks {
 			m.knocked[id] = true
 		}
@@ -255,7 +254,7 @@ func (m *Mesh) seek(now time.Time) (peer.ID, bool) {
 	}
 	want := false
 	for _, h := range m.hosts {
-		if h.gossip || h.rec.left() {
+		if h.gossip || h.left {
 			continue
 		}
 		want = want || !h.news.IsZero() && now.Sub(h.news) >= seekAfter || !m.o.Discovery && now.Sub(m.sought) >= seekEvery

@@ -185,7 +185,7 @@ func (d *delegate) NotifyAlive(n *memberlist.Node) error {
 	}
 	if h := m.hosts[id]; h != nil && fresher(h.rec, rec) {
 		switch {
-		case h.rec.left():
+		case h.left:
 			return fmt.Errorf("host %v has left", id)
 		case h.rec.BootNonce != rec.BootNonce && h.vetted != rec.BootNonce:
 			return fmt.Errorf("node %s is a former start of its host", n.Name)

@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math/rand/v2"
 	"slices"
@@ -11,8 +12,12 @@ import (
 
 // host is another host as this one knows it.
 type host struct {
-	rec Record
-	raw []byte // of rec
+	rec  Record
+	raw  []byte // of rec
+	left bool   // rec announces a stop
+
+	nodes   int  // see sign; as countNodesLocked found it
+	current bool // likewise
 
 	met     bool   // a member of gossip since this router started
 	greeted bool   // a session with it was accepted since then
@@ -115,7 +120,7 @@ func (m *Mesh) noteRecordLocked(rec Record, raw []byte, met bool) bool {
 	} else if !fresher(rec, h.rec) {
 		return false
 	}
-	h.rec, h.raw, h.news = rec, append([]byte(nil), raw...), time.Now()
+	h.rec, h.raw, h.left, h.news = rec, bytes.Clone(raw), rec.left(), time.Now()
 	m.dirtyLocked(bucketMesh, remembered(id), h.raw)
 	poke(m.look)
 	return true
@@ -141,14 +146,15 @@ func (m *Mesh) makeRoomLocked() bool {
 
 // verifyRecord is VerifyRecord without its price for a record that is known.
 func (m *Mesh) verifyRecord(raw []byte) (Record, error) {
-	if rec, err := ParseRecord(raw); err == nil {
+	if id, ok := recordID(raw); ok {
 		m.mu.Lock()
-		h := m.hosts[rec.ID()]
-		known := h != nil && string(h.raw) == string(raw)
-		m.mu.Unlock()
-		if known {
+		h := m.hosts[id]
+		if h != nil && bytes.Equal(h.raw, raw) {
+			rec := h.rec
+			m.mu.Unlock()
 			return rec, nil
 		}
+		m.mu.Unlock()
 	}
 	return VerifyRecord(raw, m.o.Secret)
 }

@@ -80,7 +80,7 @@ func (m *Mesh) judgeClone(ctx context.Context, rec Record) *Refusal {
 	id := rec.ID()
 	m.mu.Lock()
 	h := m.hosts[id]
-	if h == nil || h.rec.BootNonce == rec.BootNonce || h.vetted == rec.BootNonce || h.rec.left() {
+	if h == nil || h.rec.BootNonce == rec.BootNonce || h.vetted == rec.BootNonce || h.left {
 		m.mu.Unlock()
 		return nil
 	}

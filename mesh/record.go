@@ -117,6 +117,14 @@ func ParseRecord(b []byte) (Record, error) {
 	return r, nil
 }
 
+// recordID is whose record b says that it is, without a look at the rest.
+func recordID(b []byte) (peer.ID, bool) {
+	if len(b) < 1+ed25519.PublicKeySize || b[0] != recordVersion {
+		return peer.ID{}, false
+	}
+	return peer.IDOf(ed25519.PublicKey(b[1 : 1+ed25519.PublicKeySize])), true
+}
+
 func parseRecord(b []byte) (r Record, signed int, err error) {
 	if len(b) > maxRecord {
 		return r, 0, fmt.Errorf("%d bytes, more than %d", len(b), maxRecord)

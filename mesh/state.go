@@ -83,6 +83,9 @@ type sign struct {
 	silent  time.Duration
 }
 
+// dead tells that gossip calls a host dead that it has known alive.
+func (s sign) dead() bool { return !s.left && s.met && s.nodes == 0 }
+
 // liveness decides. A stop wins over gossip, since it is signed by the host and
 // gossip's "alive" may be late.
 func (s sign) liveness() Liveness {

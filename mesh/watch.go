@@ -33,27 +33,21 @@ func (m *Mesh) watch(ctx context.Context) {
 
 // lookAtHosts decides about all hosts; it returns those that should be asked.
 func (m *Mesh) lookAtHosts() (ask []doubtful) {
-	// The tunnel is asked without a lock: it has locks of its own.
-	m.mu.Lock()
-	signs := m.signsLocked()
-	m.mu.Unlock()
-	for id, s := range signs {
-		if !s.left && s.nodes == 0 && s.met {
-			s.silent, s.heard = m.o.Tunnel.LastReceive(id)
-			signs[id] = s
-		}
-	}
+	heard := m.askTunnel()
 
 	m.mu.Lock()
 	now := time.Now()
 	changed := m.stale
 	lost := false
 	m.stale = false
-	for id, s := range m.signsLocked() {
-		s.silent, s.heard = signs[id].silent, signs[id].heard
-		h := m.hosts[id]
+	m.countNodesLocked()
+	for id, h := range m.hosts {
+		s := h.sign()
+		if at, ok := heard[id]; ok {
+			s.silent, s.heard = now.Sub(at), true
+		}
 		live := s.liveness()
-		if dead := !s.left && s.met && s.nodes == 0; dead && h.live == Alive && now.Sub(h.doubted) >= grace {
+		if s.dead() && h.live == Alive && now.Sub(h.doubted) >= grace {
 			h.doubted = now
 			ask = append(ask, doubtful{id, h.rec.Name()})
 		}
@@ -97,17 +91,40 @@ func (m *Mesh) lookAtHosts() (ask []doubtful) {
 	return ask
 }
 
-func (m *Mesh) signsLocked() map[peer.ID]sign {
-	signs := make(map[peer.ID]sign, len(m.hosts))
+// askTunnel tells when the tunnel had something last from those that gossip calls
+// dead. It is asked without a lock: it has locks of its own. Mostly there is nobody
+// to ask about.
+func (m *Mesh) askTunnel() map[peer.ID]time.Time {
+	var ids []peer.ID
+	m.mu.Lock()
+	m.countNodesLocked()
 	for id, h := range m.hosts {
-		signs[id] = sign{left: h.rec.left(), met: h.met}
-	}
-	for _, n := range m.nodes {
-		if s, ok := signs[n.id]; ok {
-			s.nodes++
-			s.current = s.current || n.nonce == m.hosts[n.id].rec.BootNonce
-			signs[n.id] = s
+		if h.sign().dead() {
+			ids = append(ids, id)
 		}
 	}
-	return signs
+	m.mu.Unlock()
+	heard := make(map[peer.ID]time.Time, len(ids))
+	for _, id := range ids {
+		if silent, ok := m.o.Tunnel.LastReceive(id); ok {
+			heard[id] = time.Now().Add(-silent)
+		}
+	}
+	return heard
 }
+
+// countNodesLocked notes for each host what gossip holds alive of it.
+func (m *Mesh) countNodesLocked() {
+	for _, h := range m.hosts {
+		h.nodes, h.current = 0, false
+	}
+	for _, n := range m.nodes {
+		if h := m.hosts[n.id]; h != nil {
+			h.nodes++
+			h.current = h.current || n.nonce == h.rec.BootNonce
+		}
+	}
+}
+
+// sign is what of it does not come from the tunnel.
+func (h *host) sign() sign { return sign{left: h.left, nodes: h.nodes, current: h.current, met: h.met} }
