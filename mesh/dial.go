@@ -15,7 +15,8 @@ import (
 )
 
 const (
-	dialers     = 32              // joins under way at a time
+	dialers     = 256             // hosts dialled at a time: so many dead ones do not delay a dial of another
+	joiners     = 32              // joins under way at a time, beyond the dial
 	dialTick    = time.Second     // one random host that is not in gossip is dialled through the tunnel
 	redialEvery = 5 * time.Second // each host that is not in gossip is dialled at its join port
 	insideTry   = 4 * time.Second // how long a dial through a tunnel, likely dead, may take

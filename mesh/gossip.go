@@ -30,7 +30,7 @@ type node struct {
 // startGossip brings memberlist up on the control address.
 func (m *Mesh) startGossip(ctx context.Context) error {
 	self := netip.AddrPortFrom(m.controlAddr(m.id), uint16(m.o.GossipPort))
-	t, err := newTransport(ctx, m.o.Network, self, peer.ControlPrefix(m.mesh.Control()), m.receive)
+	t, err := newTransport(ctx, m.o.Network, self, peer.ControlPrefix(m.mesh.Control()), m.sortMail)
 	if err != nil {
 		return err
 	}

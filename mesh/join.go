@@ -20,7 +20,18 @@ const joinTimeout = 20 * time.Second
 func (m *Mesh) joinAt(ctx context.Context, addrs ...netip.AddrPort) (peer.ID, error) {
 	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()
-	l, err := m.open(ctx, purposeJoin, addrs...)
+	conn, err := m.dial(ctx, addrs)
+	if err != nil {
+		return peer.ID{}, err
+	}
+	select {
+	case m.joins <- struct{}{}:
+		defer func() { <-m.joins }()
+	case <-ctx.Done():
+		_ = conn.Close()
+		return peer.ID{}, ctx.Err()
+	}
+	l, err := m.openOn(ctx, purposeJoin, conn)
 	if err != nil {
 		return peer.ID{}, err
 	}

@@ -29,7 +29,7 @@ type link struct {
 const (
 	// linkPatience is how long the other side may be silent within an exchange.
 	linkPatience = 10 * time.Second
-	dialTimeout  = 5 * time.Second
+	dialTimeout  = redialEvery - dialTick // so that a host which does not answer is dialled as often as one that refuses
 )
 
 // extFounder is an extension of the hello: the founder's nickname, so that a
@@ -73,6 +73,11 @@ func (m *Mesh) open(ctx context.Context, p purpose, addrs ...netip.AddrPort) (*l
 	if err != nil {
 		return nil, err
 	}
+	return m.openOn(ctx, p, conn)
+}
+
+// openOn is open on a connection that is there.
+func (m *Mesh) openOn(ctx context.Context, p purpose, conn net.Conn) (*link, error) {
 	s, err := Client(ctx, conn, m.o.Identity, m.o.Secret)
 	if err != nil {
 		return nil, err

@@ -36,8 +36,10 @@ type Mesh struct {
 	guestHolds, localHolds *holds // of one source among them
 
 	transport atomic.Pointer[transport] // gossip's
-	senders   *sourceLimits             // of members, for datagrams
+	senders   *sourceLimits             // of members, for datagrams of ours
+	gossipers *sourceLimits             // of members, for memberlist's: what one breaks with its own does not make it look dead
 	queued    *holds                    // of members, in the inbox
+	joins     chan struct{}             // that this host has begun
 	exchanges chan struct{}             // logs that are exchanged as others have asked
 	rejected  rejections
 
@@ -94,8 +96,11 @@ func New(o Options) (*Mesh, error) {
 		differs: make(chan difference, 16),
 		limits:  newSourceLimits(sourceBurst, sourceRate),
 		senders: newSourceLimits(senderBurst, senderRate),
-		queued:  newHolds(inboxLen / 8),
 
+		gossipers: newSourceLimits(senderBurst, senderRate),
+		queued:    newHolds(inboxLen / 8),
+
+		joins:     make(chan struct{}, joiners),
 		exchanges: make(chan struct{}, syncers),
 		guests:    make(chan struct{}, o.ConnLimit),
 		locals:    make(chan struct{}, o.ConnLimit),

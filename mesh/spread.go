@@ -230,6 +230,21 @@ type letter struct {
 	body []byte
 }
 
+// sortMail takes a datagram of ours, and says whether one of memberlist's is to be
+// passed on to it: a member may send only so many. Its tunnel shows whose it is;
+// what is in it, nobody has signed.
+func (m *Mesh) sortMail(from netip.Addr, b []byte) (pass bool) {
+	if b[0] == gossipMagic {
+		m.receive(from, b)
+		return false
+	}
+	if !m.gossipers.allow(from, time.Now()) {
+		m.reject(idAt(from), reasonFlood, errFlood)
+		return false
+	}
+	return true
+}
+
 // receive puts a datagram of ours into the inbox; b is not kept. It is called by
 // the transport's reader, so it must not wait. A member may send only so much
 // that the others are still heard beside it.

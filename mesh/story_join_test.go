@@ -1,7 +1,12 @@
 package mesh
 
 import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -97,6 +102,59 @@ func TestUnreachableTarget(t *testing.T) {
 		}
 		if !oneMesh(a, b) {
 			t.Error("established connections did not stay")
+		}
+	})
+}
+
+// dialCounter counts the dials to each address.
+type dialCounter struct {
+	Network
+
+	mu sync.Mutex // guards n
+	n  map[netip.Addr]int
+}
+
+func (d *dialCounter) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+	d.mu.Lock()
+	d.n[to.Addr()]++
+	d.mu.Unlock()
+	return d.Network.Dial(ctx, to)
+}
+
+func (d *dialCounter) of(a netip.Addr) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.n[a]
+}
+
+// However many known hosts do not answer, each one's join port is tried every 5 s.
+func TestDeadHostsDoNotDelayEachOther(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a := w.box("host1")
+		dials := &dialCounter{Network: a.host, n: make(map[netip.Addr]int)}
+		a.found(func(o *Options) { o.Network = dials })
+		var dead []netip.Addr
+		for i := range 100 {
+			x := w.box(fmt.Sprintf("dead%d", i))
+			x.host.Crash() // its address swallows what is sent to it
+			raw, err := SignRecord(x.id, w.secret, Record{Epoch: 1, ProtoMin: 1, ProtoMax: 1, Endpoints: []netip.AddrPort{netip.AddrPortFrom(x.addr, DefaultPort)}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			rec, err := VerifyRecord(raw, w.secret)
+			if err != nil {
+				t.Fatal(err)
+			}
+			a.mesh.mu.Lock()
+			a.mesh.noteRecordLocked(rec, raw, false)
+			a.mesh.mu.Unlock()
+			dead = append(dead, x.addr)
+		}
+		time.Sleep(61 * time.Second)
+		for i, addr := range dead {
+			if n := dials.of(addr); n < 11 {
+				t.Fatalf("dead%d was dialled %d times in a minute", i, n)
+			}
 		}
 	})
 }

@@ -205,6 +205,18 @@ func TestRogueMember(t *testing.T) {
 			t.Errorf("the flood is not counted: %v", b.rejected(r))
 		}
 
+		// So does one of memberlist's datagrams.
+		floods := b.rejected(r)[reasonFlood]
+		noise := r.seal(dead("nobody", "nobody", 1), nil)
+		for range 5 * senderBurst {
+			r.say(b, noise)
+		}
+		c.append("through again")
+		w.within(2*time.Second, "a name beside the flood", func() bool { return len(b.names(c)) == 2 })
+		if b.rejected(r)[reasonFlood] == floods {
+			t.Errorf("a flood of memberlist's datagrams is not counted: %v", b.rejected(r))
+		}
+
 		// Two truths: whoever sees both, names it.
 		seq := uint64(len(r.mesh.State().Logs[r.id.ID()]) + 1)
 		time.Sleep(10 * time.Second) // the flood has used up what it may send

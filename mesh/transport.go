@@ -27,8 +27,8 @@ const (
 type transport struct {
 	network Network
 	self    netip.AddrPort
-	inside  netip.Prefix                    // all control addresses; what comes from elsewhere is dropped
-	ours    func(from netip.Addr, b []byte) // takes datagrams that are not memberlist's; keeps nothing
+	inside  netip.Prefix                                // all control addresses; what comes from elsewhere is dropped
+	sort    func(from netip.Addr, b []byte) (pass bool) // takes datagrams that are not memberlist's, and judges those that are; keeps nothing
 	pc      net.PacketConn
 	ln      net.Listener
 	packets chan *memberlist.Packet
@@ -43,7 +43,7 @@ type transport struct {
 var _ memberlist.NodeAwareTransport = (*transport)(nil)
 
 // newTransport opens the sockets and starts to read them; Shutdown ends that.
-func newTransport(ctx context.Context, n Network, self netip.AddrPort, inside netip.Prefix, ours func(netip.Addr, []byte)) (*transport, error) {
+func newTransport(ctx context.Context, n Network, self netip.AddrPort, inside netip.Prefix, sort func(netip.Addr, []byte) bool) (*transport, error) {
 	ln, err := n.Listen(ctx, self)
 	if err != nil {
 		return nil, fmt.Errorf("listen for gossip streams on %v: %w", self, err)
@@ -54,7 +54,7 @@ func newTransport(ctx context.Context, n Network, self netip.AddrPort, inside ne
 		return nil, fmt.Errorf("listen for gossip packets on %v: %w", self, err)
 	}
 	t := &transport{
-		network: n, self: self, inside: inside, ours: ours, pc: pc, ln: ln,
+		network: n, self: self, inside: inside, sort: sort, pc: pc, ln: ln,
 		packets: make(chan *memberlist.Packet),
 		streams: make(chan net.Conn),
 		slots:   make(chan struct{}, gossipStreams),
@@ -80,8 +80,7 @@ func (t *transport) readPackets() {
 		if n == 0 || n > maxDatagram || !ok || !t.inside.Contains(u.AddrPort().Addr().Unmap()) {
 			continue
 		}
-		if buf[0] == gossipMagic {
-			t.ours(u.AddrPort().Addr().Unmap(), buf[:n])
+		if !t.sort(u.AddrPort().Addr().Unmap(), buf[:n]) {
 			continue
 		}
 		// memberlist keeps the buffer.
