@@ -18,7 +18,9 @@ type Ledger struct {
 	self, founder Owner
 	whole         netip.Prefix
 	grants        []Grant
+	void          []Grant // made to self, which will never accept them; they count for others until what they gave is taken over
 	ring          *Ring
+	solid         *Ring // without those
 	conflicts     []Conflict
 	mine          []netip.Prefix
 
@@ -71,7 +73,10 @@ func NewLedger(self, founder Owner, whole netip.Prefix, facts []Fact) *Ledger {
 	}
 	l.decide(votes, forced)
 	l.collect(given)
-	l.ring, l.conflicts = NewRing(l.whole, l.grants)
+	l.ring, l.conflicts = NewRing(l.whole, append(slices.Clip(l.grants), l.void...))
+	if l.solid = l.ring; len(l.void) > 0 {
+		l.solid, _ = NewRing(l.whole, l.grants)
+	}
 	l.mine = l.usable()
 	return l
 }
@@ -151,7 +156,9 @@ func (l *Ledger) collect(given []Grant) {
 				l.grants = append(l.grants, g)
 			}
 		case g.To == l.self && !l.accepts[g]:
-			if l.mayAccept(g) && !slices.Contains(l.waiting, g) {
+			if !l.mayAccept(g) {
+				l.void = append(l.void, g)
+			} else if !slices.Contains(l.waiting, g) {
 				l.waiting = append(l.waiting, g)
 			}
 		default:
@@ -179,10 +186,10 @@ func (l *Ledger) mayAccept(g Grant) bool {
 func (l *Ledger) usable() []netip.Prefix {
 	void := l.outranked(l.self)
 	if void == 0 {
-		return l.ring.Owned(l.self)
+		return l.solid.Owned(l.self)
 	}
 	var out []netip.Prefix
-	for _, p := range l.ring.parts {
+	for _, p := range l.solid.parts {
 		if p.Owner == l.self && p.Version > void {
 			out = append(out, p.Prefix)
 		}
@@ -257,9 +264,9 @@ func (l *Ledger) HandOver(to Owner) []Grant { return l.lift(HandOver(l.own(), l.
 func (l *Ledger) own() *Ring {
 	void := l.outranked(l.self)
 	if void == 0 {
-		return l.ring
+		return l.solid
 	}
-	return &Ring{whole: l.whole, parts: slices.DeleteFunc(slices.Clone(l.ring.parts), func(p Part) bool { return p.Owner == l.self && p.Version < void })}
+	return &Ring{whole: l.whole, parts: slices.DeleteFunc(slices.Clone(l.solid.parts), func(p Part) bool { return p.Owner == l.self && p.Version < void })}
 }
 
 // lift gives grants versions above those of all takeovers: a host that was dead and has come back may take them.

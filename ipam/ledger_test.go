@@ -254,6 +254,11 @@ func TestTakeoverWaitsForTheUnheard(t *testing.T) {
 	if l := w.ledger(host(4)); l.MayAccept(g) || len(l.Waiting()) > 0 {
 		t.Error("what the dead host gave may be taken after its takeover is known")
 	}
+	// Until the takeover is carried out, all see the same ring, also whoever may not use its part.
+	w.want("usable in between", w.usable(host(1), host(4)), "A[10.0.0.0/25] D[] ")
+	for _, h := range w.hosts {
+		w.want("the ring as "+letter(h)+" sees it", show(w.ledger(h).Ring()), show(w.ledger(host(2)).Ring()))
+	}
 	w.talk()
 	w.want("it has not taken it", w.usable(host(1), host(4)), "A[10.0.0.0/25 10.0.0.192/26] D[] ")
 	// It is dead itself, and taken over: nobody waits for it.
