@@ -482,15 +482,17 @@ func (w *world) end(t *rapid.T) {
 			t.Log(w.dump())
 		}
 	}()
-	// Those whose disk is lost are removed, by two operators at once.
+	// Those whose disk is lost are removed, by two operators at once, who ask hosts that may propose it.
 	for range 2 {
 		for _, d := range w.members {
 			if !d.replaced {
 				continue
 			}
-			for _, m := range w.members[:min(2, len(w.members))] {
-				if m.up {
+			operators := 0
+			for _, m := range w.members {
+				if m.up && m.proven && operators < 2 && slices.Contains(m.led.Electors(), m.id) {
 					m.take = Value{OpTake, []Owner{d.id, m.id}}
+					operators++
 				}
 			}
 			settle(0)
