@@ -107,8 +107,13 @@ func (w *world) sync(a, b *member) {
 }
 
 // knownBest says that nobody knows more of m's past than m: that there is a host in reach which does is what promise 1 needs.
+// Whoever has accepted something of m's knows that much.
 func (w *world) knownBest(m *member) bool {
-	return !slices.ContainsFunc(w.members, func(o *member) bool { return len(o.disk.logs[m.id]) > len(m.disk.logs[m.id]) })
+	return !slices.ContainsFunc(w.members, func(o *member) bool {
+		own := o.disk.logs[o.id]
+		return len(o.disk.logs[m.id]) > len(m.disk.logs[m.id]) ||
+			slices.ContainsFunc(own[min(len(own), len(m.disk.logs[o.id])):], func(f Fact) bool { return f.Kind == FactAccept && f.Grant.From == m.id })
+	})
 }
 
 // come gives the containers of a host that came back what they had, but for what is another's now.
@@ -199,7 +204,8 @@ func (w *world) check() {
 
 func TestModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		w := &world{whole: pfx("10.0.0.0/27"), now: start, failed: t.Fatalf}
+		w := &world{whole: pfx("10.0.0.0/27"), now: start}
+		w.failed = func(format string, args ...any) { t.Fatalf(format+"\n%s", append(args, w.dump())...) }
 		if rapid.Bool().Draw(t, "IPv6") {
 			w.whole = pfx("fd00::/123")
 		}
