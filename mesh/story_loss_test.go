@@ -142,3 +142,43 @@ func TestNoLastingDamage(t *testing.T) {
 		})
 	}
 }
+
+// Gossip says that a healthy host is dead, and its tunnel has been silent for a while,
+// as it is between two hosts of many: it is asked before it counts as failed.
+func TestSilentHostIsAskedBeforeItFails(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		bs := w.meet(3)
+		a, b := bs[0], bs[1]
+		r := newRogue(t, w, a)
+		all := append(bs, r.box)
+		w.within(30*time.Second, "one mesh", func() bool { return oneMesh(all...) })
+		for i := range 10 {
+			w.net.CutOneWay(b.host, a.host)
+			w.within(time.Minute, "a silent tunnel", func() bool {
+				silent, _ := a.LastReceive(b.id.ID())
+				return silent > grace+time.Second
+			})
+			if a.sees(b) != Alive {
+				t.Fatalf("host2 is %v, although the others vouch for it", a.sees(b))
+			}
+			w.net.Heal(b.host, a.host)
+			r.say(a, r.seal(dead(b.mesh.own.rec.Name(), r.mesh.own.rec.Name(), uint32(100+i)), nil))
+			w.within(100*time.Millisecond, "an answer", func() bool { // sooner than gossip brings host2 to contradict
+				silent, _ := a.LastReceive(b.id.ID())
+				return silent < time.Second
+			})
+			gone := false
+			for range 5000 {
+				time.Sleep(time.Millisecond)
+				gone = gone || len(a.mesh.live()) < 3
+				if a.sees(b) != Alive {
+					t.Fatalf("host2 is %v", a.sees(b))
+				}
+			}
+			if !gone {
+				t.Fatal("gossip has not taken host2 for dead: nothing was tried")
+			}
+			w.within(30*time.Second, "one mesh", func() bool { return oneMesh(all...) })
+		}
+	})
+}
