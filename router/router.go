@@ -61,7 +61,9 @@ type Router struct {
 	ready    chan struct{}
 	done     chan struct{}
 	ended    sync.Once
-	ops      keyed // one operation at a time for a container
+	ops      keyed         // one operation at a time for a container
+	asking   keyed         // one asks others for space at a time: askKey
+	given    atomic.Uint64 // how often somebody gave some
 	tunnels  tunnels
 	view     atomic.Pointer[view] // what the last pass saw and wanted
 	wanted   atomic.Pointer[announced]

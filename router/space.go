@@ -15,6 +15,7 @@ import (
 const (
 	methodAsk = "space.ask"
 	askEvery  = time.Second
+	askKey    = "ask"
 )
 
 // handle answers the calls of other hosts.
@@ -99,8 +100,18 @@ func (r *Router) ringNow() (*ipam.Ring, error) {
 }
 
 // ask asks the others for space in a subnet, the one with most of it first, and
-// says whether somebody gave some.
+// says whether somebody gave some. One asks at a time, or this host would get more
+// than it needs; who had to wait for another looks first at what that one got.
 func (r *Router) ask(ctx context.Context, subnet netip.Prefix) (bool, error) {
+	before := r.given.Load()
+	unlock, err := r.asking.lock(ctx, askKey)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	if r.given.Load() != before {
+		return true, nil
+	}
 	ring, err := r.ringNow()
 	if err != nil {
 		return false, err
@@ -116,12 +127,16 @@ func (r *Router) ask(ctx context.Context, subnet netip.Prefix) (bool, error) {
 		if !alive[id] {
 			continue
 		}
+		if err := r.mayTake(); err != nil {
+			return false, err
+		}
 		got, err := r.askOne(ctx, id, subnet)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("ask %v for address space: %w", id, err))
 			continue
 		}
 		if got {
+			r.given.Add(1)
 			return true, nil
 		}
 	}

@@ -57,7 +57,7 @@ func (r *Router) takeDown(ctx context.Context) error {
 //
 // Its warnings are for what went wrong without a way back.
 func (r *Router) reset(ctx context.Context, force bool) (warn []string, err error) {
-	if err := r.beginReset(force); err != nil {
+	if err := r.beginReset(ctx, force); err != nil {
 		return nil, err
 	}
 	taker, err := r.findTaker(ctx)
@@ -85,7 +85,14 @@ func (r *Router) reset(ctx context.Context, force bool) (warn []string, err erro
 	return warn, errors.Join(errs...)
 }
 
-func (r *Router) beginReset(force bool) error {
+func (r *Router) beginReset(ctx context.Context, force bool) error {
+	// Space that is on its way here comes first: nobody would own what is given to a
+	// host that has gone.
+	unlock, err := r.asking.lock(ctx, askKey)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {

@@ -15,7 +15,7 @@ func TestWhoTakesSpaceIsNotReset(t *testing.T) {
 	if _, err := r.handle(t.Context(), peer.ID{2}, methodReady, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.beginReset(false); !errors.Is(err, errPromised) {
+	if err := r.beginReset(t.Context(), false); !errors.Is(err, errPromised) {
 		t.Errorf("a host that has promised to take another's space: %v", err)
 	}
 	if r.resetting {
@@ -25,25 +25,41 @@ func TestWhoTakesSpaceIsNotReset(t *testing.T) {
 		t.Fatal(err)
 	}
 	delete(r.promised, peer.ID{2}) // it has come, a third host has not
-	if err := r.beginReset(false); !errors.Is(err, errPromised) {
+	if err := r.beginReset(t.Context(), false); !errors.Is(err, errPromised) {
 		t.Errorf("one of two promises is kept: %v", err)
 	}
 	r.promised[peer.ID{3}] = time.Now().Add(-time.Second) // it never came
-	if err := r.beginReset(false); err != nil {
+	if err := r.beginReset(t.Context(), false); err != nil {
 		t.Errorf("when the promise has lapsed: %v", err)
 	}
 	if _, err := r.handle(t.Context(), peer.ID{2}, methodReady, nil); !errors.Is(err, errResetting) {
 		t.Errorf("a host that is being reset is ready: %v", err)
 	}
-	if err := r.beginReset(false); !errors.Is(err, errResetting) {
+	if err := r.beginReset(t.Context(), false); !errors.Is(err, errResetting) {
 		t.Errorf("a second reset: %v", err)
 	}
 	unproven := &Router{unproven: true}
 	if _, err := unproven.handle(t.Context(), peer.ID{2}, methodReady, nil); !errors.Is(err, ipam.ErrUnproven) {
 		t.Errorf("a host that could not take the space is ready: %v", err)
 	}
+	asks := &Router{}
+	unlock, err := asks.asking.lock(t.Context(), askKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun := make(chan error)
+	go func() { begun <- asks.beginReset(t.Context(), true) }()
+	select {
+	case err := <-begun:
+		t.Fatalf("a reset while space is on its way here: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	unlock()
+	if err := <-begun; err != nil {
+		t.Errorf("when it has come: %v", err)
+	}
 	forced := &Router{promised: map[peer.ID]time.Time{{2}: time.Now().Add(time.Hour)}}
-	if err := forced.beginReset(true); err != nil {
+	if err := forced.beginReset(t.Context(), true); err != nil {
 		t.Errorf("a forced reset: %v", err)
 	}
 }
