@@ -306,6 +306,24 @@ func tune(conn *net.UDPConn) {
 	})
 }
 
+// steer has the kernel choose one of n sockets that share an address by a packet's source
+// address alone: its last 32 bits modulo n. The program is that of SO_ATTACH_REUSEPORT_CBPF, socket(7).
+func steer(c syscall.RawConn, ipv6 bool, n int) {
+	const networkHeader = 1<<32 - 0x100000 // SKF_NET_OFF of linux/filter.h
+	source := uint32(networkHeader + 12)
+	if ipv6 {
+		source = networkHeader + 8 + 12
+	}
+	program := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: source},
+		{Code: unix.BPF_ALU | unix.BPF_MOD | unix.BPF_K, K: uint32(n)},
+		{Code: unix.BPF_RET | unix.BPF_A},
+	}
+	c.Control(func(fd uintptr) {
+		unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF, &unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]})
+	})
+}
+
 // share lets several sockets of this program have one address.
 func share(c syscall.RawConn) (err error) {
 	if ctl := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) }); ctl != nil {

@@ -202,3 +202,59 @@ func BenchmarkScattered(b *testing.B) {
 		})
 	}
 }
+
+// All packets of one address go to one socket, whatever its port, and those of its neighbours to others.
+func TestSteer(t *testing.T) {
+	conns, err := listenUDP("udp4", netip.MustParseAddrPort("127.0.0.1:0"), perAddress)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeAll(conns)
+	at := conns[0].LocalAddr().(*net.UDPAddr)
+	const times = 20
+	for last := byte(1); last <= 2*perAddress; last++ {
+		for range times {
+			c, err := net.DialUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, last)}, at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Write([]byte{last}); err != nil {
+				t.Fatal(err)
+			}
+			c.Close()
+		}
+		conn := conns[(127<<24+int(last))%perAddress]
+		if err := conn.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		for i := range times {
+			buf := make([]byte, 8)
+			if n, _, err := conn.ReadFrom(buf); err != nil || n != 1 || buf[0] != last {
+				t.Fatalf("packet %d of 127.0.0.%d: %x, %v", i, last, buf[:n], err)
+			}
+		}
+	}
+	six, err := listenUDP("udp6", netip.MustParseAddrPort("[::1]:0"), perAddress)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeAll(six)
+	for range times {
+		c, err := net.DialUDP("udp6", nil, six[0].LocalAddr().(*net.UDPAddr))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Write([]byte{6}); err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+	}
+	if err := six[1].SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil { // ::1
+		t.Fatal(err)
+	}
+	for i := range times {
+		if _, _, err := six[1].ReadFrom(make([]byte, 8)); err != nil {
+			t.Fatalf("packet %d of ::1: %v", i, err)
+		}
+	}
+}

@@ -21,3 +21,5 @@ func (*batched) run(context.Context) error { return errors.ErrUnsupported }
 func tune(*net.UDPConn) {}
 
 func share(syscall.RawConn) error { return errors.ErrUnsupported }
+
+func steer(syscall.RawConn, bool, int) {}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"runtime"
 	"slices"
 	"sync"
 	"syscall"
@@ -14,9 +13,10 @@ import (
 	miekg "github.com/miekg/dns"
 )
 
-// maxReaders bounds the UDP sockets of one address. The kernel gives each client to one of
-// them (SO_REUSEPORT), so that several processors answer.
-const maxReaders = 4
+// perAddress is the number of UDP sockets of one address. The kernel gives all packets of one
+// client to one of them (see steer), so that several processors answer, and one that floods
+// fills its own socket and not those of most others.
+const perAddress = 8
 
 // socket is one bound address: UDP sockets and a TCP socket on the same port.
 type socket struct {
@@ -144,7 +144,7 @@ func readers(a netip.AddrPort) int {
 	if !batches || a.Addr().IsUnspecified() {
 		return 1
 	}
-	return min(runtime.GOMAXPROCS(0), maxReaders)
+	return perAddress
 }
 
 // listenUDP opens n sockets on one address. The first is bound alone, so that a port which
@@ -177,6 +177,7 @@ func listenUDP(network string, a netip.AddrPort, n int) (conns []*net.UDPConn, e
 		conns = append(conns, c.(*net.UDPConn))
 		tune(c.(*net.UDPConn))
 	}
+	steer(raw, network == "udp6", n) // else the kernel goes by the client's port, too
 	return conns, nil
 }
 

@@ -57,6 +57,40 @@ func TestNameServerKilled(t *testing.T) {
 	}
 }
 
+// TestNameServerFlooded has one container ask far more than is its due: another one is answered all the same.
+func TestNameServerFlooded(t *testing.T) {
+	netlab.Require(t, "root")
+	lab := newLab(t)
+	hs := newHosts(t, lab, netlab.HostOptions{}, "host1")
+	do(t, hs[0], "launch")
+	do(t, hs[0], "prime")
+	w, flood := attachWorkload(t, hs[0], "web"), attachWorkload(t, hs[0], "flood")
+	flooder, end, count := startProbe(t, flood, "flood web.weft.local.")
+	asker, stdin, lines := startProbe(t, w, "stream web.weft.local.")
+	eventually(t, 60*time.Second, "more questions than can be answered", func() error {
+		r, err := reportOf(hs[0])
+		if err == nil && r.count("dns_shed") < 10000 {
+			err = fmt.Errorf("%d were left", r.count("dns_shed"))
+		}
+		return err
+	})
+	var s, f streamed
+	stdin.Close()
+	if !lines.Scan() || json.Unmarshal(lines.Bytes(), &s) != nil {
+		t.Fatalf("the prober says nothing: %q", lines.Text())
+	}
+	end.Close()
+	if !count.Scan() || json.Unmarshal(count.Bytes(), &f) != nil {
+		t.Fatalf("the flooder says nothing: %q", count.Text())
+	}
+	asker.Wait()
+	flooder.Wait()
+	t.Logf("beside a flood of %d questions: %d asked, %d answered, the latest after %.0f ms", f.Sent, s.Sent, s.Answered, s.LongestMS)
+	if s.Answered != s.Sent || s.Empty > 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
 // TestNames follows names from the container engine of one host to the name server of another.
 func TestNames(t *testing.T) {
 	netlab.Require(t, "root", "docker", "dig", "busybox")

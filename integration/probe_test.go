@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,7 +21,7 @@ import (
 	"weft/internal/netlab"
 )
 
-// probeVar makes this test binary a prober instead: "watch NAME" or "stream NAME".
+// probeVar makes this test binary a prober instead: "watch NAME", "stream NAME" or "flood NAME".
 const probeVar = "WEFT_TEST_PROBE"
 
 const nameServer = "169.254.53.1:53"
@@ -33,6 +34,8 @@ func probe(what string) error {
 		return probeWatch(name)
 	case "stream":
 		return probeStream(name)
+	case "flood":
+		return probeFlood(name)
 	case "lookup": // by Go's own resolver; the name is the argument
 		addrs, err := (&net.Resolver{PreferGo: true}).LookupHost(context.Background(), os.Args[1])
 		if err == nil {
@@ -157,6 +160,31 @@ func probeStream(name string) error {
 	mu.Lock()
 	defer mu.Unlock()
 	return json.NewEncoder(os.Stdout).Encode(s)
+}
+
+// probeFlood asks as fast as it can from many sockets until its input ends, listens to no answer, and tells how
+// often it has asked.
+func probeFlood(name string) error {
+	p, err := new(miekg.Msg).SetQuestion(name, miekg.TypeA).Pack()
+	if err != nil {
+		return err
+	}
+	var sent atomic.Int64
+	for range 8 {
+		conn, err := net.Dial("udp", nameServer)
+		if err != nil {
+			return err
+		}
+		go func() {
+			for {
+				if _, err := conn.Write(p); err == nil {
+					sent.Add(1)
+				}
+			}
+		}()
+	}
+	io.Copy(io.Discard, os.Stdin)
+	return json.NewEncoder(os.Stdout).Encode(streamed{Sent: int(sent.Load())})
 }
 
 // commander runs commands inside a host or workload.
