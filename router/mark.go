@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -112,10 +113,21 @@ func sinceBoot() time.Duration {
 // Apply changes the state, then the mark.
 func (m *markedDB) Apply(bucket string, put map[string][]byte, del []string) error {
 	if err := m.DB.Apply(bucket, put, del); err != nil {
-		return err
+		return unwritten(err)
 	}
 	m.touch()
 	return nil
+}
+
+// unwritten says what to do about a disk that takes nothing more.
+func unwritten(err error) error {
+	switch {
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return &Error{Err: err, Code: 507, Tip: "make room there and try again: nothing is given out that cannot be written down"}
+	case errors.Is(err, unix.EROFS), errors.Is(err, unix.EIO):
+		return &Error{Err: err, Code: 507, Tip: "the kernel's log (`dmesg`) says what ails the disk: nothing is given out that cannot be written down"}
+	}
+	return err
 }
 
 // vouch begins to write the mark: this state is the latest from here on.
