@@ -7,7 +7,7 @@ case "${1:-}" in
 demo) wanted=() ;; # the demo needs the kernel and the binary only
 test) wanted=(dockerd:docker.io iptables:iptables wg:wireguard-tools tcpdump:tcpdump nft:nftables ip:iproute2
 	ping:iputils-ping busybox:busybox-static nsenter:util-linux dig:dnsutils kdig:knot-dnsutils drill:ldnsutils
-	python3:python3 musl-gcc:musl-tools
+	python3:python3 musl-gcc:musl-tools strace:strace
 	gcc:gcc /usr/include/stdlib.h:libc6-dev) ;; # the race detector needs cgo
 bench-dns) wanted=(dnsperf:dnsperf dnsmasq:dnsmasq-base unbound:unbound dig:dnsutils) ;;
 *) echo "usage: $0 demo|test|bench-dns" >&2; exit 2 ;;
