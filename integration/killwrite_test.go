@@ -85,14 +85,41 @@ func TestKilledAtAWrite(t *testing.T) {
 		_ = syscall.Kill(pid, syscall.SIGKILL) // so many writes there may not have been
 		ended(t, "strace", tracer)
 		if round%3 == 2 { // and once more, as it starts
-			if out, stderr, err := h.Run("strace", "-f", "-e", "trace=pwrite64,fdatasync", "-e", fmt.Sprintf(inject, 1+rng.IntN(12)), "-o", "/dev/null", weft, "launch"); err == nil {
-				t.Logf("round %d: it survived its start: %s%s", round, out, stderr)
-				killRouter(t, h)
+			p, err := h.Start(fmt.Sprintf("start%d", round), "strace", "-f", "-e", "trace=pwrite64,fdatasync", "-e", fmt.Sprintf(inject, 1+rng.IntN(12)), "-o", "/dev/null", weft, "launch")
+			if err != nil {
+				t.Fatal(err)
 			}
+			eventually(t, 20*time.Second, "it is killed, or has survived its start", func() error {
+				select {
+				case <-p.Done():
+					return nil
+				default:
+				}
+				_, stderr, err := h.Run(weft, "status")
+				if err != nil {
+					return fmt.Errorf("%w: %s", err, stderr)
+				}
+				t.Logf("round %d: it survived its start", round)
+				return nil
+			})
+			eventually(t, 20*time.Second, "it is gone", func() error {
+				var pid int
+				if b, err := h.ReadFile("/run/weft/weft.lock"); err == nil {
+					if _, err := fmt.Sscan(string(b), &pid); err == nil { // else it has not got that far
+						_ = syscall.Kill(pid, syscall.SIGKILL)
+					}
+				}
+				select {
+				case <-p.Done():
+					return nil
+				default:
+					return fmt.Errorf("process %d, or what launches it, is there", pid)
+				}
+			})
 		}
 		eventually(t, 20*time.Second, "it can be launched", func() error {
 			_, stderr, err := h.Run(weft, "launch")
-			if err != nil && !strings.Contains(stderr, "already running") { // the one that was to be killed
+			if err != nil {
 				return fmt.Errorf("%w: %s", err, stderr)
 			}
 			return nil
