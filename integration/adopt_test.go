@@ -1,0 +1,88 @@
+package integration
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+
+	"weft/internal/netlab"
+)
+
+// TestAdoptsContainers: the state file of a host is gone, or has a flipped bit, and a container of its engine runs on. What
+// it really has is its own.
+func TestAdoptsContainers(t *testing.T) {
+	netlab.Require(t, "root", "docker", "busybox")
+	lab := newLab(t)
+	hs := []*netlab.Host{newHosts(t, lab, netlab.HostOptions{Docker: true}, "host1")[0], newHosts(t, lab, netlab.HostOptions{}, "host2")[0]}
+	h := hs[0]
+	if err := h.ImportImage("busybox"); err != nil {
+		t.Fatal(err)
+	}
+	launchMesh(t, hs)
+	waitPeers(t, hs...)
+	web := runContainer(t, h, "web")
+	other := attachWorkload(t, hs[1], "other")
+	other.pings(t, web.addr, 2)
+	token := do(t, h, "token")
+	before := do(t, h, "ps", "web")
+
+	for _, c := range []struct {
+		name string
+		harm func(state []byte) []byte // nil: the file is removed
+		says []string
+	}{
+		{"a lost file", nil, nil},
+		{"a flipped bit", func(b []byte) []byte {
+			// Of a value, in all copies of it: some are in pages that are free.
+			out := bytes.ReplaceAll(b, []byte("web.weft.local"), []byte("veb.weft.local"))
+			if bytes.Equal(out, b) {
+				t.Fatal("the state file does not tell of the name")
+			}
+			return out
+		}, []string{"the state file was damaged", "set aside"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			const adopted = "adopted what a running container has"
+			times := strings.Count(routerLog(t, h), adopted)
+			killRouter(t, h)
+			if c.harm == nil {
+				if out, stderr, err := h.Run("rm", stateFile); err != nil {
+					t.Fatalf("%v\n%s%s", err, out, stderr)
+				}
+			} else {
+				b, err := h.ReadFile(stateFile)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := h.WriteFile(stateFile, c.harm(b), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			join(t, h, token, hs[1].Addr().String())
+			do(t, h, "prime")
+			waitPeers(t, hs...)
+			eventually(t, 20*time.Second, "the container has what it had", func() error {
+				if after := do(t, h, "ps", "web"); after != before {
+					return errText("weft ps said\n" + before + "and says\n" + after)
+				}
+				return nil
+			})
+			if log := routerLog(t, h); strings.Count(log, adopted) == times {
+				t.Errorf("the router does not say that it has adopted it:\n%s", tail(log, 3000))
+			}
+			if len(c.says) > 0 {
+				says(t, h, 10*time.Second, []string{"status"}, c.says...)
+			}
+			other.pings(t, web.addr, 2)
+			// Nobody else gets the address, there or here.
+			for _, x := range hs {
+				w, err := x.Workload("rival" + strings.ReplaceAll(c.name, " ", ""))
+				if err != nil {
+					t.Fatal(err)
+				}
+				refused(t, x, []string{"attach", "ip:" + web.addr + "/12", "netns:" + w.NetNSPath()}, web.addr)
+			}
+		})
+	}
+}
