@@ -178,6 +178,18 @@ func TestRingOwnerAndOwned(t *testing.T) {
 	if got := r.Donors(host(3), pfx("10.32.0.0/12")); !slices.Equal(got, []Owner{host(1), host(2)}) {
 		t.Errorf("donors: %v", got)
 	}
+	first := map[Owner]int{}
+	rng := rand.New(rand.NewPCG(1, 2))
+	for range 10000 {
+		got := r.Asked(host(3), pfx("10.32.0.0/12"), rng.Float64)
+		if len(got) != 2 {
+			t.Fatalf("asked: %v", got)
+		}
+		first[got[0]]++
+	}
+	if n := first[host(1)]; n < 7350 || n > 7650 { // of three quarters; more than three standard deviations
+		t.Errorf("who has three quarters is asked first %d times of 10,000", n)
+	}
 	if got := r.Donors(host(1), pfx("10.44.1.0/24")); !slices.Equal(got, []Owner{host(2)}) {
 		t.Errorf("donors in B's part: %v", got)
 	}

@@ -1,6 +1,8 @@
 package ipam
 
 import (
+	"cmp"
+	"math"
 	"net/netip"
 	"slices"
 )
@@ -26,8 +28,7 @@ func (r *Ring) Shares() []Share {
 	return out
 }
 
-// Donors returns the hosts other than self that own space in subnet, those with most of it first: the order in which a host that has
-// run out asks. Equal shares are in the order of owners.
+// Donors returns the hosts other than self that own space in subnet, those with most of it first. Equal shares are in the order of owners.
 func (r *Ring) Donors(self Owner, subnet netip.Prefix) []Owner {
 	if r == nil {
 		return nil
@@ -48,6 +49,22 @@ func (r *Ring) Donors(self Owner, subnet netip.Prefix) []Owner {
 		}
 		return a.Compare(b)
 	})
+	return out
+}
+
+// Asked returns the hosts that Donors does in a random order, weighted by what they have: of two, the one with three times as much
+// comes first three times out of four. So hosts that need space at the same moment do not all ask the same one. draw gives numbers
+// from 0 to below 1, evenly (Efraimidis and Spirakis, Weighted random sampling with a reservoir, 2006).
+func (r *Ring) Asked(self Owner, subnet netip.Prefix, draw func() float64) []Owner {
+	if r == nil {
+		return nil
+	}
+	sums, out := r.sums(subnet), r.Donors(self, subnet)
+	keys := make(map[Owner]float64, len(out))
+	for _, o := range out {
+		keys[o] = -math.Log1p(-draw()) / sums[o].float()
+	}
+	slices.SortStableFunc(out, func(a, b Owner) int { return cmp.Compare(keys[a], keys[b]) })
 	return out
 }
 

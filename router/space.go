@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"time"
 
@@ -99,7 +100,7 @@ func (r *Router) ringNow() (*ipam.Ring, error) {
 	return b.ledger.Ring(), nil
 }
 
-// ask asks the others for space in a subnet, the one with most of it first, and
+// ask asks the others for space in a subnet, at random, those with much of it sooner, and
 // says whether somebody gave some. One asks at a time, or this host would get more
 // than it needs; who had to wait for another looks first at what that one got.
 func (r *Router) ask(ctx context.Context, subnet netip.Prefix) (bool, error) {
@@ -122,7 +123,7 @@ func (r *Router) ask(ctx context.Context, subnet netip.Prefix) (bool, error) {
 		alive[h.ID] = !h.Self && h.Liveness == mesh.Alive
 	}
 	var errs []error
-	for _, o := range ring.Donors(ipam.Owner(r.id.ID()), subnet) {
+	for _, o := range ring.Asked(ipam.Owner(r.id.ID()), subnet, rand.Float64) {
 		id := peer.ID(o)
 		if !alive[id] {
 			continue
