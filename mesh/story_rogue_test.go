@@ -9,6 +9,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"testing"
@@ -208,8 +209,10 @@ func TestRogueMember(t *testing.T) {
 		// So does one of memberlist's datagrams.
 		floods := b.rejected(r)[reasonFlood]
 		noise := r.seal(dead("nobody", "nobody", 1), nil)
-		for range 5 * senderBurst {
-			r.say(b, noise)
+		for i := range 5 * senderBurst {
+			if r.say(b, noise); i%100 == 99 {
+				time.Sleep(time.Millisecond) // or the socket's queue would drop most of them
+			}
 		}
 		c.append("through again")
 		w.within(2*time.Second, "a name beside the flood", func() bool { return len(b.names(c)) == 2 })
@@ -223,6 +226,48 @@ func TestRogueMember(t *testing.T) {
 		r.say(a, datagram(r.entry(Entry{Epoch: own, Seq: seq, Kind: KindName, Payload: []byte("one")})))
 		r.say(c, datagram(r.entry(Entry{Epoch: own, Seq: seq, Kind: KindName, Payload: []byte("two")})))
 		w.within(10*time.Second, "the fork named", func() bool { return a.rejected(r)[reasonFork]+c.rejected(r)[reasonFork] > 0 })
+	})
+}
+
+// A member may write what it likes into its own log, as far as it fits: the last epoch that there is, and entries as
+// large as they may be. The others keep that, and stay well.
+func TestRogueWritesExtremes(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		bs := w.meet(3)
+		a, b, c := bs[0], bs[1], bs[2]
+		r := newRogue(t, w, a)
+		w.within(10*time.Second, "four hosts", func() bool { return oneMesh(append(bs, r.box)...) })
+		r.quit() // its own router would not stand it
+		begin := NewBegin(r.id, w.secret, 0, 1, 3)
+		payload, err := begin.MarshalBinary()
+		if err != nil {
+			t.Fatal(err)
+		}
+		last := []Entry{{Epoch: math.MaxUint64, Seq: 1, Kind: KindBegin, Payload: payload}}
+		for len(last) < 3 {
+			last = append(last, Entry{Epoch: math.MaxUint64, Seq: uint64(len(last) + 1), Kind: KindName, Payload: bytes.Repeat([]byte("\xff\x00."), maxPayload/3)})
+		}
+		for i := range last {
+			last[i] = r.entry(last[i])
+			r.say(b, AppendEntries([]byte{gossipMagic, gossipRelay}, last[i]))
+		}
+		if _, err := SignEntry(r.id, w.secret.MeshID(), Entry{Epoch: 1, Seq: 1, Kind: KindName, Payload: make([]byte, maxPayload+1)}); err == nil {
+			t.Error("an entry may be larger than the largest")
+		}
+		end := func(x *box) uint64 {
+			es := x.mesh.State().Logs[r.id.ID()]
+			return es[len(es)-1].Epoch
+		}
+		w.within(30*time.Second, "the last epoch everywhere", func() bool { return end(a) == math.MaxUint64 && end(b) == end(a) && end(c) == end(a) })
+		a.append("web")
+		w.within(5*time.Second, "a name", func() bool { return len(b.names(a)) == 1 && len(c.names(a)) == 1 })
+		for _, x := range bs {
+			x.quit()
+			x.launch()
+		}
+		w.within(60*time.Second, "all three again", func() bool {
+			return a.sees(b) == Alive && b.sees(c) == Alive && c.sees(a) == Alive && a.root() == b.root() && b.root() == c.root() && end(a) == math.MaxUint64
+		})
 	})
 }
 
