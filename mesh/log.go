@@ -49,7 +49,7 @@ var (
 // What becomes of the log of a host that has departed is in departed.go.
 type replica struct {
 	authors map[peer.ID]*author
-	held    int       // bytes of entries, those beyond a gap aside
+	held    int       // bytes of entries, those beyond a gap included
 	summed  *[32]byte // root, until something changes
 }
 
@@ -70,6 +70,7 @@ type epoch struct {
 	bytes    int
 	sum      [32]byte         // SHA-256 chain over entries
 	early    map[uint64]Entry // beyond a gap
+	waiting  int              // bytes of those
 	touched  uint64           // author.tick when an entry came last
 	lacking  bool             // found to lack grants; looked at again when one comes
 	departed *Entry           // the author's departure, if it is in entries
@@ -207,9 +208,9 @@ func (r *replica) merge(p proven, asked bool, ch *change) error {
 	a.tick++
 	ep.touched = a.tick
 	before := len(ep.entries)
-	bytes := ep.bytes
+	size := ep.bytes + ep.waiting
 	err := ep.add(p, ch)
-	r.held += ep.bytes - bytes
+	r.held += ep.bytes + ep.waiting - size
 	if errors.Is(err, errFork) {
 		r.summed = nil
 	}
@@ -250,7 +251,7 @@ func (r *replica) drop(ep *epoch, ch *change) {
 		return
 	}
 	ch.del = append(ch.del, ep.entries...)
-	r.held -= ep.bytes
+	r.held -= ep.bytes + ep.waiting
 	r.summed = nil
 }
 
@@ -301,6 +302,7 @@ func (ep *epoch) add(p proven, ch *change) error {
 		if len(ep.early) >= maxEarly {
 			return nil
 		}
+		ep.waiting += len(p.raw) - len(ep.early[p.Seq].raw)
 		ep.early[p.Seq] = p.Entry
 		return nil
 	}
@@ -314,6 +316,7 @@ func (ep *epoch) add(p proven, ch *change) error {
 			return nil
 		}
 		delete(ep.early, e.Seq)
+		ep.waiting -= len(e.raw)
 		ep.append(e, ch)
 	}
 }

@@ -77,6 +77,39 @@ func mergeAll(t fataler, r *replica, ps []proven) *change {
 	return ch
 }
 
+// What waits beyond a gap counts as held: a member can make up many hosts.
+func TestHeldCountsWhatWaits(t *testing.T) {
+	s := newScribe(t, NewSecret())
+	r := newReplica()
+	e1, e2 := s.epoch(t, 10, 3, 5), s.epoch(t, 20, 2, 0)
+	size := func(ps ...[]proven) (n int) {
+		for _, p := range slices.Concat(ps...) {
+			n += len(p.raw)
+		}
+		return n
+	}
+	for _, c := range []struct {
+		what string
+		in   []proven
+		held int
+	}{
+		{"a snapshot and two beyond a gap", slices.Concat(e1[:3], e1[5:7]), size(e1[:3], e1[5:7])},
+		{"one of them again", e1[5:6], size(e1[:3], e1[5:7])},
+		{"the gap filled", e1[3:5], size(e1[:7])},
+		{"another beyond a gap, of an epoch that is not complete", e2[1:], size(e1[:7], e2[1:])},
+		{"that epoch complete", e2[:1], size(e2)},
+	} {
+		mergeAll(t, r, c.in)
+		if r.held != c.held {
+			t.Errorf("%s: %d bytes are held, want %d", c.what, r.held, c.held)
+		}
+	}
+	r.forget(s.id.ID(), &change{})
+	if r.held != 0 {
+		t.Errorf("%d bytes are held of nobody", r.held)
+	}
+}
+
 func TestFold(t *testing.T) {
 	s := newScribe(t, NewSecret())
 	e1, e2, e3, e4 := s.epoch(t, 10, 3, 2), s.epoch(t, 20, 3, 1), s.epoch(t, 30, 4, 0), s.epoch(t, 40, 2, 0)
