@@ -92,7 +92,7 @@ func TestDiskFull(t *testing.T) {
 	room()
 	eventually(t, 20*time.Second, "attach works when there is room", func() error { return attach(w) })
 	ended(t, "the other host's attach", p)
-	got := strings.TrimSpace(p.Log())
+	got := lastLine(p.Log())
 	if !strings.HasPrefix(got, "10.33.7.") {
 		t.Fatalf("the other host's attach ended with %q", got)
 	}

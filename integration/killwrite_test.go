@@ -126,8 +126,7 @@ func TestKilledAtAWrite(t *testing.T) {
 		})
 		do(t, h, "prime")
 		ended(t, "the other host's attach", asks)
-		holds[two] = strings.TrimSpace(tail(asks.Log(), 20))
-		if holds[two] = holds[two][strings.LastIndex(holds[two], "\n")+1:]; !strings.HasPrefix(holds[two], fmt.Sprintf("10.33.%d.", round)) {
+		if holds[two] = lastLine(asks.Log()); !strings.HasPrefix(holds[two], fmt.Sprintf("10.33.%d.", round)) {
 			t.Fatalf("round %d: the other host's attach: %s", round, asks.Log())
 		}
 		eventually(t, 10*time.Second, fmt.Sprintf("killed before write %d, all is as it was answered, and no address has two users", n), func() error {

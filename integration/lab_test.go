@@ -103,6 +103,12 @@ func tail(s string, n int) string {
 	return s
 }
 
+// lastLine is what a verb that may have had to wait says in the end.
+func lastLine(s string) string {
+	s = strings.TrimSpace(s)
+	return s[strings.LastIndex(s, "\n")+1:]
+}
+
 func newHosts(t *testing.T, lab *netlab.Lab, o netlab.HostOptions, names ...string) []*netlab.Host {
 	t.Helper()
 	var hs []*netlab.Host
