@@ -19,8 +19,9 @@ const batches = true
 const (
 	// batch is how many packets one system call reads or writes at most.
 	batch = 32
-	// receiveBuffer is asked for in bytes: what comes while a router is restarted, or in a burst, waits there.
-	receiveBuffer = 4 << 20
+	// socketBuffer is asked for in bytes, each way: what comes while a router is restarted, or in a burst, waits
+	// there; and so do replies to neighbours that the kernel looks for, for seconds.
+	socketBuffer = 4 << 20
 	// maxInHand bounds the packets of one socket that are not answered from the table
 	// at once: questions for upstream servers, and what only the library reads.
 	maxInHand = 1024
@@ -101,7 +102,7 @@ func newBatched(s *Server, conn *net.UDPConn) (*batched, error) {
 	b.send = func(fd uintptr) bool {
 		n, _, errno := syscall.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&b.sending[0])), uintptr(len(b.sending)), unix.MSG_DONTWAIT, 0, 0)
 		b.wrote, b.errno = int(n), errno
-		return errno != unix.EAGAIN
+		return true // it never waits for room: whoever asks from an address that nobody has would stop it so
 	}
 	return b, nil
 }
@@ -210,6 +211,10 @@ func (b *batched) flush(n int) {
 		if b.raw.Write(b.send) != nil {
 			return
 		}
+		if b.errno == unix.EAGAIN {
+			b.s.shed.Add(uint64(n - from))
+			return
+		}
 		if b.errno != 0 {
 			b.wrote = 1
 			if b.errno == unix.EINTR {
@@ -293,15 +298,17 @@ func refusal(b []byte, q *query) []byte {
 	return w.b
 }
 
-// tune asks for a large queue: by force as root, else as much as is allowed.
+// tune asks for large queues: by force as root, else as much as is allowed.
 func tune(conn *net.UDPConn) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return
 	}
 	raw.Control(func(fd uintptr) {
-		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) != nil {
-			unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
+		for _, o := range [][2]int{{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}} {
+			if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, o[0], socketBuffer) != nil {
+				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, o[1], socketBuffer)
+			}
 		}
 	})
 }

@@ -10,7 +10,7 @@ import (
 
 const (
 	maxCached      = 10000   // replies
-	maxCachedBytes = 8 << 20 // of their wire forms, about
+	maxCachedBytes = 8 << 20 // of memory, about
 	// Bounds on how long a reply is fresh, in seconds: RFC 8767 (4) has a day or more for the first,
 	// RFC 2308 (5) one to three hours for the second.
 	maxFresh, maxNegative = 86400, 3600
@@ -105,7 +105,7 @@ func (c *cache) get(k cacheKey, now time.Time) (reply *miekg.Msg, fresh, again b
 // put keeps a reply, if it may be kept.
 func (c *cache) put(k cacheKey, m *miekg.Msg, now time.Time) {
 	ttl, ok := lifetime(m)
-	size := m.Len() + 200 // what is around it
+	size := weight(m)
 	if !ok || size > maxCachedBytes/8 {
 		return
 	}
@@ -121,6 +121,18 @@ func (c *cache) put(k cacheKey, m *miekg.Msg, now time.Time) {
 	for len(c.entries) > maxCached || c.bytes > maxCachedBytes {
 		c.removeLocked(c.root.prev)
 	}
+}
+
+// weight is how many bytes of memory a reply takes, about: parsed, each of its records has its owner's name again,
+// and every odd byte of a name is four of text.
+func weight(m *miekg.Msg) int {
+	n := 500
+	for _, rrs := range [][]miekg.RR{m.Answer, m.Ns, m.Extra} {
+		for _, rr := range rrs {
+			n += 150 + len(rr.String())
+		}
+	}
+	return n
 }
 
 // gaveUp says that a reply which was to be fetched again was not.

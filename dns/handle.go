@@ -32,6 +32,15 @@ func (s *Server) accept(h miekg.Header) miekg.MsgAcceptAction {
 	return miekg.MsgAccept
 }
 
+// admits says whether somebody may ask, and counts strangers.
+func (s *Server) admits(src netip.Addr) bool {
+	if s.allow == nil || s.allow(src) {
+		return true
+	}
+	s.refused.Add(1)
+	return false
+}
+
 // handle answers one parsed query: once, or not at all if ctx has ended.
 func (s *Server) handle(ctx context.Context, w miekg.ResponseWriter, r *miekg.Msg) {
 	src, udp := source(w.RemoteAddr())
@@ -50,8 +59,7 @@ func (s *Server) reply(ctx context.Context, r *miekg.Msg, src netip.Addr, udp bo
 	m := new(miekg.Msg).SetReply(r)
 	m.RecursionAvailable = true
 	switch {
-	case s.allow != nil && !s.allow(src):
-		s.refused.Add(1)
+	case !s.admits(src):
 		m.RecursionAvailable = false
 		m.Rcode = miekg.RcodeRefused
 	default:

@@ -87,7 +87,7 @@ func (s *Server) adopt(a netip.AddrPort, held map[string]*os.File) (b *socket, e
 		l.Close()
 		return nil, fmt.Errorf("%s is no TCP socket", tcpName(a))
 	}
-	b.tcp = newTCPListener(tcp, s.tcp)
+	b.tcp = newTCPListener(tcp, s.tcp, s.admits)
 	b.stop = func() { b.close() } // replaced when it is served
 	return b, nil
 }

@@ -133,7 +133,7 @@ func (s *Server) bind(want netip.AddrPort) (*socket, error) {
 			}
 			return nil, newListenError(want, "tcp", err)
 		}
-		b := &socket{want: want, bound: bound, udp: udp, tcp: newTCPListener(tcp, s.tcp)}
+		b := &socket{want: want, bound: bound, udp: udp, tcp: newTCPListener(tcp, s.tcp, s.admits)}
 		b.stop = func() { b.close() } // replaced when it is served
 		return b, nil
 	}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -390,4 +392,34 @@ func await(t *testing.T, what string, ok func() bool) {
 			t.Fatalf("waited in vain until %s", what)
 		}
 	}
+}
+
+// The bound on the cache is one on memory, whatever a hostile zone answers: many records, each with a long owner.
+func TestCacheIsBoundedInMemory(t *testing.T) {
+	long := strings.Repeat(strings.Repeat("\\255", 60)+".", 4)
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	c, now := newCache(), time.Unix(1e9, 0)
+	for i := range 500 {
+		m := new(miekg.Msg).SetQuestion(long, miekg.TypeA)
+		for j := range 100 {
+			m.Answer = append(m.Answer, &miekg.A{
+				Hdr: miekg.RR_Header{Name: strings.Clone(long), Rrtype: miekg.TypeA, Class: miekg.ClassINET, Ttl: 300},
+				A:   net.IPv4(192, 0, byte(j), byte(i)).To4(),
+			})
+		}
+		c.put(cacheKey{name: fmt.Sprint(i), qtype: miekg.TypeA}, m, now)
+	}
+	if len(c.entries) < 10 {
+		t.Errorf("only %d replies are kept", len(c.entries))
+	}
+	if got := int64(heap() - before); got > 2*maxCachedBytes {
+		t.Errorf("%d replies take %d bytes", len(c.entries), got)
+	}
+	runtime.KeepAlive(c)
 }

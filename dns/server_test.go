@@ -2,6 +2,7 @@ package dns
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -359,15 +360,34 @@ func TestAnswersDoNotMixTables(t *testing.T) {
 	readers.Wait()
 }
 
+// Over UDP a stranger is told so; over TCP it gets no connection, and takes no place of those who may ask.
 func TestStrangersAreRefused(t *testing.T) {
-	var asked netip.Addr
-	s, addr := start(t, Options{Allow: func(src netip.Addr) bool { asked = src; return false }})
-	m := ask(t, "tcp", addr, question("db.weft.local.", miekg.TypeA))
-	if m.Rcode != miekg.RcodeRefused || len(m.Answer) != 0 {
-		t.Errorf("%v", m)
+	friend := netip.MustParseAddr("127.0.0.2")
+	s := newServer(t, Options{Allow: func(src netip.Addr) bool { return src == friend }})
+	s.tcp.total = 1
+	addr := listen(t, s)
+	run(t, s)
+	m := ask(t, "udp", addr, question("db.weft.local.", miekg.TypeA))
+	if m.Rcode != miekg.RcodeRefused || len(m.Answer) != 0 || s.Counters().Refused != 1 {
+		t.Errorf("%v, counters %+v", m, s.Counters())
 	}
-	if asked != loopback.Addr() || s.Counters().Refused != 1 {
-		t.Errorf("asked about %v, counters %+v", asked, s.Counters())
+	for i := range uint64(5) {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(time.Second)) // below what one may wait for a first question
+		if n, err := c.Read(make([]byte, 1)); n > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("a stranger's connection stays: %v", err)
+		}
+		if got := s.Counters().Refused; got != 2+i {
+			t.Errorf("%d were refused", got)
+		}
+	}
+	d := miekg.Client{Net: "tcp", Timeout: 5 * time.Second, Dialer: &net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(friend, 0))}}
+	if m, _, err := d.Exchange(question("db.weft.local.", miekg.TypeA), addr); err != nil || m.Rcode != miekg.RcodeSuccess {
+		t.Errorf("who may ask, beside strangers: %v, %v", m, err)
 	}
 }
 

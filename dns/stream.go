@@ -25,12 +25,13 @@ var defaultTCPLimits = tcpLimits{
 
 func (l tcpLimits) idleTimeout() time.Duration { return l.idle }
 
-// tcpListener closes connections above its limits as soon as they come, and
+// tcpListener closes connections of strangers, and those above its limits, as soon as they come, and
 // gives every write a deadline, which miekg/dns does not: a client that reads
 // nothing would hold a goroutine and Shutdown for ever.
 type tcpListener struct {
 	net.Listener
 	limits tcpLimits
+	admits func(netip.Addr) bool
 	ended  chan struct{}
 	end    func() error
 
@@ -39,8 +40,8 @@ type tcpListener struct {
 	conns map[netip.Addr]int
 }
 
-func newTCPListener(l net.Listener, limits tcpLimits) *tcpListener {
-	t := &tcpListener{Listener: l, limits: limits, ended: make(chan struct{}), conns: make(map[netip.Addr]int)}
+func newTCPListener(l net.Listener, limits tcpLimits, admits func(netip.Addr) bool) *tcpListener {
+	t := &tcpListener{Listener: l, limits: limits, admits: admits, ended: make(chan struct{}), conns: make(map[netip.Addr]int)}
 	t.end = sync.OnceValue(func() error {
 		close(t.ended)
 		return l.Close()
@@ -65,7 +66,8 @@ func (t *tcpListener) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		src, _ := source(c.RemoteAddr())
-		if !t.take(src) {
+		// Strangers take no place of those who may ask.
+		if !t.admits(src) || !t.take(src) {
 			c.Close()
 			continue
 		}
