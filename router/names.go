@@ -293,9 +293,10 @@ func (r *Router) addLingeringLocked(names map[nameKey]bool) {
 	if len(r.linger) == 0 {
 		return
 	}
+	// What a container offers at its name beside its address replaces nothing: a name with an SRV alone has no address.
 	has := map[string]bool{}
 	for k := range names {
-		has[k.Name] = true
+		has[k.Name] = has[k.Name] || k.Type == typeAddr || k.Type == typeCNAME
 	}
 	mine := map[dns.Record]bool{}
 	for k := range r.linger {
@@ -305,7 +306,7 @@ func (r *Router) addLingeringLocked(names map[nameKey]bool) {
 	for k := range r.linger {
 		elsewhere := slices.ContainsFunc(table.At(k.Name), func(o dns.Record) bool {
 			o.Down = false
-			return !mine[o]
+			return !mine[o] && (o.Addr.IsValid() || o.Type() == "CNAME")
 		})
 		if has[k.Name] || elsewhere {
 			delete(r.linger, k)
