@@ -254,14 +254,14 @@ func TestModel(t *testing.T) {
 				}
 			}
 		}
-		ask := func(o *member, s netip.Prefix, answered bool) {
+		ask := func(t *rapid.T, o *member, s netip.Prefix, answered bool) {
 			if !o.up || !o.proven {
 				return
 			}
 			if !s.IsValid() {
 				s = w.whole
 			}
-			for _, d := range o.led.Ring().Donors(o.id, s) {
+			for _, d := range o.led.Ring().Asked(o.id, s, func() float64 { return rapid.Float64Range(0, 0.999).Draw(t, "chance") }) {
 				giver := w.member(d)
 				if w.connected(o, giver) && giver.proven {
 					give(giver, o, s, answered)
@@ -305,7 +305,7 @@ func TestModel(t *testing.T) {
 				}
 			},
 			"ask": func(t *rapid.T) {
-				ask(pick("host"), subnet(), rapid.Bool().Draw(t, "answered"))
+				ask(t, pick("host"), subnet(), rapid.Bool().Draw(t, "answered"))
 			},
 			"hand over": func(t *rapid.T) {
 				o, to := pick("host"), pick("to")

@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	dialers     = 256             // hosts dialled at a time: so many dead ones do not delay a dial of another
-	joiners     = 32              // joins under way at a time, beyond the dial
+	dialers     = 256             // hosts dialled at a time, beside targets: so many dead ones do not delay a dial of another
+	joiners     = 32              // joins under way at a time, from the exchange of logs on
 	dialTick    = time.Second     // one random host that is not in gossip is dialled through the tunnel
 	redialEvery = 5 * time.Second // each host that is not in gossip is dialled at its join port
 	insideTry   = 4 * time.Second // how long a dial through a tunnel, likely dead, may take
@@ -31,24 +31,27 @@ const (
 func (m *Mesh) dialAll(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	slots := make(chan struct{}, dialers)
 	tick := time.NewTicker(dialTick)
 	defer tick.Stop()
-	start := func(work func()) bool {
-		select {
-		case slots <- struct{}{}:
-		default:
-			return false
+	slots := func(n int) func(work func()) bool {
+		busy := make(chan struct{}, n)
+		return func(work func()) bool {
+			select {
+			case busy <- struct{}{}:
+			default:
+				return false
+			}
+			wg.Go(func() {
+				work()
+				<-busy
+			})
+			return true
 		}
-		wg.Go(func() {
-			work()
-			<-slots
-		})
-		return true
 	}
+	start, startHost := slots(maxTargets+8), slots(dialers) // one lost host and one that is sought a second, of insideTry each
 	for {
 		m.dialTargets(ctx, start)
-		m.dialHosts(ctx, start)
+		m.dialHosts(ctx, startHost)
 		if id, ok := m.seek(time.Now()); ok {
 			start(func() {
 				ctx, cancel := context.WithTimeout(ctx, insideTry)
@@ -168,7 +171,7 @@ func (m *Mesh) dialHosts(ctx context.Context, start func(func()) bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for id, h := range m.hosts {
-		if h.gossip || h.dialling || now.Before(h.nextDial) || !m.wantedLocked(id, h) {
+		if h.dialling || now.Before(h.nextDial) || !m.wantedLocked(id, h) {
 			continue
 		}
 		addrs := h.rec.Endpoints // the TCP port has the number of the WireGuard port

@@ -16,7 +16,7 @@ type host struct {
 	raw  []byte // of rec
 	left bool   // rec announces a stop
 
-	nodes   int  // see sign; as countNodesLocked found it
+	nodes   int  // of eachHostLocked, for a sign
 	current bool // likewise
 
 	met     bool   // a member of gossip since this router started

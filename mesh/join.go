@@ -20,22 +20,23 @@ const joinTimeout = 20 * time.Second
 func (m *Mesh) joinAt(ctx context.Context, addrs ...netip.AddrPort) (peer.ID, error) {
 	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()
-	conn, err := m.dial(ctx, addrs)
-	if err != nil {
-		return peer.ID{}, err
-	}
-	select {
-	case m.joins <- struct{}{}:
-		defer func() { <-m.joins }()
-	case <-ctx.Done():
-		_ = conn.Close()
-		return peer.ID{}, ctx.Err()
-	}
-	l, err := m.openOn(ctx, purposeJoin, conn)
+	l, err := m.open(ctx, purposeJoin, addrs...)
 	if err != nil {
 		return peer.ID{}, err
 	}
 	defer l.close()
+	// Only who has proved the secret gets this far, so that what accepts a
+	// connection and says nothing takes no turn. The other side waits meanwhile.
+	turn := time.NewTimer(linkPatience / 2)
+	defer turn.Stop()
+	select {
+	case m.joins <- struct{}{}:
+		defer func() { <-m.joins }()
+	case <-turn.C:
+		return l.id, fmt.Errorf("join %v: %d joins are under way", l.id, joiners)
+	case <-ctx.Done():
+		return l.id, ctx.Err()
+	}
 	news, err := m.exchange(l, true)
 	if err != nil {
 		return l.id, fmt.Errorf("join %v: %w", l.id, err)

@@ -73,11 +73,6 @@ func (m *Mesh) open(ctx context.Context, p purpose, addrs ...netip.AddrPort) (*l
 	if err != nil {
 		return nil, err
 	}
-	return m.openOn(ctx, p, conn)
-}
-
-// openOn is open on a connection that is there.
-func (m *Mesh) openOn(ctx context.Context, p purpose, conn net.Conn) (*link, error) {
 	s, err := Client(ctx, conn, m.o.Identity, m.o.Secret)
 	if err != nil {
 		return nil, err

@@ -470,3 +470,18 @@ func TestTwinHoldsUpNothingElse(t *testing.T) {
 		w.within(2*mendPause, "the new epoch", func() bool { return own().Epoch > epoch })
 	})
 }
+
+// A tunnel brings nothing from its own host: whoever sends from its address is a
+// local user, whose packets are not held against a member.
+func TestDatagramsFromHere(t *testing.T) {
+	m := quietMesh(t, NewSecret())
+	here := m.controlAddr(m.id)
+	for range 10_000 {
+		if m.sortMail(here, []byte{gossipMagic, gossipDirect, 0}) || m.sortMail(here, []byte{1, 2, 3}) {
+			t.Fatal("it is passed on")
+		}
+	}
+	if c := m.Counters(); c["gossip_from_here"] != 20_000 || len(c) != 1 {
+		t.Errorf("counters %v", c)
+	}
+}

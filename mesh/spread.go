@@ -234,6 +234,10 @@ type letter struct {
 // passed on to it: a member may send only so many. Its tunnel shows whose it is;
 // what is in it, nobody has signed.
 func (m *Mesh) sortMail(from netip.Addr, b []byte) (pass bool) {
+	if idAt(from) == m.id { // a local user: a tunnel brings nothing from its own host
+		m.count.add("gossip_from_here")
+		return false
+	}
 	if b[0] == gossipMagic {
 		m.receive(from, b)
 		return false
@@ -251,9 +255,6 @@ func (m *Mesh) sortMail(from netip.Addr, b []byte) (pass bool) {
 func (m *Mesh) receive(from netip.Addr, b []byte) {
 	id := idAt(from)
 	switch {
-	case id == m.id: // a local user: a tunnel brings nothing from its own host
-		m.count.add("gossip_from_here")
-		return
 	case len(b) < 2 || len(b) > maxGossip || b[1] < gossipDirect || b[1] > gossipRoot || b[1] == gossipRoot && len(b) < 34:
 		m.rejectSent(id, reasonMalformed, errShort)
 		return

@@ -127,7 +127,7 @@ func (d *dialCounter) of(a netip.Addr) int {
 	return d.n[a]
 }
 
-// However many known hosts do not answer, each one's join port is tried every 5 s.
+// Up to 256 known hosts that do not answer leave each other alone: each one's join port is tried every 5 s.
 func TestDeadHostsDoNotDelayEachOther(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		a := w.box("host1")
@@ -137,17 +137,7 @@ func TestDeadHostsDoNotDelayEachOther(t *testing.T) {
 		for i := range 100 {
 			x := w.box(fmt.Sprintf("dead%d", i))
 			x.host.Crash() // its address swallows what is sent to it
-			raw, err := SignRecord(x.id, w.secret, Record{Epoch: 1, ProtoMin: 1, ProtoMax: 1, Endpoints: []netip.AddrPort{netip.AddrPortFrom(x.addr, DefaultPort)}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			rec, err := VerifyRecord(raw, w.secret)
-			if err != nil {
-				t.Fatal(err)
-			}
-			a.mesh.mu.Lock()
-			a.mesh.noteRecordLocked(rec, raw, false)
-			a.mesh.mu.Unlock()
+			a.knows(x)
 			dead = append(dead, x.addr)
 		}
 		time.Sleep(61 * time.Second)
@@ -157,6 +147,35 @@ func TestDeadHostsDoNotDelayEachOther(t *testing.T) {
 			}
 		}
 	})
+}
+
+// What accepts connections and says nothing, as a paused router does, does not
+// keep a host from one that answers.
+func TestSilentHostsDoNotDelayOthers(t *testing.T) {
+	for _, n := range []int{20, 100, dialers + 20} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				a, b := w.box("host1"), w.box("host2")
+				b.join()
+				a.found()
+				for i := range n {
+					x := w.box(fmt.Sprintf("silent%d", i))
+					ln, err := x.host.Listen(t.Context(), netip.AddrPortFrom(x.addr, DefaultPort))
+					if err != nil {
+						t.Fatal(err)
+					}
+					t.Cleanup(func() { _ = ln.Close() })
+					a.knows(x)
+				}
+				time.Sleep(20 * time.Second)
+				if err := a.mesh.Connect([]string{b.target()}, false); err != nil {
+					t.Fatal(err)
+				}
+				took := w.within(2*time.Second, "the host that answers", func() bool { return a.sees(b) == Alive })
+				t.Logf("met after %v", took)
+			})
+		})
+	}
 }
 
 func TestSelfAsTarget(t *testing.T) {

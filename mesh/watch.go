@@ -40,9 +40,7 @@ func (m *Mesh) lookAtHosts() (ask []doubtful) {
 	changed := m.stale
 	lost := false
 	m.stale = false
-	m.countNodesLocked()
-	for id, h := range m.hosts {
-		s := h.sign()
+	m.eachHostLocked(func(id peer.ID, h *host, s sign) {
 		if at, ok := heard[id]; ok {
 			s.silent, s.heard = now.Sub(at), true
 		}
@@ -64,7 +62,7 @@ func (m *Mesh) lookAtHosts() (ask []doubtful) {
 			h.news = time.Time{}
 		}
 		if live == h.live {
-			continue
+			return
 		}
 		m.log.Info("host is "+live.String(), "peer", id, "nickname", h.rec.Nickname, "was", h.live.String())
 		lost = lost || h.live == Alive // a target may be
@@ -72,7 +70,7 @@ func (m *Mesh) lookAtHosts() (ask []doubtful) {
 			m.notices.clear("host " + id.String())
 		}
 		h.live, h.since, changed = live, now, true
-	}
+	})
 	changed = m.notices.expire(now) || changed
 	if now.Sub(m.buried) >= buryEvery {
 		m.buried = now
@@ -97,12 +95,11 @@ func (m *Mesh) lookAtHosts() (ask []doubtful) {
 func (m *Mesh) askTunnel() map[peer.ID]time.Time {
 	var ids []peer.ID
 	m.mu.Lock()
-	m.countNodesLocked()
-	for id, h := range m.hosts {
-		if h.sign().dead() {
+	m.eachHostLocked(func(id peer.ID, _ *host, s sign) {
+		if s.dead() {
 			ids = append(ids, id)
 		}
-	}
+	})
 	m.mu.Unlock()
 	heard := make(map[peer.ID]time.Time, len(ids))
 	for _, id := range ids {
@@ -113,8 +110,9 @@ func (m *Mesh) askTunnel() map[peer.ID]time.Time {
 	return heard
 }
 
-// countNodesLocked notes for each host what gossip holds alive of it.
-func (m *Mesh) countNodesLocked() {
+// eachHostLocked goes through the other hosts, with what of their signs does not
+// come from the tunnel.
+func (m *Mesh) eachHostLocked(f func(peer.ID, *host, sign)) {
 	for _, h := range m.hosts {
 		h.nodes, h.current = 0, false
 	}
@@ -124,7 +122,7 @@ func (m *Mesh) countNodesLocked() {
 			h.current = h.current || n.nonce == h.rec.BootNonce
 		}
 	}
+	for id, h := range m.hosts {
+		f(id, h, sign{left: h.left, nodes: h.nodes, current: h.current, met: h.met})
+	}
 }
-
-// sign is what of it does not come from the tunnel.
-func (h *host) sign() sign { return sign{left: h.left, nodes: h.nodes, current: h.current, met: h.met} }

@@ -197,6 +197,22 @@ func (b *box) launch(edit ...func(*Options)) {
 	}()
 }
 
+// knows gives b's router the record of x, as gossip would.
+func (b *box) knows(x *box) {
+	b.w.t.Helper()
+	raw, err := SignRecord(x.id, b.w.secret, Record{Epoch: 1, ProtoMin: 1, ProtoMax: 1, Endpoints: []netip.AddrPort{netip.AddrPortFrom(x.addr, DefaultPort)}})
+	if err != nil {
+		b.w.t.Fatal(err)
+	}
+	rec, err := VerifyRecord(raw, b.w.secret)
+	if err != nil {
+		b.w.t.Fatal(err)
+	}
+	b.mesh.mu.Lock()
+	defer b.mesh.mu.Unlock()
+	b.mesh.noteRecordLocked(rec, raw, false)
+}
+
 func (b *box) tunnelTo(id peer.ID) {
 	b.w.mu.Lock()
 	defer b.w.mu.Unlock()

@@ -203,6 +203,9 @@ func (r *Router) claim(key string, p netip.Prefix) (ipam.Allocation, bool, error
 	switch {
 	case errors.As(err, &taken):
 		return al, false, &Error{Err: err, Code: 409, Tip: "`weft ps` shows who has which address"}
+	case errors.As(err, &foreign) && foreign.Owner == ipam.Owner(r.id.ID()):
+		return al, false, &Error{Msg: fmt.Sprintf("address %v is this host's, but not yet to use: who had it before may not know", foreign.Addr), Code: 409,
+			Tip: "`weft status ipam` says what the takeover waits for; or let weft choose: net:" + p.Masked().String()}
 	case errors.As(err, &foreign):
 		return al, false, &Error{Err: err, Code: 409, Tip: "claim it on that host (`weft status ipam`), or let weft choose: net:" + p.Masked().String()}
 	case errors.Is(err, ipam.ErrUnproven):

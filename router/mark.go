@@ -66,7 +66,7 @@ func openMarked(db *statedb.DB, runDir string) (*markedDB, string, error) {
 		}
 		m.name = hex.EncodeToString(b[:])
 		if err := db.Apply(bucketRouter, map[string][]byte{keyName: []byte(m.name)}, nil); err != nil {
-			return nil, "", err
+			return nil, "", unwritten(err)
 		}
 	}
 	// From here on the state may change without the mark: an old one must not vouch for it.

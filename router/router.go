@@ -61,9 +61,8 @@ type Router struct {
 	ready    chan struct{}
 	done     chan struct{}
 	ended    sync.Once
-	ops      keyed         // one operation at a time for a container
-	asking   keyed         // one asks others for space at a time: askKey
-	given    atomic.Uint64 // how often somebody gave some
+	ops      keyed // one operation at a time for a container
+	asks     asker
 	tunnels  tunnels
 	view     atomic.Pointer[view] // what the last pass saw and wanted
 	wanted   atomic.Pointer[announced]
@@ -200,6 +199,7 @@ func New(o Options) (_ *Router, err error) {
 	if r.docker, err = docker.New(docker.Options{Host: o.DockerAPI, Log: r.log}); err != nil {
 		return nil, err
 	}
+	r.asks.order, r.asks.may, r.asks.call = r.donors, r.mayAsk, r.askOne
 	r.guests.find = r.host.Guests
 	r.zone = newZone(o.Domain+".", o.DNSOrder != OrderShuffle)
 	if !o.NoDNS {

@@ -16,7 +16,6 @@ import (
 const (
 	methodAsk = "space.ask"
 	askEvery  = time.Second
-	askKey    = "ask"
 )
 
 // handle answers the calls of other hosts.
@@ -100,53 +99,27 @@ func (r *Router) ringNow() (*ipam.Ring, error) {
 	return b.ledger.Ring(), nil
 }
 
-// ask asks the others for space in a subnet, at random, those with much of it sooner, and
-// says whether somebody gave some. One asks at a time, or this host would get more
-// than it needs; who had to wait for another looks first at what that one got.
-func (r *Router) ask(ctx context.Context, subnet netip.Prefix) (bool, error) {
-	before := r.given.Load()
-	unlock, err := r.asking.lock(ctx, askKey)
-	if err != nil {
-		return false, err
-	}
-	defer unlock()
-	if r.given.Load() != before {
-		return true, nil
-	}
+// donors are the hosts that may have space in a subnet, at random, those with much
+// of it sooner.
+func (r *Router) donors(subnet netip.Prefix) ([]peer.ID, error) {
 	ring, err := r.ringNow()
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	st := r.mesh.State()
-	alive := map[peer.ID]bool{}
-	for _, h := range st.Hosts {
-		alive[h.ID] = !h.Self && h.Liveness == mesh.Alive
-	}
-	var errs []error
+	var ids []peer.ID
 	for _, o := range ring.Asked(ipam.Owner(r.id.ID()), subnet, rand.Float64) {
-		id := peer.ID(o)
-		if !alive[id] {
-			continue
-		}
-		if err := r.mayTake(); err != nil {
-			return false, err
-		}
-		got, err := r.askOne(ctx, id, subnet)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("ask %v for address space: %w", id, err))
-			continue
-		}
-		if got {
-			r.given.Add(1)
-			return true, nil
-		}
+		ids = append(ids, peer.ID(o))
 	}
-	return false, errors.Join(errs...)
+	return ids, nil
+}
+
+// mayAsk says whether a host is in reach, and why this one can take no space now.
+func (r *Router) mayAsk(id peer.ID) (bool, error) {
+	h, ok := r.mesh.State().Host(id)
+	return ok && !h.Self && h.Liveness == mesh.Alive, r.mayTake()
 }
 
 func (r *Router) askOne(ctx context.Context, id peer.ID, subnet netip.Prefix) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
 	answer, err := r.mesh.Call(ctx, id, methodAsk, encodePrefix(subnet))
 	if err != nil {
 		return false, err
@@ -230,8 +203,9 @@ func (r *Router) gatherSpace(ctx context.Context) error {
 	tick := time.NewTicker(askEvery)
 	defer tick.Stop()
 	for {
+		seen := r.asks.given.Load()
 		if ring, err := r.ringNow(); err == nil && ring.Seeded() && !r.hasSpace() && r.mayTake() == nil {
-			if _, err := r.ask(ctx, r.defaultSubnet()); err != nil && ctx.Err() == nil {
+			if _, err := r.asks.ask(ctx, r.defaultSubnet(), seen); err != nil && ctx.Err() == nil {
 				r.log.Debug("ask for address space", "err", err)
 			}
 		}
@@ -263,6 +237,7 @@ func (r *Router) allocate(ctx context.Context, key string, subnet netip.Prefix) 
 	}
 	for {
 		again := r.passes.next()
+		seen := r.asks.given.Load()
 		if al, isNew, err := r.tryAllocate(key, subnet); err == nil || !waits(err) {
 			return al, isNew, err
 		} else if errors.Is(err, ipam.ErrNoSpace) {
@@ -270,7 +245,7 @@ func (r *Router) allocate(ctx context.Context, key string, subnet netip.Prefix) 
 			if !want.IsValid() {
 				want = r.defaultSubnet()
 			}
-			if got, _ := r.ask(ctx, want); got {
+			if got, _ := r.asks.ask(ctx, want, seen); got {
 				continue
 			}
 		}
@@ -343,12 +318,13 @@ func (r *Router) prime(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		again := r.passes.next()
+		seen := r.asks.given.Load()
 		if !r.isUnproven() {
 			if r.hasSpace() {
 				return nil
 			}
 			if r.beginning.observer { // which has asked for none yet
-				if _, err := r.ask(ctx, r.defaultSubnet()); err != nil && ctx.Err() == nil {
+				if _, err := r.asks.ask(ctx, r.defaultSubnet(), seen); err != nil && ctx.Err() == nil {
 					r.log.Debug("ask for address space", "err", err)
 				}
 				if r.hasSpace() {

@@ -73,6 +73,7 @@ func (r *Router) reset(ctx context.Context, force bool) (warn []string, err erro
 	errs := r.detachAll(ctx)
 	r.leaveCouncil(ctx)
 	if !taker.IsZero() {
+		r.takeLast()
 		if err := r.handOver(ctx, taker); err != nil {
 			r.log.Warn("hand address space over", "peer", taker.String(), "err", err)
 			warn = append(warn, fmt.Sprintf("host %v has not confirmed that it took the address space: %v; look at `weft status ipam` there", taker, err))
@@ -86,13 +87,11 @@ func (r *Router) reset(ctx context.Context, force bool) (warn []string, err erro
 }
 
 func (r *Router) beginReset(ctx context.Context, force bool) error {
-	// Space that is on its way here comes first: nobody would own what is given to a
-	// host that has gone.
-	unlock, err := r.asking.lock(ctx, askKey)
+	resume, err := r.asks.pause(ctx) // what is on its way here comes first
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	defer resume() // nobody asks while resetting
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
@@ -108,15 +107,15 @@ func (r *Router) beginReset(ctx context.Context, force bool) error {
 // findTaker finds a host that can take this one's space, the one with most of
 // it first. The zero ID: there is nothing to hand over, or nobody who could miss it.
 func (r *Router) findTaker(ctx context.Context) (peer.ID, error) {
-	ring, err := r.ringNow()
+	b, err := r.booksNow()
 	if errors.Is(err, ipam.ErrNotReady) {
 		return peer.ID{}, nil
 	}
 	if err != nil {
 		return peer.ID{}, err
 	}
-	others := r.bySpace(ring)
-	if len(others) == 0 || len(ring.Owned(ipam.Owner(r.id.ID()))) == 0 {
+	others := r.bySpace(b.ledger.Ring())
+	if len(others) == 0 || len(b.ledger.Usable())+len(b.ledger.Waiting()) == 0 {
 		return peer.ID{}, nil
 	}
 	errs := []error{errors.New("no other host of the mesh is in reach")}
@@ -164,6 +163,16 @@ func (r *Router) detachAll(ctx context.Context) []error {
 		unlock()
 	}
 	return errs
+}
+
+// takeLast takes what was given to this host by a call that it did not wait for:
+// nobody would own it once this host has gone.
+func (r *Router) takeLast() {
+	r.applyMu.Lock()
+	defer r.applyMu.Unlock()
+	for _, err := range r.deliberate() {
+		r.log.Warn("take what was given", "err", err)
+	}
 }
 
 // handOver grants all that this host owns to another, and waits until that one

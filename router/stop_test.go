@@ -42,22 +42,6 @@ func TestWhoTakesSpaceIsNotReset(t *testing.T) {
 	if _, err := unproven.handle(t.Context(), peer.ID{2}, methodReady, nil); !errors.Is(err, ipam.ErrUnproven) {
 		t.Errorf("a host that could not take the space is ready: %v", err)
 	}
-	asks := &Router{}
-	unlock, err := asks.asking.lock(t.Context(), askKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	begun := make(chan error)
-	go func() { begun <- asks.beginReset(t.Context(), true) }()
-	select {
-	case err := <-begun:
-		t.Fatalf("a reset while space is on its way here: %v", err)
-	case <-time.After(50 * time.Millisecond):
-	}
-	unlock()
-	if err := <-begun; err != nil {
-		t.Errorf("when it has come: %v", err)
-	}
 	forced := &Router{promised: map[peer.ID]time.Time{{2}: time.Now().Add(time.Hour)}}
 	if err := forced.beginReset(t.Context(), true); err != nil {
 		t.Errorf("a forced reset: %v", err)

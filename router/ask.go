@@ -1,0 +1,152 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"weft/peer"
+)
+
+const (
+	askPatience   = 4 * time.Second  // with one host
+	roundPatience = 10 * time.Second // with all that are asked in a row
+	askKey        = "ask"
+)
+
+// asker asks other hosts for address space: one call at a time, or this host
+// would get more than it needs, and one round of calls for all who want space in the
+// same subnet.
+type asker struct {
+	order func(subnet netip.Prefix) ([]peer.ID, error) // whom, one after the other
+	may   func(id peer.ID) (bool, error)               // whether it is there; an error: this host asks nobody now
+	call  func(ctx context.Context, id peer.ID, subnet netip.Prefix) (got bool, err error)
+
+	given atomic.Uint64 // how often somebody gave some
+	turn  keyed         // of a call: askKey
+
+	mu     sync.Mutex // guards the fields below
+	rounds map[netip.Prefix]*round
+	paused int
+}
+
+// round is what several may wait for. got, err and hungUp are set when done is closed.
+type round struct {
+	done   chan struct{}
+	got    bool
+	err    error
+	hungUp bool // who began it did not wait for its end
+}
+
+// ask says whether somebody gave space in a subnet, or has given any since the
+// caller looked for some: seen is what given was then.
+func (a *asker) ask(ctx context.Context, subnet netip.Prefix, seen uint64) (bool, error) {
+	for {
+		if a.given.Load() != seen {
+			return true, nil
+		}
+		a.mu.Lock()
+		if rd := a.rounds[subnet]; rd != nil {
+			a.mu.Unlock()
+			select {
+			case <-rd.done:
+			case <-ctx.Done():
+				return false, ctx.Err()
+			}
+			if rd.hungUp {
+				continue
+			}
+			return rd.got, rd.err
+		}
+		rd := &round{done: make(chan struct{})}
+		if a.rounds == nil {
+			a.rounds = map[netip.Prefix]*round{}
+		}
+		a.rounds[subnet] = rd
+		a.mu.Unlock()
+		rd.got, rd.err = a.round(ctx, subnet, seen)
+		rd.hungUp = !rd.got && ctx.Err() != nil
+		a.mu.Lock()
+		delete(a.rounds, subnet)
+		a.mu.Unlock()
+		close(rd.done)
+		return rd.got, rd.err
+	}
+}
+
+// round asks one host after the other until one gives something. Who is asked when
+// nobody has after a while comes into the next round.
+func (a *asker) round(ctx context.Context, subnet netip.Prefix, seen uint64) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, roundPatience)
+	defer cancel()
+	ids, err := a.order(subnet)
+	if err != nil {
+		return false, err
+	}
+	var errs []error
+	for _, id := range ids {
+		got, end, err := a.one(ctx, id, subnet, seen)
+		if got {
+			return true, nil
+		}
+		errs = append(errs, err)
+		if end || ctx.Err() != nil {
+			break
+		}
+	}
+	return false, errors.Join(errs...)
+}
+
+// one is a call, if it is still of use when its turn comes.
+func (a *asker) one(ctx context.Context, id peer.ID, subnet netip.Prefix, seen uint64) (got, end bool, err error) {
+	unlock, err := a.turn.lock(ctx, askKey)
+	if err != nil {
+		return false, true, err
+	}
+	defer unlock()
+	a.mu.Lock()
+	paused := a.paused > 0
+	a.mu.Unlock()
+	if a.given.Load() != seen {
+		return true, true, nil
+	}
+	if paused {
+		return false, true, errResetting
+	}
+	if there, err := a.may(id); !there || err != nil {
+		return false, err != nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, askPatience)
+	defer cancel()
+	if got, err = a.call(ctx, id, subnet); err != nil {
+		return false, false, fmt.Errorf("ask %v for address space: %w", id, err)
+	}
+	if got {
+		a.given.Add(1)
+	}
+	return got, false, nil
+}
+
+// pause waits for the call that is under way, and keeps others from beginning until
+// resume is called.
+func (a *asker) pause(ctx context.Context) (resume func(), err error) {
+	a.mu.Lock()
+	a.paused++
+	a.mu.Unlock()
+	resume = func() {
+		a.mu.Lock()
+		a.paused--
+		a.mu.Unlock()
+	}
+	unlock, err := a.turn.lock(ctx, askKey)
+	if err != nil {
+		resume()
+		return nil, err
+	}
+	unlock()
+	return resume, nil
+}
