@@ -48,9 +48,13 @@ it one with weft dns-add.
 			if in.Addrs, in.Container, err = parseAttach(cmd, args); err != nil {
 				return err
 			}
-			return a.blocking(cmd.Context(), func(ctx context.Context) error {
-				return a.printAddresses(ctx, "/attach", in, asJSON)
-			})
+			var raw json.RawMessage
+			if err := a.blocking(cmd.Context(), func(ctx context.Context) error {
+				return a.client().Do(ctx, "POST", "/attach", in, &raw)
+			}); err != nil {
+				return err
+			}
+			return a.printAddresses(raw, asJSON)
 		},
 	}
 	cmd.Flags().BoolVar(&in.WithoutDNS, "without-dns", false, "register no name")
@@ -81,7 +85,11 @@ Without an address it loses the one of the default subnet.
 			if in.Addrs, in.Container, err = parseAttach(cmd, args); err != nil {
 				return err
 			}
-			return a.printAddresses(cmd.Context(), "/detach", in, asJSON)
+			var raw json.RawMessage
+			if err := a.client().Do(cmd.Context(), "POST", "/detach", in, &raw); err != nil {
+				return err
+			}
+			return a.printAddresses(raw, asJSON)
 		},
 	}
 	jsonFlag(cmd, &asJSON)
@@ -182,13 +190,8 @@ func parseContainer(s string) (string, error) {
 	return s, nil
 }
 
-// printAddresses calls an operation that answers addresses, and prints them on
-// one line.
-func (a *app) printAddresses(ctx context.Context, path string, in any, asJSON bool) error {
-	var raw json.RawMessage
-	if err := a.client().Do(ctx, "POST", path, in, &raw); err != nil {
-		return err
-	}
+// printAddresses prints the addresses that an operation has answered, on one line.
+func (a *app) printAddresses(raw json.RawMessage, asJSON bool) error {
 	a.warn(raw)
 	if asJSON {
 		return a.printJSON(raw)

@@ -277,6 +277,59 @@ func TestPrimeTellsWhatItWaitsFor(t *testing.T) {
 	}
 }
 
+// TestAttachTellsItsAddressLast runs attach against a router that has an address
+// while it is being asked what attach waits for.
+func TestAttachTellsItsAddressLast(t *testing.T) {
+	asked, said := make(chan struct{}), make(chan string, 9)
+	dir := t.TempDir()
+	srv, err := api.New(api.Options{Socket: filepath.Join(dir, "weft.sock"), Routes: []api.Route{
+		{Method: "POST", Path: "/attach", Handle: func(context.Context, *api.Request) (any, error) {
+			<-asked
+			return map[string]any{"addresses": []string{"10.32.0.9"}}, nil
+		}},
+		{Method: "GET", Path: "/report", Handle: func(context.Context, *api.Request) (any, error) {
+			close(asked)
+			select {
+			case first := <-said: // it did not wait for the answer
+				said <- first
+			case <-time.After(200 * time.Millisecond):
+			}
+			return router.Report{IPAM: &router.IPAMReport{Status: "ready"}}, nil
+		}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- srv.Run(ctx) }()
+	<-srv.Ready()
+	a := newApp()
+	a.stdout, a.stderr = words(said), words(said)
+	if code := a.run(t.Context(), []string{"attach", "--run-dir", dir, "web"}); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	close(said)
+	last := ""
+	for last = range said {
+	}
+	if last != "10.32.0.9\n" {
+		t.Errorf("it ends with %q", last)
+	}
+	cancel()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+}
+
+// words takes what is written to it, one by one.
+type words chan string
+
+func (w words) Write(b []byte) (int, error) {
+	w <- string(b)
+	return len(b), nil
+}
+
 // FuzzParsePeers: whatever is typed as a peer gets an answer, and what passes
 // as host[:port] has no character that a terminal or a log would trip over.
 func FuzzParsePeers(f *testing.F) {

@@ -44,7 +44,7 @@ without. If it is not, addresses may be given twice.`,
 }
 
 // blocking runs an operation that may have to wait for address space, and tells
-// on stderr what for.
+// on stderr what for. What the operation prints comes afterwards.
 func (a *app) blocking(ctx context.Context, call func(context.Context) error) error {
 	done := make(chan error, 1)
 	go func() { done <- call(ctx) }() // ends with ctx, as all calls do
@@ -56,7 +56,13 @@ func (a *app) blocking(ctx context.Context, call func(context.Context) error) er
 		case err := <-done:
 			return err
 		case <-look.C:
-			if why := a.reason(ctx); why != told {
+			why := a.reason(ctx)
+			select {
+			case err := <-done: // while the router was asked
+				return err
+			default:
+			}
+			if why != told {
 				fmt.Fprint(a.stderr, why)
 				told = why
 			}
