@@ -84,6 +84,18 @@ func (m *Mesh) exchange(l *link, client bool) (news []Entry, err error) {
 	return news, nil
 }
 
+// doubtDrain is how long what comes in may have been sent before Doubt.
+const doubtDrain = 2 * time.Second
+
+// Doubt has State.Heard be false until another host has told anew what it knows of this
+// one: what it said before may be out of date.
+func (m *Mesh) Doubt() {
+	m.mu.Lock()
+	m.heard, m.doubted = false, time.Now()
+	m.publishLocked()
+	m.mu.Unlock()
+}
+
 // hear notes that another host has told what it knows of this one's past; theirs
 // is its digest, nil if it was the same as this host's. One that has never heard
 // of this host does not count.
@@ -92,8 +104,9 @@ func (m *Mesh) hear(theirs []mark) {
 		return
 	}
 	m.mu.Lock()
-	news := !m.heard
-	if m.heard = true; news {
+	news := !m.heard && time.Since(m.doubted) >= doubtDrain
+	if news {
+		m.heard = true
 		m.publishLocked()
 	}
 	m.mu.Unlock()

@@ -138,6 +138,7 @@ func (r *Router) deliberate() []error {
 		return nil
 	}
 	r.mu.Lock()
+	r.noticeSleepLocked()
 	r.noteAliveLocked(b.st)
 	if r.unproven || r.resetting && !r.leaving {
 		r.mu.Unlock()

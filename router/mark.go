@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"weft/internal/statedb"
+	"weft/mesh"
 )
 
 // The mark is a file in the run directory, which does not survive a reboot. It
@@ -24,8 +26,8 @@ import (
 // has put an old copy in its place. In all other cases this host may have
 // granted and given out what it has forgotten, or may have been taken for dead.
 //
-// Content: the state file's own random name, the number of its last change, and
-// the seconds since boot, as text of a fixed width.
+// Content: the state file's own random name, the number of its last change, the
+// seconds since boot, and which boot that was, as text of a fixed width.
 const (
 	markFile  = "mark"
 	keyName   = "name" // of the state file, in the bucket "router"
@@ -33,6 +35,17 @@ const (
 	// markAge is how old a mark may be. It is well below deadAfter: a host that
 	// was away for longer may have lost its space meanwhile.
 	markAge = 30 * time.Second
+	// dialIn is how long a host that knows no other waits after a reboot for one to
+	// meet it: its state may be from before the others came. They dial every 5 s.
+	dialIn = 10 * time.Second
+)
+
+// Why a state cannot be proven to be the latest, where nothing contradicts that it is.
+const (
+	stateNew  = "the state file is new"
+	wasBooted = "the host was rebooted since"
+	wasAway   = "the router was not running for a while"
+	wasAsleep = "the router did not run for a while, as when a host is suspended"
 )
 
 // markedDB is the state file, whose changes move the mark.
@@ -41,8 +54,12 @@ type markedDB struct {
 	path string
 	name string
 
-	mu  sync.Mutex // guards on and f
-	on  bool       // the state is known to be the latest
+	boot string
+	now  func() time.Duration // since the boot, time in suspend included
+
+	mu  sync.Mutex    // guards the fields below
+	on  bool          // the state is known to be the latest
+	at  time.Duration // when the mark was written last
 	f   *os.File
 	err error
 }
@@ -50,13 +67,13 @@ type markedDB struct {
 // openMarked looks at the mark, and says why the state can not be proven to be
 // the latest: "" if it can.
 func openMarked(db *statedb.DB, runDir string) (*markedDB, string, error) {
-	m := &markedDB{DB: db, path: filepath.Join(runDir, markFile)}
+	m := &markedDB{DB: db, path: filepath.Join(runDir, markFile), boot: bootID(), now: sinceBoot}
 	kept, err := db.Load(bucketRouter)
 	if err != nil {
 		return nil, "", err
 	}
 	m.name = string(kept[keyName])
-	why := "the state file is new"
+	why := stateNew
 	if m.name != "" {
 		why = m.compare()
 	} else {
@@ -80,24 +97,27 @@ func (m *markedDB) compare() string {
 	b, err := os.ReadFile(m.path)
 	switch {
 	case os.IsNotExist(err):
-		return "the host was rebooted since"
+		return wasBooted
 	case err != nil:
 		return err.Error()
 	}
 	f := strings.Fields(string(b))
-	if len(f) != 3 || f[0] != m.name {
+	switch {
+	case len(f) < 3 || f[0] != m.name:
 		return "the mark in the run directory is of another state file"
+	case len(f) != 4 || f[3] != m.boot:
+		return wasBooted // of a release before this one, or kept over a reboot
 	}
 	seq, err1 := strconv.ParseUint(f[1], 10, 64)
 	at, err2 := strconv.ParseInt(f[2], 10, 64)
 	now, err3 := m.Sequence()
-	switch age := sinceBoot() - time.Duration(at)*time.Second; {
+	switch age := m.now() - time.Duration(at)*time.Second; {
 	case err1 != nil || err2 != nil || err3 != nil:
 		return "the mark in the run directory cannot be read"
 	case now < seq:
 		return "the state file is an older copy: it lacks changes that were made to it"
 	case age < 0 || age > markAge:
-		return "the router was not running for a while"
+		return wasAway
 	}
 	return ""
 }
@@ -108,6 +128,15 @@ func sinceBoot() time.Duration {
 		return 0 // never fails with this clock; if it did, no mark would count
 	}
 	return time.Duration(t.Nano())
+}
+
+// bootID is the kernel's name for this boot; "-" if it has none.
+func bootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "-"
+	}
+	return strings.TrimSpace(string(b))
 }
 
 // Apply changes the state, then the mark.
@@ -133,9 +162,23 @@ func unwritten(err error) error {
 // vouch begins to write the mark: this state is the latest from here on.
 func (m *markedDB) vouch() {
 	m.mu.Lock()
-	m.on = true
+	m.on, m.at = true, m.now()
 	m.mu.Unlock()
 	m.touch()
+}
+
+// doubt takes the mark back until vouch is called.
+func (m *markedDB) doubt() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.on = false
+	if m.f != nil {
+		_ = m.f.Close()
+		m.f = nil
+	}
+	if err := os.Remove(m.path); err != nil && !os.IsNotExist(err) {
+		m.err = fmt.Errorf("remove mark: %w", err)
+	}
 }
 
 // touch writes the mark. If that fails, the next start has no proof, which is
@@ -143,7 +186,7 @@ func (m *markedDB) vouch() {
 func (m *markedDB) touch() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.on {
+	if !m.on || m.sleptLocked() {
 		return
 	}
 	seq, err := m.Sequence()
@@ -151,13 +194,24 @@ func (m *markedDB) touch() {
 		m.f, err = os.OpenFile(m.path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	}
 	if err == nil {
-		_, err = m.f.WriteAt(fmt.Appendf(nil, "%s %020d %020d\n", m.name, seq, int64(sinceBoot()/time.Second)), 0)
+		_, err = m.f.WriteAt(fmt.Appendf(nil, "%s %020d %020d %s\n", m.name, seq, int64(m.now()/time.Second), m.boot), 0)
 	}
+	m.at = m.now()
 	if err != nil {
 		m.err = fmt.Errorf("write mark: %w", err)
 		_ = os.Remove(m.path)
 	}
 }
+
+// slept says whether this host has stood still for so long that its space may be
+// somebody else's. From then on the mark is not written, until vouch.
+func (m *markedDB) slept() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.on && m.sleptLocked()
+}
+
+func (m *markedDB) sleptLocked() bool { return m.now()-m.at > markAge }
 
 // Close closes both.
 func (m *markedDB) Close() error {
@@ -220,17 +274,11 @@ var errUnproven = &Error{Msg: "this host's state may not be the latest, and no o
 func (r *Router) judgeState() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	st := r.mesh.State()
-	others := false
-	for _, h := range st.Hosts {
-		others = others || !h.Self
-	}
-	switch {
-	case r.unprovenBy == "":
+	switch why := r.unprovenBy; {
 	case r.fresh: // nobody has ever heard of this identity
 		r.unprovenBy = ""
-	case !others && !st.Founding.IsZero() && st.Founding.Founder == r.id.ID() && len(r.member.Targets) == 0 && r.damaged == "":
-		r.unprovenBy = "" // a mesh of one host: nobody could know better
+	case r.lone() && (why == stateNew || why == wasAway): // nothing contradicts, and nobody could know better
+		r.unprovenBy = ""
 	}
 	if r.unproven = r.unprovenBy != ""; !r.unproven {
 		r.db.vouch()
@@ -240,6 +288,34 @@ func (r *Router) judgeState() {
 	if r.damaged != "" {
 		r.log.Error(r.damaged)
 	}
+}
+
+// lone says that this host is its whole mesh, as far as its state says.
+func (r *Router) lone() bool {
+	st := r.mesh.State()
+	return !slices.ContainsFunc(st.Hosts, func(h mesh.Host) bool { return !h.Self }) &&
+		!st.Founding.IsZero() && st.Founding.Founder == r.id.ID() && len(r.member.Targets) == 0 && r.damaged == ""
+}
+
+// noticeSleepLocked has a host that stood still for a while, suspended or stopped, hear
+// what has become of its space before it gives anything out: the others may have
+// taken it for dead. Nothing tells a process that it was stopped, so whoever is about
+// to give something out looks. mu is held.
+func (r *Router) noticeSleepLocked() {
+	if r.db == nil || r.unproven || !r.db.slept() {
+		return
+	}
+	if r.lone() {
+		r.db.vouch()
+		return
+	}
+	r.unproven, r.unprovenBy = true, wasAsleep
+	if r.alloc != nil {
+		r.alloc.Suspend(true)
+	}
+	r.mesh.Doubt()
+	r.db.doubt()
+	r.log.Warn("this host's state may not be the latest: it gives out nothing before it has heard from another host", "why", r.unprovenBy)
 }
 
 func (r *Router) isUnproven() bool {
@@ -273,8 +349,16 @@ func (r *Router) proveState(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		again := r.passes.next()
-		if r.isUnproven() && r.mesh.State().Heard {
+		r.mu.Lock()
+		r.noticeSleepLocked()
+		unproven, why := r.unproven, r.unprovenBy
+		r.mu.Unlock()
+		switch {
+		case !unproven:
+		case r.mesh.State().Heard:
 			r.prove("another host was heard")
+		case why == wasBooted && time.Since(r.began) >= dialIn && r.lone():
+			r.prove("no other host has met it since the reboot")
 		}
 		select {
 		case <-ctx.Done():

@@ -72,14 +72,21 @@ func TestMark(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := strings.Fields(string(b))
-	if err := os.WriteFile(mark, []byte(f[0]+" "+f[1]+" 0000000001\n"), 0o600); err != nil {
+	if err := os.WriteFile(mark, []byte(f[0]+" "+f[1]+"  0000000001 "+f[3]+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	m, why = open()
 	want("long ago", why, "not running for a while")
 	m.vouch()
 	m.Close()
-	if err := os.WriteFile(mark, []byte("0123 "+f[1]+" "+f[2]+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(mark, []byte(strings.Join(f[:3], " ")+" another-boot\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m, why = open()
+	want("a run directory that outlives a reboot", why, "rebooted")
+	m.vouch()
+	m.Close()
+	if err := os.WriteFile(mark, []byte("0123 "+f[1]+" "+f[2]+" "+f[3]+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	m, why = open()

@@ -103,11 +103,14 @@ func resolveMembership(o Options, db store, crashed bool) (membership, error) {
 				Tip: "run `weft token` on a host of the mesh, then here `weft launch TOKEN`; or launch with the --password that the mesh was founded with"}
 		}
 		return m, nil
+	case o.Token != "":
+		return m, &Error{Msg: "the token names no host to join", Tip: "name one: weft launch --token-file FILE HOST", Code: 400}
+	case !stored.IsZero():
+		return m, &Error{Msg: fmt.Sprintf("this host belongs to mesh %v, and the state file that says what it has there is gone", stored.MeshID()), Code: 409,
+			Tip: "launch it with another host of the mesh, which knows what this one has forgotten: weft launch HOST; if there is none any more, remove " + filepath.Join(o.StateDir, tokenFile) + " and launch: a new mesh begins"}
 	case o.Resume:
 		return m, &Error{Msg: "there is no mesh to resume: this host has not founded or joined one", Code: 409,
 			Tip: "launch once without --resume: `weft launch` founds a mesh, `weft launch TOKEN` joins one"}
-	case o.Token != "":
-		return m, &Error{Msg: "the token names no host to join", Tip: "name one: weft launch --token-file FILE HOST", Code: 400}
 	}
 
 	// Nobody to join: found a mesh.

@@ -72,6 +72,32 @@ func TestALaunchWithoutPeersFoundsOnce(t *testing.T) {
 	}
 }
 
+// A token without the state that goes with it is what is left of a member: its mesh
+// is not founded again, nor another one over the token.
+func TestALostStateFoundsNothing(t *testing.T) {
+	for _, o := range []Options{{}, {Password: testPassword}} {
+		dir := t.TempDir()
+		first, err := launch(t, dir, memory{}, false, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, again := range []Options{{}, {Resume: true}, {Password: testPassword}} {
+			for _, crashed := range []bool{false, true} {
+				if _, err := launch(t, dir, memory{}, crashed, again); err == nil || !strings.Contains(err.Error(), "this host belongs to mesh "+first.Secret.MeshID().String()) {
+					t.Errorf("with %+v, crashed %v: %v", again, crashed, err)
+				}
+			}
+		}
+		if kept, err := readToken(dir); err != nil || !kept.Equal(first.Secret) {
+			t.Errorf("the token is another one: %v", err)
+		}
+		o.Targets = []string{"h"}
+		if m, err := launch(t, dir, memory{}, false, o); err != nil || m.Founded || !m.Secret.Equal(first.Secret) {
+			t.Errorf("with a host to learn from: founded %v, %v", m.Founded, err)
+		}
+	}
+}
+
 func TestALaunchWithPeersNeverFounds(t *testing.T) {
 	dir, db := t.TempDir(), memory{}
 	if _, err := launch(t, dir, db, false, Options{Targets: []string{"h"}}); err == nil || !strings.Contains(err.Error(), "needs its secret") {

@@ -43,6 +43,7 @@ func (r *Router) handle(ctx context.Context, from peer.ID, method string, body [
 func (r *Router) give(to peer.ID, subnet netip.Prefix) ([]byte, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.noticeSleepLocked()
 	if r.alloc == nil || r.resetting || r.unproven {
 		return nil, nil
 	}
@@ -158,6 +159,7 @@ func (r *Router) carry(ctx context.Context, from peer.ID, g gift) error {
 func (r *Router) mayTake() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.noticeSleepLocked()
 	switch {
 	case r.unproven:
 		return ipam.ErrUnproven
@@ -265,6 +267,7 @@ func (r *Router) allocate(ctx context.Context, key string, subnet netip.Prefix) 
 func (r *Router) tryAllocate(key string, subnet netip.Prefix) (ipam.Allocation, bool, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.noticeSleepLocked()
 	if r.resetting {
 		return ipam.Allocation{}, false, errResetting
 	}

@@ -280,7 +280,11 @@ func (r *Router) spaceNotices(v *view, st *mesh.State) []string {
 		out = append(out, r.damaged)
 	}
 	r.mu.Lock()
-	if r.unproven {
+	switch {
+	case !r.unproven:
+	case r.unprovenBy == wasBooted && r.lone():
+		out = append(out, fmt.Sprintf("this host was rebooted and knows of no other: for %v it gives out no addresses, so that one which knows more can meet it", dialIn))
+	default:
 		out = append(out, "this host's state may not be the latest ("+r.unprovenBy+"): it gives out no addresses before it has heard from another host; `weft prime --alone` goes on without")
 	}
 	names := map[string]string{}

@@ -1,0 +1,167 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"weft/ipam"
+	"weft/mesh"
+	"weft/peer"
+)
+
+type noTunnel struct{}
+
+func (noTunnel) Connect(context.Context, mesh.Record, netip.AddrPort, bool) error { return nil }
+func (noTunnel) LastReceive(peer.ID) (time.Duration, bool)                        { return 0, false }
+
+// founder is a host that has founded a mesh, whose router is started again and again.
+type founder struct {
+	t          *testing.T
+	state, run string
+	id         *peer.Identity
+	member     membership
+}
+
+func newFounder(t *testing.T) *founder {
+	t.Helper()
+	id, err := peer.NewIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := pfx("10.32.0.0/12")
+	f := &founder{t: t, state: filepath.Join(t.TempDir(), "state.db"), run: t.TempDir(), id: id}
+	f.member = membership{Secret: mesh.NewSecret(), Founding: mesh.Founding{Founder: id.ID(), Nonce: 7, Range: whole, Subnet: whole}}
+	return f
+}
+
+func (f *founder) start() *Router {
+	f.t.Helper()
+	db, damaged, err := openState(f.state)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	r := &Router{id: f.id, log: slog.New(slog.NewTextHandler(f.t.Output(), nil)), poke: make(chan struct{}, 1), damaged: damaged, member: f.member, began: time.Now()}
+	if r.db, r.unprovenBy, err = openMarked(db, f.run); err != nil {
+		f.t.Fatal(err)
+	}
+	f.t.Cleanup(func() { _ = r.db.Close() })
+	if r.mesh, err = mesh.New(mesh.Options{Identity: f.id, Secret: f.member.Secret, Nickname: "host", Founding: f.member.Founding, Store: r.db, Tunnel: noTunnel{},
+		Endpoints: func() []netip.AddrPort { return nil }, OnChange: func() {}, Log: r.log}); err != nil {
+		f.t.Fatal(err)
+	}
+	r.judgeState()
+	r.restoreAllocations(f.member.Founding)
+	return r
+}
+
+// restart changes the state, then has do something to the stopped host.
+func (f *founder) restart(r *Router, do func()) *Router {
+	f.t.Helper()
+	if err := r.db.Apply("x", map[string][]byte{"k": []byte(time.Now().String())}, nil); err != nil {
+		f.t.Fatal(err)
+	}
+	if err := r.db.Close(); err != nil {
+		f.t.Fatal(err)
+	}
+	do()
+	return f.start()
+}
+
+// A host that knows no other needs nobody's word, unless its own mark contradicts.
+func TestAloneAndProven(t *testing.T) {
+	f := newFounder(t)
+	r := f.start()
+	if r.unproven {
+		t.Errorf("a founder begins unproven: %s", r.unprovenBy)
+	}
+	old, err := os.ReadFile(f.state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mark := filepath.Join(f.run, markFile)
+	if r = f.restart(r, func() {}); r.unproven {
+		t.Errorf("after a restart: %s", r.unprovenBy)
+	}
+	r.db.now = func() time.Duration { return sinceBoot() - 2*markAge }
+	r.db.vouch()
+	if r = f.restart(r, func() {}); r.unproven {
+		t.Errorf("after a while: %s", r.unprovenBy)
+	}
+	r = f.restart(r, func() {
+		if err := os.Remove(mark); err != nil {
+			t.Error(err)
+		}
+	})
+	if r.unprovenBy != wasBooted || !r.unproven {
+		t.Errorf("after a reboot, which may have been into an old state: unproven %v, %q", r.unproven, r.unprovenBy)
+	}
+	if _, _, err := r.tryAllocate("c", netip.Prefix{}); !errors.Is(err, ipam.ErrUnproven) {
+		t.Errorf("it allocates: %v", err)
+	}
+	r.alone()
+	r = f.restart(r, func() {
+		if err := os.WriteFile(f.state, old, 0o600); err != nil {
+			t.Error(err)
+		}
+	})
+	if !r.unproven {
+		t.Error("a state from before the others joined counts as the latest")
+	}
+}
+
+// A router that was stopped, or whose host was suspended, looks again before it gives
+// anything out; so does the next start, if it is killed first.
+func TestAsleepAndUnproven(t *testing.T) {
+	f := newFounder(t)
+	r := f.start()
+	asleep := -4 * markAge // so that it is over at the end
+	r.db.now = func() time.Duration { return sinceBoot() + asleep }
+	r.db.vouch()
+	asleep += 2 * markAge
+	if _, _, err := r.tryAllocate("c", netip.Prefix{}); errors.Is(err, ipam.ErrUnproven) {
+		t.Errorf("nobody can have taken it for dead: %v", err)
+	}
+	f.member.Targets = []string{"host2"} // from now on there is somebody
+	r.member = f.member
+	asleep += markAge - time.Second
+	if err := r.mayTake(); err != nil {
+		t.Errorf("after a short sleep: %v", err)
+	}
+	r.db.touch()
+	asleep += markAge + time.Second
+	if r = f.restart(r, func() {}); !r.unproven || r.unprovenBy != wasAway {
+		t.Errorf("a start after a sleep: unproven %v, %q", r.unproven, r.unprovenBy)
+	}
+	if err := r.db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for what, try := range map[string]func(r *Router) error{
+		"allocate": func(r *Router) error { _, _, err := r.tryAllocate("c", netip.Prefix{}); return err },
+		"take":     func(r *Router) error { return r.mayTake() },
+	} {
+		r := f.start()
+		r.alone()
+		asleep := time.Duration(0)
+		r.db.now = func() time.Duration { return sinceBoot() + asleep }
+		asleep = markAge + time.Second
+		if err := try(r); !errors.Is(err, ipam.ErrUnproven) {
+			t.Errorf("%s: %v", what, err)
+		}
+		if !r.isUnproven() || r.unprovenBy != wasAsleep {
+			t.Errorf("%s: unproven %v, %q", what, r.unproven, r.unprovenBy)
+		}
+		r.db.touch()
+		if _, err := os.Stat(filepath.Join(f.run, markFile)); err == nil {
+			t.Errorf("%s: the mark vouches on", what)
+		}
+		if err := r.db.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
