@@ -12,15 +12,18 @@ import (
 	"weft/peer"
 )
 
+// MaxSnapshot is how many entries a log may begin with, and so what it may hold that is
+// never withdrawn.
+const MaxSnapshot = maxLogEntries / 2
+
 // Bounds of what one member can make the others keep. An author's whole state is
 // a snapshot of at most half of it, so that there is room to write on.
 const (
 	maxAuthors    = 4096
 	maxLogEntries = 8192    // of one epoch
 	maxLogBytes   = 4 << 20 // of one epoch, raw
-	maxSnapshot   = maxLogEntries / 2
-	maxEarly      = 256 // entries beyond a gap, of one epoch
-	maxNext       = 4   // epochs of one author that are not in effect
+	maxEarly      = 256     // entries beyond a gap, of one epoch
+	maxNext       = 4       // epochs of one author that are not in effect
 
 	// maxHeld bounds the bytes of all logs together. A mesh of 1,000 hosts with
 	// 100 containers each has a tenth of it.
@@ -178,7 +181,7 @@ func (r *replica) merge(p proven, asked bool, ch *change) error {
 		if err := r.learn(p.begin.Identity); err != nil {
 			return err
 		}
-		if p.begin.Snapshot > maxSnapshot {
+		if p.begin.Snapshot > MaxSnapshot {
 			return errQuota
 		}
 	}

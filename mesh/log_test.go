@@ -172,7 +172,7 @@ func TestMergeRefuses(t *testing.T) {
 	}
 	fork.Entry = forked
 	big := s.epoch(t, 20, 1, 0)[0]
-	big.begin.Snapshot = maxSnapshot + 1
+	big.begin.Snapshot = MaxSnapshot + 1
 	far := e[2]
 	far.Entry, _ = SignEntry(s.id, secret.MeshID(), Entry{Epoch: 10, Seq: maxLogEntries + 1, Kind: KindName})
 	for _, c := range []struct {

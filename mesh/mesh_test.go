@@ -225,7 +225,7 @@ func TestLogIsBounded(t *testing.T) {
 	}
 	m.SetBase(func() []Draft {
 		var ds []Draft
-		for i := range maxSnapshot {
+		for i := range MaxSnapshot {
 			ds = append(ds, Draft{KindName, fmt.Appendf(nil, "name %d", i)})
 		}
 		return ds

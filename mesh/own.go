@@ -186,7 +186,7 @@ func (m *Mesh) openEpochWriting(ds []Draft, from int, based bool) error {
 	if err != nil {
 		return fmt.Errorf("open epoch: %w", err)
 	}
-	if len(all)+2 > maxSnapshot {
+	if len(all)+2 > MaxSnapshot {
 		return fmt.Errorf("open epoch with a snapshot of %d entries: %w", len(all)+2, ErrLogFull)
 	}
 	begin := NewBegin(m.o.Identity, m.o.Secret, 0, m.nonce, uint32(len(all)+2))

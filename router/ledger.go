@@ -46,8 +46,9 @@ func (r *Router) booksNow() (*books, error) {
 
 // proofs are copies of the entries that the ownership of prefixes rests on, but
 // for those that the log of to has itself. Of a host that leaves they are also all
-// that it has ever said or kept: what was decided rests on its votes, too.
-func (r *Router) proofs(b *books, prefixes []netip.Prefix, to peer.ID, leaving bool) [][]byte {
+// that it has ever said, and what anybody has kept: what was decided rests on its
+// votes, too.
+func (r *Router) proofs(b *books, prefixes []netip.Prefix, to, leaver peer.ID) [][]byte {
 	var out [][]byte
 	have := map[string]bool{}
 	for _, e := range b.st.Logs[to] {
@@ -55,7 +56,7 @@ func (r *Router) proofs(b *books, prefixes []netip.Prefix, to peer.ID, leaving b
 	}
 	for _, s := range b.folded.Source {
 		link := (s.Fact.Kind == ipam.FactGrant || s.Fact.Kind == ipam.FactAccept) && slices.ContainsFunc(prefixes, s.Fact.Grant.Prefix.Overlaps)
-		left := leaving && (s.Entry.Author == b.st.Self || s.Key != nil)
+		left := !leaver.IsZero() && (s.Entry.Author == leaver || s.Key != nil)
 		if s.Entry.Author == to || !link && !left {
 			continue
 		}
@@ -150,7 +151,7 @@ func (r *Router) deliberate() []error {
 		if i := b.ledger.Instance(); i != r.balloting {
 			r.balloting, r.ballots, r.nextBallot = i, 0, time.Time{}
 		}
-		if e.Start = !now.Before(r.nextBallot); e.Start {
+		if e.Start = !now.Before(r.nextBallot) && majority(b.ledger.Electors(), e.Alive); e.Start {
 			// Who outbids somebody else should not do it again at the same time, and
 			// who finds no majority should not fill its log with tries.
 			wait := 400*time.Millisecond<<min(r.ballots, 8) + rand.N(800*time.Millisecond)
@@ -169,12 +170,12 @@ func (r *Router) deliberate() []error {
 			continue
 		}
 		s := b.folded.Source[i]
-		gift := gift{Grants: []mesh.Entry{s.Entry}, Proofs: r.proofs(b, []netip.Prefix{g.Prefix}, b.st.Self, false)}
+		gift := gift{Grants: []mesh.Entry{s.Entry}, Proofs: r.proofs(b, []netip.Prefix{g.Prefix}, b.st.Self, peer.ID{})}
 		key := s.Key
 		if h, ok := b.st.Host(s.Entry.Author); key == nil && ok {
 			key = h.Record.Identity
 		}
-		more, err := r.acceptance(b, key, gift)
+		more, err := r.acceptance(b, key, gift, peer.ID{})
 		ds, errs = append(ds, more...), append(errs, err)
 	}
 	for _, f := range b.ledger.Next(e) {
@@ -200,9 +201,46 @@ func (r *Router) deliberate() []error {
 	return slices.DeleteFunc(errs, func(err error) bool { return err == nil })
 }
 
+// majority says whether so many of the electors are in reach that they can decide. A
+// ballot without them would fill the log.
+func majority(electors []ipam.Owner, alive func(ipam.Owner) bool) bool {
+	n := 0
+	for _, o := range electors {
+		if alive(o) {
+			n++
+		}
+	}
+	return n > len(electors)/2
+}
+
+// What is said about the ring is never withdrawn, and a log can only hold so much.
+// Space is not taken when this host's is half full, so that others can not fill it,
+// and not given when it is full but for a quarter: the rest is for votes.
+const (
+	fullToTake = mesh.MaxSnapshot / 2
+	fullToGive = mesh.MaxSnapshot * 3 / 4
+)
+
+// saidOfRing counts what this host has said about the ring.
+func saidOfRing(st *mesh.State) (n int) {
+	for _, e := range st.Logs[st.Self] {
+		if e.Kind == mesh.KindGrant {
+			n++
+		}
+	}
+	return n
+}
+
+var (
+	errRingLogFull = errors.New("the log of what this host has said about the ring is full: see docs/operations.md, \"A mesh that has had many hosts\"")
+	errNotHeard    = errors.New("a proof is of what this host has not heard of yet")
+)
+
 // acceptance are the entries by which this host takes grants that the host with
-// that identity key made to it, and keeps the chains that prove them.
-func (r *Router) acceptance(b *books, key []byte, g gift) ([]mesh.Draft, error) {
+// that identity key made to it, and keeps the chains that prove them: of the copies
+// that came, those that this host would make itself, since what is kept is kept
+// for ever. leaver is who hands over all that it has, and what it has said.
+func (r *Router) acceptance(b *books, key []byte, g gift, leaver peer.ID) ([]mesh.Draft, error) {
 	if len(key) != 32 {
 		return nil, errors.New("the identity key of a giver is not known")
 	}
@@ -218,6 +256,7 @@ func (r *Router) acceptance(b *books, key []byte, g gift) ([]mesh.Draft, error) 
 			ds = append(ds, mesh.Draft{Kind: mesh.KindGrant, Payload: p})
 		}
 	}
+	var prefixes []netip.Prefix
 	for _, e := range g.Grants {
 		p := encodeCarried(key, e)
 		gr, err := parseGrant(b.st.Self, p, id)
@@ -227,17 +266,33 @@ func (r *Router) acceptance(b *books, key []byte, g gift) ([]mesh.Draft, error) 
 		if !b.ledger.MayAccept(gr) {
 			return nil, fmt.Errorf("%v gave %v, which is not its own any more", e.Author, gr.Prefix)
 		}
+		prefixes = append(prefixes, gr.Prefix)
 		add(p)
+	}
+	heard := map[string]bool{}
+	for _, s := range b.folded.Source {
+		heard[string(s.Entry.Raw())] = true
+	}
+	needed := map[string]bool{}
+	for _, p := range r.proofs(b, prefixes, b.st.Self, leaver) {
+		needed[string(p)] = true
 	}
 	for _, p := range g.Proofs {
 		if len(p) < 1 || p[0] != grantKept {
 			return nil, errPayload
 		}
-		if s, err := parseFact(b.st.Self, mesh.Entry{Author: b.st.Self, Payload: p}, id); err != nil {
+		s, err := parseFact(b.st.Self, mesh.Entry{Author: b.st.Self, Payload: p}, id)
+		switch {
+		case err != nil:
 			return nil, err
-		} else if s.Entry.Author != b.st.Self {
+		case needed[string(p)]:
 			add(p)
+		case !heard[string(s.Entry.Raw())]:
+			return nil, errNotHeard
 		}
+	}
+	if len(ds) > 0 && saidOfRing(b.st)+len(ds) > fullToTake {
+		return nil, errRingLogFull
 	}
 	return ds, nil
 }

@@ -1,7 +1,9 @@
 package router
 
 import (
+	"errors"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"weft/ipam"
@@ -40,7 +42,7 @@ func TestChainOutlivesItsGivers(t *testing.T) {
 		t.Helper()
 		e := from.grant(t, ipam.Grant{Prefix: p, From: ipam.Owner(from.id.ID()), To: ipam.Owner(to.id.ID()), Version: version})
 		logs[from.id.ID()] = append(logs[from.id.ID()], e)
-		g := gift{Grants: []mesh.Entry{e}, Proofs: r.proofs(booksOf(from), []netip.Prefix{p}, to.id.ID(), false)}
+		g := gift{Grants: []mesh.Entry{e}, Proofs: r.proofs(booksOf(from), []netip.Prefix{p}, to.id.ID(), peer.ID{})}
 		got, err := parseGift(g.encode())
 		if err != nil || len(got.Grants) != 1 || len(got.Proofs) != len(g.Proofs) {
 			t.Fatalf("the gift came back as %d grants and %d proofs: %v", len(got.Grants), len(got.Proofs), err)
@@ -49,14 +51,14 @@ func TestChainOutlivesItsGivers(t *testing.T) {
 	}
 	take := func(to, from *signer, g gift) {
 		t.Helper()
-		ds, err := r.acceptance(booksOf(to), from.id.Public(), g)
+		ds, err := r.acceptance(booksOf(to), from.id.Public(), g, peer.ID{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, x := range ds {
 			logs[to.id.ID()] = append(logs[to.id.ID()], to.entry(t, x.Kind, x.Payload))
 		}
-		if again, err := r.acceptance(booksOf(to), from.id.Public(), g); err != nil || len(again) != 0 {
+		if again, err := r.acceptance(booksOf(to), from.id.Public(), g, peer.ID{}); err != nil || len(again) != 0 {
 			t.Errorf("accepting again writes %d entries, %v", len(again), err)
 		}
 	}
@@ -75,12 +77,37 @@ func TestChainOutlivesItsGivers(t *testing.T) {
 		}
 	}
 	// Nobody accepts in another's name, nor makes up a link of the chain.
-	if _, err := r.acceptance(booksOf(d), b.id.Public(), g); err == nil {
+	if _, err := r.acceptance(booksOf(d), b.id.Public(), g, peer.ID{}); err == nil {
 		t.Error("d has accepted what was made to c")
 	}
 	forged := gift{Grants: g.Grants, Proofs: [][]byte{encodeKept(a.id.Public(), d.grant(t, ipam.Seed(whole, ipam.Owner(d.id.ID()))))}}
-	if _, err := r.acceptance(booksOf(c), b.id.Public(), forged); err == nil {
+	if _, err := r.acceptance(booksOf(c), b.id.Public(), forged, peer.ID{}); err == nil {
 		t.Error("a forged copy was kept")
+	}
+	// Nor does anybody fill another's log with what is true and of no use.
+	g = give(c, d, netip.MustParsePrefix("10.44.0.0/16"), 4)
+	stranger := newSigner(t, s)
+	strange := stranger.grant(t, ipam.Grant{Prefix: quarter, From: ipam.Owner(stranger.id.ID()), To: ipam.Owner(c.id.ID()), Version: 9})
+	elsewhere := d.grant(t, ipam.Grant{Prefix: netip.MustParsePrefix("10.32.0.0/24"), From: ipam.Owner(d.id.ID()), To: ipam.Owner(b.id.ID()), Version: 9})
+	junk := g
+	junk.Proofs = append(slices.Clone(g.Proofs), encodeKept(stranger.id.Public(), strange))
+	if _, err := r.acceptance(booksOf(d), c.id.Public(), junk, peer.ID{}); !errors.Is(err, errNotHeard) {
+		t.Errorf("what nobody's log has: %v", err)
+	}
+	logs[d.id.ID()] = append(logs[d.id.ID()], elsewhere)
+	want, err := r.acceptance(booksOf(d), c.id.Public(), g, peer.ID{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	junk.Proofs = append(slices.Clone(g.Proofs), encodeKept(d.id.Public(), elsewhere))
+	if got, err := r.acceptance(booksOf(d), c.id.Public(), junk, peer.ID{}); err != nil || len(got) != len(want) {
+		t.Errorf("with what has nothing to do with it, %d entries instead of %d: %v", len(got), len(want), err)
+	}
+	for len(logs[d.id.ID()]) < fullToTake {
+		logs[d.id.ID()] = append(logs[d.id.ID()], elsewhere)
+	}
+	if _, err := r.acceptance(booksOf(d), c.id.Public(), g, peer.ID{}); !errors.Is(err, errRingLogFull) {
+		t.Errorf("a log that is half full: %v", err)
 	}
 }
 

@@ -173,6 +173,10 @@ func New(o Options) (_ *Router, err error) {
 		return nil, errors.Join(err, db.Close())
 	}
 	if r.member, err = resolveMembership(o, r.db, crashed); err != nil {
+		var e *Error
+		if r.damaged != "" && errors.As(err, &e) {
+			err = &Error{Msg: r.damaged, Err: err, Code: e.Code, Tip: e.Tip}
+		}
 		return nil, err
 	}
 	if err := r.checkBeginning(); err != nil {

@@ -51,12 +51,15 @@ func (r *Router) give(to peer.ID, subnet netip.Prefix) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if saidOfRing(b.st) > fullToGive {
+		return nil, errRingLogFull
+	}
 	r.setSpaceLocked(b.ledger)
 	gs := b.ledger.Donate(ipam.Owner(to), r.alloc.Used, subnet)
 	if len(gs) == 0 {
 		return nil, nil
 	}
-	proofs := r.proofs(b, prefixesOf(gs), to, false)
+	proofs := r.proofs(b, prefixesOf(gs), to, peer.ID{})
 	var ds []mesh.Draft
 	for _, g := range gs {
 		b, err := encodeGrant(g)
@@ -129,7 +132,7 @@ func (r *Router) askOne(ctx context.Context, id peer.ID, subnet netip.Prefix) (b
 	if err != nil || len(g.Grants) == 0 {
 		return false, err
 	}
-	if err := r.carry(ctx, id, g); err != nil {
+	if err := r.carry(ctx, id, g, peer.ID{}); err != nil {
 		return false, err
 	}
 	return true, nil
@@ -137,8 +140,8 @@ func (r *Router) askOne(ctx context.Context, id peer.ID, subnet netip.Prefix) (b
 
 // carry copies grants that another host made to this one into the own log, with
 // the chain that proves them: also when the giver is gone. From then on this host
-// uses the space.
-func (r *Router) carry(ctx context.Context, from peer.ID, g gift) error {
+// uses the space. leaver: see acceptance.
+func (r *Router) carry(ctx context.Context, from peer.ID, g gift, leaver peer.ID) error {
 	key, err := r.identityOf(from)
 	if err != nil {
 		return err
@@ -148,7 +151,7 @@ func (r *Router) carry(ctx context.Context, from peer.ID, g gift) error {
 			return fmt.Errorf("grant in the name of %v", e.Author)
 		}
 	}
-	if err := r.accept(key, g); err != nil {
+	if err := r.accept(key, g, leaver); err != nil {
 		return err
 	}
 	_ = r.pass(ctx) // the grants are kept, whatever else ails the host
@@ -171,7 +174,7 @@ func (r *Router) mayTake() error {
 
 // accept writes it. applyMu keeps it apart from what deliberate says meanwhile:
 // that a giver is known to be dead.
-func (r *Router) accept(key []byte, g gift) error {
+func (r *Router) accept(key []byte, g gift, leaver peer.ID) error {
 	r.applyMu.Lock()
 	defer r.applyMu.Unlock()
 	b, err := r.booksNow()
@@ -181,7 +184,7 @@ func (r *Router) accept(key []byte, g gift) error {
 	if err := r.mayTake(); err != nil {
 		return err
 	}
-	ds, err := r.acceptance(b, key, g)
+	ds, err := r.acceptance(b, key, g, leaver)
 	if err != nil || len(ds) == 0 {
 		return err
 	}

@@ -209,7 +209,7 @@ func (r *Router) grantAll(to peer.ID) (gift, error) {
 	if len(ds) == 0 {
 		return gift{}, nil
 	}
-	proofs := r.proofs(b, b.ledger.Usable(), to, true)
+	proofs := r.proofs(b, b.ledger.Usable(), to, b.st.Self)
 	es, err := r.mesh.Append(ds...)
 	return gift{Grants: es, Proofs: proofs}, err
 }
@@ -268,8 +268,20 @@ func (r *Router) take(ctx context.Context, from peer.ID, body []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := r.carry(ctx, from, g); err != nil {
-		return err
+	for {
+		again := r.passes.next()
+		err := r.carry(ctx, from, g, from)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, errNotHeard) {
+			return err
+		}
+		select { // it is on its way
+		case <-again:
+		case <-ctx.Done():
+			return err
+		}
 	}
 	r.mu.Lock()
 	delete(r.promised, from)
