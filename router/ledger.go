@@ -100,13 +100,7 @@ func (r *Router) envLocked(b *books) ipam.Env {
 	if r.beginning.seeds != nil && b.st.Founding.Founder == b.st.Self {
 		e.Seeds, _ = r.beginning.owners(b.st)
 	}
-	for from := range r.taking {
-		e.Take = ipam.Value{Op: ipam.OpTake, Hosts: []ipam.Owner{ipam.Owner(from), ipam.Owner(b.st.Self)}}
-		if to := r.taking[from]; !to.IsZero() {
-			e.Take.Hosts[1] = ipam.Owner(to)
-		}
-		break
-	}
+	e.Take = r.wishLocked(b, func(o ipam.Owner) bool { return e.Dead(o) && b.ledger.Mortal(o) })
 	return e
 }
 

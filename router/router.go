@@ -89,12 +89,12 @@ type Router struct {
 	priming    int                   // and those that wait until there is some
 	// wantedSince is since when any of them has; zero: none does.
 	wantedSince time.Time
-	unproven    bool                // this host's state may not be the latest: nothing is given out anew
-	unprovenBy  string              // why
-	leaving     bool                // the council is to decide without this host
-	taking      map[peer.ID]peer.ID // dead hosts whose space is to be taken over, and by whom; zero: by this host
-	balloting   uint32              // the instance for which this host has begun ballots
-	ballots     int                 // how many
+	unproven    bool             // this host's state may not be the latest: nothing is given out anew
+	unprovenBy  string           // why
+	leaving     bool             // the council is to decide without this host
+	taking      map[peer.ID]wish // dead hosts whose space is to be taken over
+	balloting   uint32           // the instance for which this host has begun ballots
+	ballots     int              // how many
 	nextBallot  time.Time
 	lastAlive   map[peer.ID]time.Time
 	wasAlive    map[peer.ID]bool
@@ -140,7 +140,7 @@ func New(o Options) (_ *Router, err error) {
 	}
 	r := &Router{o: o, log: o.Log, poke: make(chan struct{}, 1), namePoke: make(chan struct{}, 1), ready: make(chan struct{}), done: make(chan struct{}),
 		paths: peer.NewPaths(), met: map[peer.Key]meeting{}, devices: map[peer.Key]uint64{}, linger: map[nameKey]time.Time{}, dirty: map[string]bool{}, failing: map[string]bool{},
-		taking: map[peer.ID]peer.ID{}, lastAlive: map[peer.ID]time.Time{}, wasAlive: map[peer.ID]bool{}}
+		taking: map[peer.ID]wish{}, lastAlive: map[peer.ID]time.Time{}, wasAlive: map[peer.ID]bool{}}
 	defer func() {
 		if err == nil {
 			return

@@ -152,7 +152,7 @@ func (r *Router) propose(ctx context.Context, b *books, dead peer.ID) error {
 	electors := b.ledger.Electors()
 	if slices.Contains(electors, ipam.Owner(b.st.Self)) {
 		r.mu.Lock()
-		r.taking[dead], r.ballots, r.nextBallot = peer.ID{}, 0, time.Time{}
+		r.taking[dead], r.ballots, r.nextBallot = wish{since: time.Now()}, 0, time.Time{}
 		r.mu.Unlock()
 		r.Poke()
 		return nil
@@ -173,24 +173,73 @@ func (r *Router) propose(ctx context.Context, b *books, dead peer.ID) error {
 	return &Error{Msg: fmt.Sprintf("nobody could be asked to take %v for dead", dead), Err: errors.Join(errs...), Code: 409, Tip: "`weft status peers` shows who is in reach"}
 }
 
-// proposeFor makes another host's takeover this one's wish, for a while.
+// maxWishes bounds the takeovers that are wished here at a time.
+const maxWishes = 8
+
+// proposeFor makes another host's takeover this one's wish, for a while. What is
+// decided stays for ever, so only the death of a host that owns something, and that
+// this one sees dead as well, is worth a ballot.
 func (r *Router) proposeFor(from peer.ID, body []byte) error {
 	if len(body) != len(peer.ID{}) {
 		return errPayload
 	}
 	dead := peer.ID(body)
+	b, err := r.booksNow()
+	if err != nil {
+		return err
+	}
+	h, known := b.st.Host(dead)
+	shown := r.show(b.st, ipam.Owner(dead))
 	r.mu.Lock()
-	r.taking[dead], r.ballots, r.nextBallot = from, 0, time.Time{}
-	r.mu.Unlock()
+	defer r.mu.Unlock()
+	e := r.envLocked(b)
+	old, wished := r.taking[dead]
+	switch {
+	case !known || h.Self:
+		return fmt.Errorf("no other host %s is known here", shown)
+	case !e.Dead(ipam.Owner(dead)):
+		return fmt.Errorf("%s was seen here %v ago", shown, time.Since(r.lastAliveLocked(dead)).Round(time.Second))
+	case !b.ledger.Mortal(ipam.Owner(dead)):
+		return fmt.Errorf("%s was taken over already", shown)
+	case wished && old.to != from:
+		return fmt.Errorf("somebody else is taking over from %s", shown)
+	case !wished && len(r.taking) >= maxWishes:
+		return fmt.Errorf("%d takeovers are wished already", len(r.taking))
+	}
+	r.taking[dead] = wish{to: from, since: time.Now()}
 	time.AfterFunc(takePatience, func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		if r.taking[dead] == from {
+		if w := r.taking[dead]; w.to == from && time.Since(w.since) >= takePatience {
 			delete(r.taking, dead)
 		}
 	})
 	r.Poke()
 	return nil
+}
+
+// wish is a takeover that this host is to propose.
+type wish struct {
+	to    peer.ID // zero: this host, for its operator
+	since time.Time
+}
+
+// wishLocked picks the takeover to propose: the operator's before those of others, the
+// oldest first. mu is held.
+func (r *Router) wishLocked(b *books, mayTake func(ipam.Owner) bool) (v ipam.Value) {
+	var first wish
+	for dead, w := range r.taking {
+		mine, firstMine := w.to.IsZero(), first.to.IsZero()
+		if !mayTake(ipam.Owner(dead)) || v.Op != 0 && (mine == firstMine && !w.since.Before(first.since) || !mine && firstMine) {
+			continue
+		}
+		to := ipam.Owner(w.to)
+		if mine {
+			to = ipam.Owner(b.st.Self)
+		}
+		first, v = w, ipam.Value{Op: ipam.OpTake, Hosts: []ipam.Owner{ipam.Owner(dead), to}}
+	}
+	return v
 }
 
 // force decides alone.
