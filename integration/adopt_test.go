@@ -3,6 +3,7 @@ package integration
 import (
 	"bytes"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -31,8 +32,10 @@ func TestAdoptsContainers(t *testing.T) {
 		name string
 		harm func(state []byte) []byte // nil: the file is removed
 		says []string
+		late bool // the engine answers when the router has started
 	}{
-		{"a lost file", nil, nil},
+		{"a lost file", nil, nil, false},
+		{"a lost file, and the engine is late", nil, nil, true},
 		{"a flipped bit", func(b []byte) []byte {
 			// Of a value, in all copies of it: some are in pages that are free.
 			out := bytes.ReplaceAll(b, []byte("web.weft.local"), []byte("veb.weft.local"))
@@ -40,7 +43,7 @@ func TestAdoptsContainers(t *testing.T) {
 				t.Fatal("the state file does not tell of the name")
 			}
 			return out
-		}, []string{"the state file was damaged", "set aside"}},
+		}, []string{"the state file was damaged", "set aside"}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			const adopted = "adopted what a running container has"
@@ -59,7 +62,38 @@ func TestAdoptsContainers(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			if c.late {
+				if err := h.SignalDocker(syscall.SIGSTOP); err != nil {
+					t.Fatal(err)
+				}
+			}
 			join(t, h, token, hs[1].Addr().String())
+			if c.late {
+				says(t, h, 10*time.Second, []string{"status", "ipam"}, "waiting for the container engine, which alone knows the addresses of 1 running containers")
+				late, err := h.Workload("late")
+				if err != nil {
+					t.Fatal(err)
+				}
+				waits, err := h.Start("late", weft, "attach", "netns:"+late.NetNSPath())
+				if err != nil {
+					t.Fatal(err)
+				}
+				eventually(t, 10*time.Second, "attach says what it waits for", func() error {
+					if log := waits.Log(); !strings.Contains(log, "waiting for the container engine") {
+						return errText(log)
+					}
+					return nil
+				})
+				if err := h.SignalDocker(syscall.SIGCONT); err != nil {
+					t.Fatal(err)
+				}
+				eventually(t, 20*time.Second, "attach goes on", func() error {
+					if log := waits.Log(); !strings.Contains(log, "10.3") || strings.Contains(log, web.addr) {
+						return errText(log)
+					}
+					return nil
+				})
+			}
 			do(t, h, "prime")
 			waitPeers(t, hs...)
 			eventually(t, 20*time.Second, "the container has what it had", func() error {

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"context"
 	"net/netip"
 	"slices"
 	"strings"
@@ -18,10 +19,73 @@ const holdBack = 10 * time.Second
 
 // adopt makes attachments say what running containers really have: what they use
 // is theirs, whatever an old or a lost state file says. containers are the
-// engine's that live.
-func (r *Router) adopt(containers map[string]docker.Container) {
+// engine's that live. Of those that have an interface and can not be looked at, since
+// the engine does not answer, nobody knows which addresses they use: nothing is given
+// out until adoptLate has seen them.
+func (r *Router) adopt(containers map[string]docker.Container, answered bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	keys, err := r.host.AttachedKeys()
+	if err != nil {
+		r.log.Warn("look for containers with an interface", "err", err)
+	}
+	r.adoptLocked(containers, keys)
+	if answered {
+		return
+	}
+	for _, k := range keys {
+		if (&attachment{Key: k}).docker() && r.attached[k] == nil {
+			r.strangers = append(r.strangers, k)
+		}
+	}
+	if len(r.strangers) > 0 {
+		r.log.Warn("containers run whose addresses are known to their engine only: nothing is given out until it answers", "containers", len(r.strangers))
+	}
+}
+
+// adoptLate is adopt for those that could not be looked at.
+func (r *Router) adoptLate(ctx context.Context) error {
+	r.mu.Lock()
+	none := len(r.strangers) == 0
+	r.mu.Unlock()
+	if none {
+		return nil
+	}
+	cs, err := r.docker.List(ctx)
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	theirs := map[string]docker.Container{}
+	for _, c := range cs {
+		if slices.Contains(r.strangers, c.ID) {
+			theirs[c.ID] = c
+		}
+	}
+	r.adoptLocked(theirs, nil)
+	for k := range theirs {
+		if a := r.attached[k]; a != nil && r.alloc != nil {
+			for _, err := range r.alloc.Restore(a.allocations()) {
+				r.log.Error("restore an address", "err", err)
+			}
+		}
+	}
+	r.strangers = nil
+	r.suspendLocked()
+	r.rewire.Store(true)
+	return nil
+}
+
+// suspendLocked tells the allocator whether it may give out addresses anew. mu is held.
+func (r *Router) suspendLocked() {
+	if r.alloc != nil {
+		r.alloc.Suspend(r.unproven || len(r.strangers) > 0)
+	}
+}
+
+// adoptLocked looks at containers, and at namespaces that no engine has made. mu is held.
+func (r *Router) adoptLocked(containers map[string]docker.Container, keys []string) {
 	real := map[string][]netip.Prefix{}
 	look := func(key, ns string) {
 		as, err := r.host.ContainerAddrs(ns, key)
@@ -35,10 +99,6 @@ func (r *Router) adopt(containers map[string]docker.Container) {
 		if c.PID != 0 && !c.HostNetwork() && c.SharesWith() == "" {
 			look(id, pidNetNS(c.PID))
 		}
-	}
-	keys, err := r.host.AttachedKeys()
-	if err != nil {
-		r.log.Warn("look for containers with an interface", "err", err)
 	}
 	spaces := map[string]string{}
 	for _, k := range keys {

@@ -36,7 +36,7 @@ func (r *Router) findLiving(ctx context.Context) {
 	if bridge, err := r.docker.BridgeAddr(ctx); err == nil {
 		r.setBridge(bridge)
 	}
-	r.adopt(live)
+	r.adopt(live, err == nil)
 	r.mu.Lock()
 	r.engine = err == nil
 	all := slices.Collect(maps.Values(r.attached))
@@ -143,6 +143,12 @@ func (r *Router) onEvent(ctx context.Context) func(docker.Event) {
 
 // engineConnected looks at everything: events may have been missed.
 func (r *Router) engineConnected(ctx context.Context) {
+	late, done := context.WithTimeout(ctx, engineTimeout)
+	err := r.adoptLate(late)
+	done()
+	if err != nil && ctx.Err() == nil {
+		r.log.Warn("look at running containers", "err", err)
+	}
 	r.mu.Lock()
 	r.engine = true
 	var keys []string
@@ -375,8 +381,8 @@ func (r *Router) restoreAllocations(f mesh.Founding) {
 	for _, err := range alloc.Restore(held) {
 		r.log.Error("restore an address", "err", err)
 	}
-	alloc.Suspend(r.unproven)
 	r.alloc = alloc
+	r.suspendLocked()
 }
 
 // loadBridge reads where Docker's bridge was, for a router that starts while

@@ -310,9 +310,7 @@ func (r *Router) noticeSleepLocked() {
 		return
 	}
 	r.unproven, r.unprovenBy = true, wasAsleep
-	if r.alloc != nil {
-		r.alloc.Suspend(true)
-	}
+	r.suspendLocked()
 	r.mesh.Doubt()
 	r.db.doubt()
 	r.log.Warn("this host's state may not be the latest: it gives out nothing before it has heard from another host", "why", r.unprovenBy)
@@ -329,9 +327,7 @@ func (r *Router) prove(how string) {
 	r.mu.Lock()
 	was := r.unproven
 	r.unproven = false
-	if r.alloc != nil {
-		r.alloc.Suspend(false)
-	}
+	r.suspendLocked()
 	r.mu.Unlock()
 	if !was {
 		return

@@ -44,7 +44,7 @@ func (r *Router) give(to peer.ID, subnet netip.Prefix) ([]byte, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.noticeSleepLocked()
-	if r.alloc == nil || r.resetting || r.unproven {
+	if r.alloc == nil || r.resetting || r.unproven || len(r.strangers) > 0 {
 		return nil, nil
 	}
 	b, err := r.booksNow()

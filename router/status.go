@@ -203,7 +203,7 @@ func (r *Router) ipamReport(st *mesh.State, names map[peer.ID]string) *IPAMRepor
 		reachable[ipam.Owner(h.ID)] = h.Self || h.Liveness == mesh.Alive
 	}
 	r.mu.Lock()
-	waiting, priming, unproven := r.allocating > 0, r.priming > 0, r.unproven
+	waiting, priming, unproven, strangers := r.allocating > 0, r.priming > 0, r.unproven, len(r.strangers)
 	active := 0
 	if r.alloc != nil {
 		active = len(r.alloc.All())
@@ -232,6 +232,8 @@ func (r *Router) ipamReport(st *mesh.State, names map[peer.ID]string) *IPAMRepor
 	switch {
 	case unproven:
 		rep.Status = "waiting to hear from another host, since this one's state may not be the latest - 'prime --alone' goes on without"
+	case strangers > 0:
+		rep.Status = fmt.Sprintf("waiting for the container engine, which alone knows the addresses of %d running containers", strangers)
 	case !ring.Seeded() && named:
 		rep.Status = "awaiting the hosts that are to seed the range"
 		if _, missing := r.beginning.owners(st); len(missing) > 0 && st.Founding.Founder == st.Self {
@@ -280,6 +282,9 @@ func (r *Router) spaceNotices(v *view, st *mesh.State) []string {
 		out = append(out, r.damaged)
 	}
 	r.mu.Lock()
+	if n := len(r.strangers); n > 0 {
+		out = append(out, fmt.Sprintf("%d containers run whose addresses only the container engine knows, and it does not answer: no addresses are given out until it does", n))
+	}
 	switch {
 	case !r.unproven:
 	case r.unprovenBy == wasBooted && r.lone():

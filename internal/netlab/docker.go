@@ -128,6 +128,16 @@ func (h *Host) StopDocker() error {
 	return nil
 }
 
+// SignalDocker sends dockerd a signal: one that is stopped by SIGSTOP takes connections and says nothing.
+func (h *Host) SignalDocker(sig syscall.Signal) error {
+	h.engineMu.Lock()
+	defer h.engineMu.Unlock()
+	if h.engine == nil {
+		return fmt.Errorf("signal Docker on %s: it does not run", h.name)
+	}
+	return h.engine.Kill(sig)
+}
+
 // RestartDocker stops the engine and starts it. Containers come back as their
 // restart policy says.
 func (h *Host) RestartDocker() error {
