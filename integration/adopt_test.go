@@ -35,7 +35,7 @@ func TestAdoptsContainers(t *testing.T) {
 		late bool // the engine answers when the router has started
 	}{
 		{"a lost file", nil, nil, false},
-		{"a lost file, and the engine is late", nil, nil, true},
+		{"a late engine", nil, nil, true},
 		{"a flipped bit", func(b []byte) []byte {
 			// Of a value, in all copies of it: some are in pages that are free.
 			out := bytes.ReplaceAll(b, []byte("web.weft.local"), []byte("veb.weft.local"))
@@ -69,7 +69,7 @@ func TestAdoptsContainers(t *testing.T) {
 			}
 			join(t, h, token, hs[1].Addr().String())
 			if c.late {
-				says(t, h, 10*time.Second, []string{"status", "ipam"}, "waiting for the container engine, which alone knows the addresses of 1 running containers")
+				says(t, h, 10*time.Second, []string{"status"}, "waiting for the container engine, which alone knows the addresses of 1 running container")
 				late, err := h.Workload("late")
 				if err != nil {
 					t.Fatal(err)

@@ -233,7 +233,7 @@ func (r *Router) ipamReport(st *mesh.State, names map[peer.ID]string) *IPAMRepor
 	case unproven:
 		rep.Status = "waiting to hear from another host, since this one's state may not be the latest - 'prime --alone' goes on without"
 	case strangers > 0:
-		rep.Status = fmt.Sprintf("waiting for the container engine, which alone knows the addresses of %d running containers", strangers)
+		rep.Status = fmt.Sprintf("waiting for the container engine, which alone knows the addresses of %s", counted(strangers, "running container"))
 	case !ring.Seeded() && named:
 		rep.Status = "awaiting the hosts that are to seed the range"
 		if _, missing := r.beginning.owners(st); len(missing) > 0 && st.Founding.Founder == st.Self {
@@ -283,7 +283,7 @@ func (r *Router) spaceNotices(v *view, st *mesh.State) []string {
 	}
 	r.mu.Lock()
 	if n := len(r.strangers); n > 0 {
-		out = append(out, fmt.Sprintf("%d containers run whose addresses only the container engine knows, and it does not answer: no addresses are given out until it does", n))
+		out = append(out, fmt.Sprintf("the container engine does not answer, and it alone knows the addresses of %s: none are given out until it does", counted(n, "running container")))
 	}
 	switch {
 	case !r.unproven:
@@ -363,4 +363,12 @@ func (r *Router) attachmentReports(only []string) []AttachmentReport {
 	}
 	slices.SortFunc(out, func(a, b AttachmentReport) int { return cmp.Compare(a.Container, b.Container) })
 	return out
+}
+
+// counted is n of something, as text.
+func counted(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
