@@ -173,17 +173,29 @@ func checkAddress(p netip.Prefix) error {
 	return nil
 }
 
-// obtain claims or allocates one address. It waits while the mesh has no space to give, until ctx ends.
+// obtain claims or allocates one address. It waits while nobody can say whose the
+// addresses are, or the mesh has no space to give, until ctx ends.
 func (r *Router) obtain(ctx context.Context, key string, arg ipam.AddrArg) (ipam.Allocation, bool, error) {
 	if arg.Kind == ipam.ArgIP {
-		return r.claim(key, arg.Prefix)
+		return r.claim(ctx, key, arg.Prefix)
 	}
 	return r.allocate(ctx, key, arg.Prefix)
 }
 
-// claim takes one address for a container.
-func (r *Router) claim(key string, p netip.Prefix) (ipam.Allocation, bool, error) {
+// claim takes one address for a container. It waits as allocate does: for the range,
+// and if the address is of the range, for the ring and the proof of this host's state.
+func (r *Router) claim(ctx context.Context, key string, p netip.Prefix) (ipam.Allocation, bool, error) {
 	if err := checkAddress(p); err != nil {
+		return ipam.Allocation{}, false, err
+	}
+	return r.await(ctx, func() (ipam.Allocation, bool, error) { return r.tryClaim(key, p) })
+}
+
+func (r *Router) tryClaim(key string, p netip.Prefix) (ipam.Allocation, bool, error) {
+	r.mu.Lock()
+	_, err := r.allocatorLocked()
+	r.mu.Unlock()
+	if err != nil { // the range may not be known
 		return ipam.Allocation{}, false, err
 	}
 	if err := r.refuseUnderlay(p); err != nil {
@@ -191,13 +203,11 @@ func (r *Router) claim(key string, p netip.Prefix) (ipam.Allocation, bool, error
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.resetting {
-		return ipam.Allocation{}, false, errResetting
+	alloc, err := r.allocatorLocked()
+	if err != nil {
+		return ipam.Allocation{}, false, err
 	}
-	if r.alloc == nil {
-		return ipam.Allocation{}, false, errNotJoined
-	}
-	al, isNew, err := r.alloc.Claim(key, p)
+	al, isNew, err := alloc.Claim(key, p)
 	var taken *ipam.InUseError
 	var foreign *ipam.NotOwnedError
 	switch {
@@ -208,14 +218,10 @@ func (r *Router) claim(key string, p netip.Prefix) (ipam.Allocation, bool, error
 			Tip: "`weft status ipam` says what the takeover waits for; or let weft choose: net:" + p.Masked().String()}
 	case errors.As(err, &foreign):
 		return al, false, &Error{Err: err, Code: 409, Tip: "claim it on that host (`weft status ipam`), or let weft choose: net:" + p.Masked().String()}
-	case errors.Is(err, ipam.ErrUnproven):
-		return al, false, errUnproven
-	case errors.Is(err, ipam.ErrNotReady):
-		return al, false, errNotJoined
-	case err != nil:
+	case err != nil && !waits(err):
 		return al, false, &Error{Err: err, Code: 400}
 	}
-	return al, isNew, nil
+	return al, isNew, err
 }
 
 var errNotJoined = &Error{Msg: "this host has not joined its mesh yet: nobody could say whose the address is", Code: 503,
@@ -223,8 +229,7 @@ var errNotJoined = &Error{Msg: "this host has not joined its mesh yet: nobody co
 
 // refuseUnderlay keeps the host's own networks from being given to containers.
 func (r *Router) refuseUnderlay(p netip.Prefix) error {
-	whole := r.wholeRange()
-	if whole.IsValid() && whole.Contains(p.Addr()) {
+	if r.wholeRange().Contains(p.Addr()) {
 		return nil
 	}
 	over, dev, overlaps, err := r.host.Overlaps(p.Masked())
