@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"weft/host"
 	"weft/ipam"
 )
 
@@ -35,11 +34,14 @@ func (r *Router) attach(ctx context.Context, req attachRequest) (changed, error)
 		return none, err
 	}
 	// Addresses are obtained before the container is locked: that may take as long
-	// as the mesh has none to give, and the container may stop meanwhile.
+	// as the mesh has none to give, and the container may stop meanwhile. Then nobody
+	// needs them.
+	wait, stop := t.whileAlive(ctx)
+	defer stop()
 	var given []ipam.Allocation // by this call
 	var got []ipam.Allocation
 	for _, arg := range args {
-		al, isNew, err := r.obtain(ctx, t.Key, arg)
+		al, isNew, err := r.obtain(wait, t.Key, arg)
 		if err != nil {
 			r.giveBack(given)
 			return none, err
@@ -49,13 +51,21 @@ func (r *Router) attach(ctx context.Context, req attachRequest) (changed, error)
 		}
 		got = append(got, al)
 	}
-	unlock, err := r.ops.lock(ctx, t.Key)
+	unlock, err := r.ops.lock(wait, t.Key)
 	if err != nil {
 		r.giveBack(given)
 		return none, err
 	}
 	defer unlock()
-	addrs, err := r.attachLocked(t, req, got)
+	stop()
+	before := t
+	if t, err = r.resolve(ctx, req.Container); err == nil {
+		err = before.same(t)
+	}
+	var addrs []netip.Addr
+	if err == nil {
+		addrs, err = r.attachLocked(t, req, got)
+	}
 	if err != nil {
 		r.giveBack(given)
 		return none, err
@@ -87,12 +97,8 @@ func (r *Router) attachLocked(t target, req attachRequest, got []ipam.Allocation
 		a = before.clone()
 	}
 	renamed := before != nil && before.Name != t.Name
-	a.Name, a.NetNS, a.NoMulticast = t.Name, t.NetNS, req.NoMulticastRoute
+	a.Name, a.NetNS, a.NSID, a.NoMulticast = t.Name, t.NetNS, t.NSID, req.NoMulticastRoute
 	a.RewriteHosts = a.RewriteHosts || req.RewriteHosts
-	var err error
-	if a.NSID, err = host.NetNSID(t.NetNS); err != nil {
-		return nil, err
-	}
 	var addrs []netip.Addr
 	fqdn := r.defaultName(t)
 	if renamed { // the engine's event has not come yet
@@ -113,7 +119,8 @@ func (r *Router) attachLocked(t target, req attachRequest, got []ipam.Allocation
 	}
 	a.running = true
 	r.mu.Lock()
-	if err = r.stillHeldLocked(t.Key, got); err == nil {
+	err := r.stillHeldLocked(t.Key, got)
+	if err == nil {
 		err = r.putAttachmentLocked(a) // on disk before it is used
 	}
 	r.mu.Unlock()
