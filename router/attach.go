@@ -159,13 +159,13 @@ func (r *Router) stillHeldLocked(key string, got []ipam.Allocation) error {
 // giveBack frees what a call that failed has obtained, unless an attachment has
 // it meanwhile.
 func (r *Router) giveBack(as []ipam.Allocation) {
+	r.mu.Lock() // throughout: another call for the container may have obtained the same
+	defer r.mu.Unlock()
 	for _, al := range as {
-		r.mu.Lock()
 		a := r.attached[al.Container]
 		used := a != nil && slices.ContainsFunc(a.Addrs, func(p netip.Prefix) bool { return p.Addr() == al.Addr.Addr() })
-		r.mu.Unlock()
-		if !used {
-			r.free(al.Container, al.Addr.Addr())
+		if !used && r.alloc != nil {
+			r.alloc.Free(time.Now(), al.Container, al.Addr.Addr())
 		}
 	}
 }
