@@ -211,7 +211,8 @@ func TestNoDiscovery(t *testing.T) {
 	waitPeers(t, hs...) // host1 dialled it, and told host3
 }
 
-// Until a host has joined, it cannot know whose an address is.
+// Until a host has joined, it cannot know whose an address is: a claim waits, and
+// says what for. Then it is answered, though not in its favour.
 func TestClaimBeforeJoining(t *testing.T) {
 	lab := newLab(t)
 	netlab.Require(t, "busybox", "dig")
@@ -227,15 +228,28 @@ func TestClaimBeforeJoining(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := "netns:" + w.NetNSPath()
-	refused(t, hs[1], []string{"attach", "ip:10.32.0.9/12", c}, "not joined", "weft prime")
+	early, err := hs[1].Start("early", weft, "attach", "ip:10.32.0.9/12", c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 20*time.Second, "attach says what it waits for", func() error {
+		if log := early.Log(); !strings.Contains(log, "weft: waiting for address space: awaiting the founder of the mesh") {
+			return fmt.Errorf("it says %q", log)
+		}
+		return nil
+	})
+	do(t, hs[0], "launch", "--password-file", "/run/password")
+	do(t, hs[1], "prime")
+	ended(t, "attach", early)
+	if err := early.Wait(); err == nil || !strings.Contains(early.Log(), "address 10.32.0.9 belongs to host") {
+		t.Errorf("a claim in the founder's half: %v %s", err, early.Log())
+	}
 	if out := do(t, hs[1], "ps"); strings.Contains(out, "10.32.0.9") {
 		t.Errorf("a claim that was refused is in weft ps:\n%s", out)
 	}
 	if out, _, err := w.Run("ip", "link", "show", "ethwe"); err == nil {
 		t.Errorf("a claim that was refused left an interface:\n%s", out)
 	}
-	do(t, hs[0], "launch", "--password-file", "/run/password")
-	do(t, hs[1], "prime")
 	owner := "10.40.0.9" // the newcomer's half
 	if out := do(t, hs[1], "attach", "ip:"+owner+"/12", c); out != owner {
 		t.Errorf("the claim after joining: %q", out)

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"weft/host"
 	"weft/ipam"
 )
 
@@ -35,11 +34,14 @@ func (r *Router) attach(ctx context.Context, req attachRequest) (changed, error)
 		return none, err
 	}
 	// Addresses are obtained before the container is locked: that may take as long
-	// as the mesh has none to give, and the container may stop meanwhile.
+	// as the mesh has none to give, and the container may stop meanwhile. Then nobody
+	// needs them.
+	wait, stop := t.whileAlive(ctx)
+	defer stop()
 	var given []ipam.Allocation // by this call
 	var got []ipam.Allocation
 	for _, arg := range args {
-		al, isNew, err := r.obtain(ctx, t.Key, arg)
+		al, isNew, err := r.obtain(wait, t.Key, arg)
 		if err != nil {
 			r.giveBack(given)
 			return none, err
@@ -49,13 +51,21 @@ func (r *Router) attach(ctx context.Context, req attachRequest) (changed, error)
 		}
 		got = append(got, al)
 	}
-	unlock, err := r.ops.lock(ctx, t.Key)
+	unlock, err := r.ops.lock(wait, t.Key)
 	if err != nil {
 		r.giveBack(given)
 		return none, err
 	}
 	defer unlock()
-	addrs, err := r.attachLocked(t, req, got)
+	stop()
+	before := t
+	if t, err = r.resolve(ctx, req.Container); err == nil {
+		err = before.same(t)
+	}
+	var addrs []netip.Addr
+	if err == nil {
+		addrs, err = r.attachLocked(t, req, got)
+	}
 	if err != nil {
 		r.giveBack(given)
 		return none, err
@@ -87,12 +97,8 @@ func (r *Router) attachLocked(t target, req attachRequest, got []ipam.Allocation
 		a = before.clone()
 	}
 	renamed := before != nil && before.Name != t.Name
-	a.Name, a.NetNS, a.NoMulticast = t.Name, t.NetNS, req.NoMulticastRoute
+	a.Name, a.NetNS, a.NSID, a.NoMulticast = t.Name, t.NetNS, t.NSID, req.NoMulticastRoute
 	a.RewriteHosts = a.RewriteHosts || req.RewriteHosts
-	var err error
-	if a.NSID, err = host.NetNSID(t.NetNS); err != nil {
-		return nil, err
-	}
 	var addrs []netip.Addr
 	fqdn := r.defaultName(t)
 	if renamed { // the engine's event has not come yet
@@ -113,7 +119,8 @@ func (r *Router) attachLocked(t target, req attachRequest, got []ipam.Allocation
 	}
 	a.running = true
 	r.mu.Lock()
-	if err = r.stillHeldLocked(t.Key, got); err == nil {
+	err := r.stillHeldLocked(t.Key, got)
+	if err == nil {
 		err = r.putAttachmentLocked(a) // on disk before it is used
 	}
 	r.mu.Unlock()
@@ -152,13 +159,13 @@ func (r *Router) stillHeldLocked(key string, got []ipam.Allocation) error {
 // giveBack frees what a call that failed has obtained, unless an attachment has
 // it meanwhile.
 func (r *Router) giveBack(as []ipam.Allocation) {
+	r.mu.Lock() // throughout: another call for the container may have obtained the same
+	defer r.mu.Unlock()
 	for _, al := range as {
-		r.mu.Lock()
 		a := r.attached[al.Container]
 		used := a != nil && slices.ContainsFunc(a.Addrs, func(p netip.Prefix) bool { return p.Addr() == al.Addr.Addr() })
-		r.mu.Unlock()
-		if !used {
-			r.free(al.Container, al.Addr.Addr())
+		if !used && r.alloc != nil {
+			r.alloc.Free(time.Now(), al.Container, al.Addr.Addr())
 		}
 	}
 }
@@ -173,17 +180,29 @@ func checkAddress(p netip.Prefix) error {
 	return nil
 }
 
-// obtain claims or allocates one address. It waits while the mesh has no space to give, until ctx ends.
+// obtain claims or allocates one address. It waits while nobody can say whose the
+// addresses are, or the mesh has no space to give, until ctx ends.
 func (r *Router) obtain(ctx context.Context, key string, arg ipam.AddrArg) (ipam.Allocation, bool, error) {
 	if arg.Kind == ipam.ArgIP {
-		return r.claim(key, arg.Prefix)
+		return r.claim(ctx, key, arg.Prefix)
 	}
 	return r.allocate(ctx, key, arg.Prefix)
 }
 
-// claim takes one address for a container.
-func (r *Router) claim(key string, p netip.Prefix) (ipam.Allocation, bool, error) {
+// claim takes one address for a container. It waits as allocate does: for the range,
+// and if the address is of the range, for the ring and the proof of this host's state.
+func (r *Router) claim(ctx context.Context, key string, p netip.Prefix) (ipam.Allocation, bool, error) {
 	if err := checkAddress(p); err != nil {
+		return ipam.Allocation{}, false, err
+	}
+	return r.await(ctx, func() (ipam.Allocation, bool, error) { return r.tryClaim(key, p) })
+}
+
+func (r *Router) tryClaim(key string, p netip.Prefix) (ipam.Allocation, bool, error) {
+	r.mu.Lock()
+	_, err := r.allocatorLocked()
+	r.mu.Unlock()
+	if err != nil { // the range may not be known
 		return ipam.Allocation{}, false, err
 	}
 	if err := r.refuseUnderlay(p); err != nil {
@@ -191,13 +210,11 @@ func (r *Router) claim(key string, p netip.Prefix) (ipam.Allocation, bool, error
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.resetting {
-		return ipam.Allocation{}, false, errResetting
+	alloc, err := r.allocatorLocked()
+	if err != nil {
+		return ipam.Allocation{}, false, err
 	}
-	if r.alloc == nil {
-		return ipam.Allocation{}, false, errNotJoined
-	}
-	al, isNew, err := r.alloc.Claim(key, p)
+	al, isNew, err := alloc.Claim(key, p)
 	var taken *ipam.InUseError
 	var foreign *ipam.NotOwnedError
 	switch {
@@ -208,14 +225,10 @@ func (r *Router) claim(key string, p netip.Prefix) (ipam.Allocation, bool, error
 			Tip: "`weft status ipam` says what the takeover waits for; or let weft choose: net:" + p.Masked().String()}
 	case errors.As(err, &foreign):
 		return al, false, &Error{Err: err, Code: 409, Tip: "claim it on that host (`weft status ipam`), or let weft choose: net:" + p.Masked().String()}
-	case errors.Is(err, ipam.ErrUnproven):
-		return al, false, errUnproven
-	case errors.Is(err, ipam.ErrNotReady):
-		return al, false, errNotJoined
-	case err != nil:
+	case err != nil && !waits(err):
 		return al, false, &Error{Err: err, Code: 400}
 	}
-	return al, isNew, nil
+	return al, isNew, err
 }
 
 var errNotJoined = &Error{Msg: "this host has not joined its mesh yet: nobody could say whose the address is", Code: 503,
@@ -223,8 +236,7 @@ var errNotJoined = &Error{Msg: "this host has not joined its mesh yet: nobody co
 
 // refuseUnderlay keeps the host's own networks from being given to containers.
 func (r *Router) refuseUnderlay(p netip.Prefix) error {
-	whole := r.wholeRange()
-	if whole.IsValid() && whole.Contains(p.Addr()) {
+	if r.wholeRange().Contains(p.Addr()) {
 		return nil
 	}
 	over, dev, overlaps, err := r.host.Overlaps(p.Masked())

@@ -85,6 +85,7 @@ type Router struct {
 	failing    map[string]bool       // those of dirty whose failure was logged
 	resetting  bool                  // addresses are being given back: nothing new is attached
 	bridgeDNS  netip.Addr            // Docker's bridge address; invalid: none
+	holding    []*holding            // calls under way that are to hold an address for an ID
 	allocating int                   // calls that wait for address space
 	priming    int                   // and those that wait until there is some
 	// wantedSince is since when any of them has; zero: none does.

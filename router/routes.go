@@ -6,11 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strconv"
 	"strings"
 
 	"weft/api"
-	"weft/ipam"
 )
 
 // Routes are the operations of the router over its API.
@@ -224,122 +222,6 @@ func (r *Router) resetAnswer(ctx context.Context, force bool) (any, error) {
 		return nil, err
 	}
 	return map[string][]string{"warnings": warn}, nil
-}
-
-// The /ip operations are for programs that wire containers themselves: they
-// hold addresses under an ID of the program's choice, and touch no interface.
-
-func (r *Router) pathPrefix(q *api.Request) (netip.Prefix, error) {
-	s := q.Path("ip") + "/" + q.Path("plen")
-	p, err := netip.ParsePrefix(s)
-	if err != nil {
-		return p, badRequest("for example /ip/ID/10.32.0.9/12", "%q is not an address with a prefix length", s)
-	}
-	return p, nil
-}
-
-func (r *Router) allocateIP(ctx context.Context, q *api.Request) (any, error) {
-	arg := ipam.AddrArg{Kind: ipam.ArgDefault}
-	if q.Path("ip") != "" {
-		p, err := r.pathPrefix(q)
-		if err != nil {
-			return nil, err
-		}
-		arg = ipam.AddrArg{Kind: ipam.ArgNet, Prefix: p.Masked()}
-	}
-	return r.hold(ctx, q.Path("id"), arg)
-}
-
-func (r *Router) claimIP(ctx context.Context, q *api.Request) (any, error) {
-	p, err := r.pathPrefix(q)
-	if err != nil {
-		return nil, err
-	}
-	return r.hold(ctx, q.Path("id"), ipam.AddrArg{Kind: ipam.ArgIP, Prefix: p})
-}
-
-// hold gives an ID an address without wiring anything: a persisted attachment
-// without a namespace.
-func (r *Router) hold(ctx context.Context, id string, arg ipam.AddrArg) (any, error) {
-	key := heldPrefix + id
-	unlock, err := r.ops.lock(ctx, key)
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	al, isNew, err := r.obtain(ctx, key, arg)
-	if err != nil {
-		return nil, err
-	}
-	r.mu.Lock()
-	a := &attachment{Key: key}
-	if have := r.attached[key]; have != nil {
-		a = have.clone()
-	}
-	a.addAddr(al.Addr, al.Claimed)
-	err = r.putAttachmentLocked(a)
-	r.mu.Unlock()
-	if err != nil {
-		if isNew {
-			r.free(key, al.Addr.Addr())
-		}
-		return nil, err
-	}
-	r.Poke()
-	return al.Addr.String() + "\n", nil
-}
-
-func (r *Router) getIP(_ context.Context, q *api.Request) (any, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, key := range []string{heldPrefix + q.Path("id"), q.Path("id")} {
-		if a := r.attached[key]; a != nil {
-			var b strings.Builder
-			for _, p := range a.Addrs {
-				b.WriteString(p.String() + "\n")
-			}
-			return b.String(), nil
-		}
-	}
-	return nil, &Error{Msg: "no address is held for " + q.Path("id"), Code: 404}
-}
-
-func (r *Router) freeIP(ctx context.Context, q *api.Request) (any, error) {
-	key := heldPrefix + q.Path("id")
-	unlock, err := r.ops.lock(ctx, key)
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	r.mu.Lock()
-	have := r.attached[key]
-	r.mu.Unlock()
-	if have == nil {
-		return nil, &Error{Msg: "no address is held for " + q.Path("id"), Code: 404}
-	}
-	a := have.clone()
-	var gone []netip.Addr
-	for _, p := range have.Addrs {
-		if ip := q.Path("ip"); ip == "" || ip == p.Addr().String() {
-			gone = append(gone, p.Addr())
-			a.dropAddr(p.Addr())
-		}
-	}
-	r.mu.Lock()
-	if len(a.Addrs) == 0 {
-		err = r.dropAttachmentLocked(key)
-	} else {
-		err = r.putAttachmentLocked(a)
-	}
-	r.mu.Unlock()
-	if err != nil {
-		return nil, err
-	}
-	for _, ip := range gone {
-		r.free(key, ip)
-	}
-	r.Poke()
-	return strconv.Itoa(len(gone)) + "\n", nil
 }
 
 // changeTargets remembers the targets for a router that starts after a crash,

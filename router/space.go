@@ -229,62 +229,94 @@ func (r *Router) allocate(ctx context.Context, key string, subnet netip.Prefix) 
 		return ipam.Allocation{}, false, &Error{Msg: "this router was launched without an address range and allocates nothing", Code: 409,
 			Tip: "name the address: weft attach 10.32.1.1/24 CONTAINER"}
 	}
+	if err := checkAddress(subnet); err != nil && subnet.IsValid() {
+		return ipam.Allocation{}, false, err
+	}
+	return r.await(ctx, func() (ipam.Allocation, bool, error) {
+		for {
+			seen := r.asks.given.Load()
+			al, isNew, err := r.tryAllocate(key, subnet)
+			if !errors.Is(err, ipam.ErrNoSpace) {
+				return al, isNew, err
+			}
+			want := subnet
+			if !want.IsValid() {
+				want = r.defaultSubnet()
+			}
+			if got, _ := r.asks.ask(ctx, want, seen); !got {
+				return al, isNew, err
+			}
+		}
+	})
+}
+
+// await tries to get an address until it is given or refused for good, or ctx ends.
+// Meanwhile status says what is waited for.
+func (r *Router) await(ctx context.Context, try func() (ipam.Allocation, bool, error)) (al ipam.Allocation, isNew bool, err error) {
 	counted := false
 	defer func() {
 		if counted {
 			r.waitsForSpace(-1, 0)
 		}
 	}()
-	tick := time.NewTicker(askEvery)
-	defer tick.Stop()
-	if err := checkAddress(subnet); err != nil && subnet.IsValid() {
-		return ipam.Allocation{}, false, err
-	}
-	for {
-		again := r.passes.next()
-		seen := r.asks.given.Load()
-		if al, isNew, err := r.tryAllocate(key, subnet); err == nil || !waits(err) {
-			return al, isNew, err
-		} else if errors.Is(err, ipam.ErrNoSpace) {
-			want := subnet
-			if !want.IsValid() {
-				want = r.defaultSubnet()
-			}
-			if got, _ := r.asks.ask(ctx, want, seen); got {
-				continue
-			}
-		}
-		if !counted {
+	if ended := r.until(ctx, func() bool {
+		al, isNew, err = try()
+		if waits(err) && !counted {
 			counted = true
 			r.waitsForSpace(1, 0)
 		}
+		return !waits(err)
+	}); ended != nil {
+		return ipam.Allocation{}, false, ended
+	}
+	return al, isNew, err
+}
+
+// until tries after every pass, and every second, until it is done or ctx ends.
+func (r *Router) until(ctx context.Context, try func() (done bool)) error {
+	tick := time.NewTicker(askEvery)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		again := r.passes.next()
+		if try() {
+			return nil
+		}
 		select {
 		case <-ctx.Done():
-			return ipam.Allocation{}, false, ctx.Err()
 		case <-again:
 		case <-tick.C:
 		}
 	}
+	return context.Cause(ctx)
 }
 
 func (r *Router) tryAllocate(key string, subnet netip.Prefix) (ipam.Allocation, bool, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.noticeSleepLocked()
-	if r.resetting {
-		return ipam.Allocation{}, false, errResetting
+	alloc, err := r.allocatorLocked()
+	if err != nil {
+		return ipam.Allocation{}, false, err
 	}
-	if r.alloc == nil {
-		return ipam.Allocation{}, false, ipam.ErrNotReady
-	}
-	al, isNew, err := r.alloc.Allocate(key, subnet)
+	al, isNew, err := alloc.Allocate(key, subnet)
 	if err != nil && !waits(err) {
 		return al, false, &Error{Err: err, Code: 400, Tip: "`weft status ipam` shows the range"}
 	}
 	return al, isNew, err
 }
 
-// waits says that an allocation failed for now: it is tried again.
+// allocatorLocked is the allocator, once this host has joined and until it is reset.
+func (r *Router) allocatorLocked() (*ipam.Allocator, error) {
+	r.noticeSleepLocked()
+	switch {
+	case r.resetting:
+		return nil, errResetting
+	case r.alloc == nil:
+		return nil, ipam.ErrNotReady
+	}
+	return r.alloc, nil
+}
+
+// waits says that no address could be given for now: it is tried again.
 func waits(err error) bool {
 	return errors.Is(err, ipam.ErrNoSpace) || errors.Is(err, ipam.ErrNotReady) || errors.Is(err, ipam.ErrUnproven)
 }
@@ -320,31 +352,20 @@ func (r *Router) prime(ctx context.Context) error {
 	}
 	r.waitsForSpace(0, 1)
 	defer r.waitsForSpace(0, -1)
-	tick := time.NewTicker(askEvery)
-	defer tick.Stop()
-	for {
-		again := r.passes.next()
+	return r.until(ctx, func() bool {
 		seen := r.asks.given.Load()
-		if !r.isUnproven() {
-			if r.hasSpace() {
-				return nil
-			}
-			if r.beginning.observer { // which has asked for none yet
-				if _, err := r.asks.ask(ctx, r.defaultSubnet(), seen); err != nil && ctx.Err() == nil {
-					r.log.Debug("ask for address space", "err", err)
-				}
-				if r.hasSpace() {
-					return nil
-				}
-			}
+		if r.isUnproven() {
+			return false
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-again:
-		case <-tick.C:
+		if r.hasSpace() || !r.beginning.observer {
+			return r.hasSpace()
 		}
-	}
+		// An observer has asked for none yet.
+		if _, err := r.asks.ask(ctx, r.defaultSubnet(), seen); err != nil && ctx.Err() == nil {
+			r.log.Debug("ask for address space", "err", err)
+		}
+		return r.hasSpace()
+	})
 }
 
 // adoptFounding keeps on disk what a newcomer learnt about its mesh.

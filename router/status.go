@@ -25,7 +25,10 @@ func (r *Router) Report() Report {
 	rep := Report{Version: r.o.Version, Router: r.routerReport(v, st, names)}
 	rep.IPAM = r.ipamReport(st, names)
 	rep.Router.Notices = append(rep.Router.Notices, r.spaceNotices(v, st)...)
-	if r.o.NoIPAM {
+	r.mu.Lock()
+	claiming := r.allocating > 0
+	r.mu.Unlock()
+	if r.o.NoIPAM && !claiming {
 		rep.IPAM.Status = "off (launched with an empty --ipalloc-range)"
 	}
 	if r.dns != nil {

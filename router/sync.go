@@ -34,7 +34,7 @@ func (k *keyed) lock(ctx context.Context, key string) (unlock func(), err error)
 		select {
 		case <-busy:
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, context.Cause(ctx)
 		}
 	}
 }

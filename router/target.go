@@ -1,11 +1,13 @@
 package router
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"weft/docker"
 	"weft/host"
@@ -15,7 +17,8 @@ import (
 type target struct {
 	Key        string
 	Name       string
-	NetNS      string
+	NetNS      string // path of the namespace
+	NSID       string // and what it led to: a process ID may be another's later
 	Hostname   string
 	Domainname string
 	HostsPath  string
@@ -34,14 +37,14 @@ func (r *Router) resolve(ctx context.Context, name string) (target, error) {
 		if !strings.HasPrefix(t.NetNS, "/") {
 			return t, badRequest("for example netns:/run/netns/blue", "%q is not an absolute path of a network namespace", name)
 		}
-		return t, r.checkNamespace(t)
+		return r.checkNamespace(t)
 	case strings.HasPrefix(name, "pid:"):
 		pid, err := strconv.Atoi(strings.TrimPrefix(name, "pid:"))
 		if err != nil || pid < 1 {
 			return t, badRequest("for example pid:4711", "%q is not a process ID", name)
 		}
 		t.Key, t.NetNS = name, pidNetNS(pid)
-		return t, r.checkNamespace(t)
+		return r.checkNamespace(t)
 	}
 	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
 	defer cancel()
@@ -57,7 +60,42 @@ func (r *Router) resolve(ctx context.Context, name string) (target, error) {
 	if !c.Running || c.PID == 0 {
 		return t, &Error{Msg: fmt.Sprintf("container %s is not running", name), Tip: "docker start " + name, Code: 409}
 	}
-	return target{Key: c.ID, Name: c.Name, NetNS: pidNetNS(c.PID), Hostname: c.Hostname, Domainname: c.Domainname, HostsPath: c.HostsPath, container: c}, nil
+	return r.checkNamespace(target{Key: c.ID, Name: c.Name, NetNS: pidNetNS(c.PID), Hostname: c.Hostname, Domainname: c.Domainname, HostsPath: c.HostsPath, container: c})
+}
+
+// shown is how an operator knows it.
+func (t target) shown() string { return cmp.Or(t.Name, t.Key) }
+
+// same refuses to go on with what is found later under the name of t, if that is
+// another container, or the same one started anew.
+func (t target) same(later target) error {
+	if later.Key == t.Key && later.NSID == t.NSID {
+		return nil
+	}
+	return &Error{Msg: t.shown() + " has ended, or was started anew, while it was being attached", Tip: "run the same again", Code: 409}
+}
+
+// whileAlive is ctx until the container has ended. The engine may be away, and knows
+// no bare namespaces: so its namespace is looked at.
+func (t target) whileAlive(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() { // ends with ctx
+		tick := time.NewTicker(namespacePoll)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			later := t
+			later.NSID, _ = host.NetNSID(t.NetNS)
+			if err := t.same(later); err != nil {
+				cancel(err)
+			}
+		}
+	}()
+	return ctx, func() { cancel(nil) }
 }
 
 func (r *Router) dockerError(name string, err error) error {
@@ -74,19 +112,19 @@ func (r *Router) dockerError(name string, err error) error {
 func pidNetNS(pid int) string { return "/proc/" + strconv.Itoa(pid) + "/ns/net" }
 
 // checkNamespace refuses paths that are no namespace, and the host's own.
-func (r *Router) checkNamespace(t target) error {
-	id, err := host.NetNSID(t.NetNS)
-	if err != nil {
-		return &Error{Msg: t.Key + " cannot be read as a network namespace of this host", Err: err, Code: 404,
+func (r *Router) checkNamespace(t target) (target, error) {
+	var err error
+	if t.NSID, err = host.NetNSID(t.NetNS); err != nil {
+		return t, &Error{Msg: t.shown() + " cannot be read as a network namespace of this host", Err: err, Code: 404,
 			Tip: "`ls /run/netns` and `ps` show what there is; attach takes netns:/path or pid:N"}
 	}
 	own, err := host.NetNSID("/proc/self/ns/net")
 	if err != nil {
-		return err
+		return t, err
 	}
-	if id == own {
-		return &Error{Msg: t.Key + " is in the host's own network and can have no address of its own", Code: 409,
+	if t.NSID == own {
+		return t, &Error{Msg: t.shown() + " is in the host's own network and can have no address of its own", Code: 409,
 			Tip: "name a container or another network namespace"}
 	}
-	return nil
+	return t, nil
 }
