@@ -104,7 +104,22 @@ func TestAloneAndProven(t *testing.T) {
 	if _, _, err := r.tryAllocate("c", netip.Prefix{}); !errors.Is(err, ipam.ErrUnproven) {
 		t.Errorf("it allocates: %v", err)
 	}
+	// Names are not answered before it is known whose their addresses are.
+	r.attached = map[string]*attachment{"c": {Key: "c", Addrs: []netip.Prefix{pfx("10.32.0.1/12"), pfx("192.0.2.1/24")}, running: true,
+		Names: []attachedName{{FQDN: "web.weft.local.", Addr: netip.MustParseAddr("10.32.0.1")}, {FQDN: "web.weft.local.", Addr: netip.MustParseAddr("192.0.2.1")}}}}
+	names := func() int { return len(r.announce().Names) }
+	if n := names(); n != 1 {
+		t.Errorf("%d names are announced in doubt, want that out of the range", n)
+	}
+	r.doubted = time.Now().Add(-2 * holdBack)
+	if n := names(); n != 2 {
+		t.Errorf("%d names are announced when nobody was heard for long", n)
+	}
+	r.doubted = time.Now()
 	r.alone()
+	if n := names(); n != 2 {
+		t.Errorf("%d names are announced without doubt", n)
+	}
 	r = f.restart(r, func() {
 		if err := os.WriteFile(f.state, old, 0o600); err != nil {
 			t.Error(err)

@@ -100,6 +100,7 @@ func (r *Router) announce() *announced {
 			stray[s.Addr.Addr()] = true
 		}
 	}
+	doubt := whole.IsValid() && r.doubtLocked()
 	for _, at := range r.attached {
 		for _, p := range at.Addrs {
 			if !whole.IsValid() || !whole.Contains(p.Addr()) {
@@ -111,8 +112,8 @@ func (r *Router) announce() *announced {
 		}
 		named := false
 		for _, n := range slices.Concat(at.Names, at.Services) {
-			if n.Addr.IsValid() && stray[n.Addr] {
-				continue // another host's now
+			if n.Addr.IsValid() && (stray[n.Addr] || doubt && whole.Contains(n.Addr)) {
+				continue // another host's now, or it may be
 			}
 			named = true
 			a.Names[n.key(shortKey(at.Key))] = true

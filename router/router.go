@@ -92,6 +92,7 @@ type Router struct {
 	wantedSince time.Time
 	strangers   []string         // containers that run and that no attachment is of: only the engine, which does not answer, knows them
 	unproven    bool             // this host's state may not be the latest: nothing is given out anew
+	doubted     time.Time        // since when
 	unprovenBy  string           // why
 	leaving     bool             // the council is to decide without this host
 	taking      map[peer.ID]wish // dead hosts whose space is to be taken over
