@@ -307,6 +307,9 @@ func (r *Router) spaceNotices(v *view, st *mesh.State) []string {
 			out = append(out, fmt.Sprintf("%s is out of reach: its address %v is %s's, which took over while this host was away; detach and attach it again", names[s.Container], s.Addr.Addr(), r.show(st, t.To)))
 		}
 	}
+	if n := saidOfRing(st); n > fullToTake*3/4 {
+		out = append(out, fmt.Sprintf("this host's log holds %d of at most %d entries about the ring, and takes no more address space from %d on: see \"A mesh that has had many hosts\" in docs/operations.md", n, mesh.MaxSnapshot, fullToTake))
+	}
 	for _, t := range v.Ledger.Takeovers() {
 		if t.Forced {
 			out = append(out, fmt.Sprintf("%s took over from %s by force, without a majority", r.show(st, t.To), r.show(st, t.From)))
