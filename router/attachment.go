@@ -60,6 +60,14 @@ const (
 
 func (a *attachment) docker() bool { return !strings.Contains(a.Key, ":") }
 
+// nameAt is one of its names and services.
+func (a *attachment) nameAt(i int) attachedName {
+	if i < len(a.Names) {
+		return a.Names[i]
+	}
+	return a.Services[i-len(a.Names)]
+}
+
 // clone copies an attachment, so that it can be changed, stored, and only then
 // put in place of the old one.
 func (a *attachment) clone() *attachment {

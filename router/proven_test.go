@@ -22,13 +22,14 @@ func (noTunnel) LastReceive(peer.ID) (time.Duration, bool)                      
 
 // founder is a host that has founded a mesh, whose router is started again and again.
 type founder struct {
-	t          *testing.T
+	t          testing.TB
 	state, run string
 	id         *peer.Identity
 	member     membership
+	store      func(mesh.Store) mesh.Store // nil: that of the state file
 }
 
-func newFounder(t *testing.T) *founder {
+func newFounder(t testing.TB) *founder {
 	t.Helper()
 	id, err := peer.NewIdentity()
 	if err != nil {
@@ -46,12 +47,16 @@ func (f *founder) start() *Router {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	r := &Router{id: f.id, log: slog.New(slog.NewTextHandler(f.t.Output(), nil)), poke: make(chan struct{}, 1), damaged: damaged, member: f.member, began: time.Now()}
+	r := &Router{id: f.id, log: slog.New(slog.NewTextHandler(f.t.Output(), nil)), linger: map[nameKey]time.Time{}, poke: make(chan struct{}, 1), damaged: damaged, member: f.member, began: time.Now()}
 	if r.db, r.unprovenBy, err = openMarked(db, f.run); err != nil {
 		f.t.Fatal(err)
 	}
 	f.t.Cleanup(func() { _ = r.db.Close() })
-	if r.mesh, err = mesh.New(mesh.Options{Identity: f.id, Secret: f.member.Secret, Nickname: "host", Founding: f.member.Founding, Store: r.db, Tunnel: noTunnel{},
+	var store mesh.Store = r.db
+	if f.store != nil {
+		store = f.store(store)
+	}
+	if r.mesh, err = mesh.New(mesh.Options{Identity: f.id, Secret: f.member.Secret, Nickname: "host", Founding: f.member.Founding, Store: store, Tunnel: noTunnel{},
 		Endpoints: func() []netip.AddrPort { return nil }, OnChange: func() {}, Log: r.log}); err != nil {
 		f.t.Fatal(err)
 	}

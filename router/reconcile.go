@@ -92,7 +92,11 @@ const mismatch = "the host does not match its wanted state: "
 func (r *Router) announce() *announced {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	a := &announced{Names: map[nameKey]bool{}, Claims: map[netip.Prefix]bool{}}
+	n := len(r.static)
+	for _, at := range r.attached {
+		n += len(at.Names) + len(at.Services)
+	}
+	a := &announced{Names: make(map[nameKey]bool, n), Claims: map[netip.Prefix]bool{}}
 	whole := r.wholeRange()
 	stray := map[netip.Addr]bool{}
 	if r.alloc != nil {
@@ -111,7 +115,8 @@ func (r *Router) announce() *announced {
 			continue
 		}
 		named := false
-		for _, n := range slices.Concat(at.Names, at.Services) {
+		for i := range len(at.Names) + len(at.Services) {
+			n := at.nameAt(i)
 			if n.Addr.IsValid() && (stray[n.Addr] || doubt && whole.Contains(n.Addr)) {
 				continue // another host's now, or it may be
 			}

@@ -284,6 +284,9 @@ func (r *Router) spaceNotices(v *view, st *mesh.State) []string {
 	if r.damaged != "" {
 		out = append(out, r.damaged)
 	}
+	if p := r.nameProblem.Load(); p != nil && *p != "" {
+		out = append(out, "the names of this host are not announced as they are, so others may answer with containers that have gone: "+*p)
+	}
 	r.mu.Lock()
 	if n := len(r.strangers); n > 0 {
 		out = append(out, fmt.Sprintf("the container engine does not answer, and it alone knows the addresses of %s: none are given out until it does", counted(n, "running container")))
