@@ -27,6 +27,7 @@ type attachment struct {
 	Addrs        []netip.Prefix // address with its subnet's length
 	Claimed      []netip.Addr   // those of Addrs that were asked for by name
 	Names        []attachedName
+	ServedAs     string         // the name that Services are of
 	Services     []attachedName // from the container's labels and exposed ports; found anew at each start of it
 	Default      string         // of Names, what came from the container: it follows a renaming; empty: attached without
 	NoMulticast  bool
@@ -60,12 +61,16 @@ const (
 
 func (a *attachment) docker() bool { return !strings.Contains(a.Key, ":") }
 
-// nameAt is one of its names and services.
-func (a *attachment) nameAt(i int) attachedName {
-	if i < len(a.Names) {
-		return a.Names[i]
+// each goes through its names, and its services if they are to be found.
+func (a *attachment) each(f func(attachedName)) {
+	for _, n := range a.Names {
+		f(n)
 	}
-	return a.Services[i-len(a.Names)]
+	if len(a.Services) > 0 && a.serves() {
+		for _, n := range a.Services {
+			f(n)
+		}
+	}
 }
 
 // clone copies an attachment, so that it can be changed, stored, and only then

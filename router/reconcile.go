@@ -115,14 +115,13 @@ func (r *Router) announce() *announced {
 			continue
 		}
 		named := false
-		for i := range len(at.Names) + len(at.Services) {
-			n := at.nameAt(i)
+		at.each(func(n attachedName) {
 			if n.Addr.IsValid() && (stray[n.Addr] || doubt && whole.Contains(n.Addr)) {
-				continue // another host's now, or it may be
+				return // another host's now, or it may be
 			}
 			named = true
 			a.Names[n.key(shortKey(at.Key))] = true
-		}
+		})
 		if named && at.unhealthy {
 			a.Names[nameKey{Container: shortKey(at.Key), Type: typeUnhealthy}] = true
 		}

@@ -20,10 +20,16 @@ const (
 // follow takes from a container what its attachment shows of it while it runs.
 func (a *attachment) follow(c docker.Container, domain string) {
 	a.unhealthy = c.Unhealthy
-	a.Services = nil
+	a.Services, a.ServedAs = nil, ""
 	if fqdn, ok := a.mainName(); ok {
-		a.Services = services(c, fqdn, domain)
+		a.Services, a.ServedAs = services(c, fqdn, domain), fqdn
 	}
+}
+
+// serves says whether its services are to be found: they lead to a name, which may
+// have been removed since.
+func (a *attachment) serves() bool {
+	return slices.ContainsFunc(a.Names, func(n attachedName) bool { return n.Type == typeAddr && n.FQDN == a.ServedAs })
 }
 
 // mainName is the name that the container got when it was attached, or the first that

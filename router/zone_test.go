@@ -262,3 +262,25 @@ func ownNames(z *zone, id peer.ID) map[nameKey]bool {
 	}
 	return all
 }
+
+// What a container offers at its name goes with the name.
+func TestServicesGoWithTheirName(t *testing.T) {
+	web, alias := attachedName{FQDN: "web.weft.local.", Addr: netip.MustParseAddr("10.32.0.1")}, attachedName{FQDN: "www.weft.local.", Addr: netip.MustParseAddr("10.32.0.1")}
+	a := &attachment{Key: "c", running: true, Names: []attachedName{web, alias}}
+	a.follow(docker.Container{Exposed: []docker.Port{{Number: 80, Proto: "tcp"}}, Labels: map[string]string{"weft.txt": "x"}}, "weft.local")
+	r := &Router{zone: newZone("weft.local.", true), attached: map[string]*attachment{"c": a}}
+	r.mesh = newFounder(t).start().mesh
+	for _, x := range []struct {
+		what  string
+		names []attachedName
+		want  int
+	}{
+		{"all are there", []attachedName{web, alias}, 4},
+		{"the main name was removed", []attachedName{alias}, 1},
+		{"and added again", []attachedName{alias, web}, 4},
+	} {
+		if a.Names = x.names; len(r.announce().Names) != x.want {
+			t.Errorf("%s: %v", x.what, r.announce().Names)
+		}
+	}
+}
