@@ -19,6 +19,7 @@ import (
 	"weft/docker"
 	"weft/host"
 	"weft/internal/fdkeep"
+	"weft/internal/statedb"
 	"weft/ipam"
 	"weft/mesh"
 	"weft/peer"
@@ -343,9 +344,10 @@ func (r *Router) Run(ctx context.Context) (err error) {
 	}
 	g.Go(func() error { return r.adoptFounding(ctx) })
 	g.Go(func() error { return r.proveState(ctx) })
+	g.Go(func() error { return r.watchDisk(ctx) })
 	r.Poke()
 	err = g.Wait()
-	r.orderly = true
+	r.orderly = !errors.Is(err, statedb.ErrUncertain)
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil
 	}

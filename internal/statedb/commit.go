@@ -1,6 +1,7 @@
 package statedb
 
 import (
+	"context"
 	"errors"
 	"fmt"
 )
@@ -9,9 +10,19 @@ import (
 // no change after that: what the next Open finds in it counts.
 var ErrUncertain = errors.New("it is not known what the disk has, so the state file is given up")
 
-// Uncertain is closed when the file was given up. What uses it has to end then: it
-// goes by what it has in memory, which the file may be ahead of.
-func (d *DB) Uncertain() <-chan struct{} { return d.uncertain }
+// Watch waits until the file is given up and says why, or returns nil when ctx ends.
+// Who uses the file has to end then: it goes by what it has in memory, which the file
+// may be ahead of.
+func (d *DB) Watch(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-d.uncertain:
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return d.lost
+	}
+}
 
 // commitLocked carries out a transaction of bbolt's. That writes and syncs pages
 // that nothing refers to yet, and then the meta page that does. A change that fails

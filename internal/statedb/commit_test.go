@@ -2,6 +2,7 @@ package statedb
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -30,21 +32,20 @@ func TestMain(m *testing.M) {
 		fmt.Println("not opened:", strings.Contains(err.Error(), "sync the last change"))
 		os.Exit(0)
 	}
+	lost := make(chan error, 1)
+	go func() { lost <- db.Watch(context.Background()) }()
 	for i := range writes {
 		err := db.Apply("a", map[string][]byte{fmt.Sprintf("k%d", i): []byte("v")}, nil)
-		given := "kept"
-		select {
-		case <-db.Uncertain():
-			given = "up"
-		default:
-		}
 		switch {
 		case err == nil:
-			fmt.Println("made", given)
+			fmt.Println("made")
 		case errors.Is(err, ErrUncertain):
-			fmt.Println("uncertain", given)
+			fmt.Println("uncertain")
 		default:
-			fmt.Println("failed", given)
+			fmt.Println("failed")
+		}
+		if i == writes-1 && errors.Is(err, ErrUncertain) {
+			fmt.Println("given up:", errors.Is(<-lost, syscall.EIO))
 		}
 	}
 }
@@ -52,7 +53,7 @@ func TestMain(m *testing.M) {
 // What a change came to holds when the file is read again, whichever sync fails.
 func TestFailingSyncs(t *testing.T) {
 	netlab.Require(t, "strace")
-	const made, failed, uncertain = "made kept\n", "failed kept\n", "uncertain up\n"
+	const made, failed, uncertain, given = "made\n", "failed\n", "uncertain\n", "given up: true\n"
 	for _, c := range []struct{ name, inject, want string }{
 		{"none", "fdatasync:error=EIO:when=100", made + made + made + made},
 		{"data", "fdatasync:error=EIO:when=3", made + failed + made + made},
@@ -60,9 +61,9 @@ func TestFailingSyncs(t *testing.T) {
 		{"meta, each time", "fdatasync:error=EIO:when=2+2", made + made + made + made},
 		{"all", "fdatasync:error=EIO", failed + failed + failed + failed},
 		// The third fsync is that of a meta page that is written again.
-		{"meta, and again", "fdatasync:error=EIO:when=4 fsync:error=EIO:when=3", made + uncertain + uncertain + uncertain},
+		{"meta, and again", "fdatasync:error=EIO:when=4 fsync:error=EIO:when=3", made + uncertain + uncertain + uncertain + given},
 		{"data, and nothing is written again", "fdatasync:error=EIO:when=3 fsync:error=EIO:when=3+", made + failed + made + made},
-		{"meta, and it cannot be written again", "fdatasync:error=EIO:when=2 pwrite64:error=EIO:when=5", uncertain + uncertain + uncertain + uncertain},
+		{"meta, and it cannot be written again", "fdatasync:error=EIO:when=2 pwrite64:error=EIO:when=5", uncertain + uncertain + uncertain + uncertain + given},
 		{"at the opening", "fsync:error=EIO:when=1", "not opened: true\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -22,9 +22,9 @@ type DB struct {
 	b *bbolt.DB
 	f *os.File // that of b
 
-	mu        sync.Mutex // one change at a time; guards the field below
-	lost      error      // why the file was given up
-	uncertain chan struct{}
+	mu        sync.Mutex    // one change at a time; guards the field below
+	lost      error         // why the file was given up
+	uncertain chan struct{} // closed when it was
 }
 
 // ErrLocked says that another process has the state file open.
