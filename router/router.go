@@ -104,7 +104,7 @@ type Router struct {
 	nextBallot  time.Time
 	lastAlive   map[peer.ID]time.Time
 	wasAlive    map[peer.ID]bool
-	promised    map[peer.ID]time.Time // whose space this host is to take, until when: it is not reset meanwhile
+	promised    map[peer.ID]promise // whose space this host is to take: it is not reset meanwhile
 
 	announceMu sync.Mutex // one announcement at a time; guards the field below
 	silent     bool       // the stop was announced: nothing else is
