@@ -19,6 +19,7 @@ import (
 	"weft/docker"
 	"weft/host"
 	"weft/internal/fdkeep"
+	"weft/internal/statedb"
 	"weft/ipam"
 	"weft/mesh"
 	"weft/peer"
@@ -103,7 +104,7 @@ type Router struct {
 	nextBallot  time.Time
 	lastAlive   map[peer.ID]time.Time
 	wasAlive    map[peer.ID]bool
-	promised    map[peer.ID]time.Time // whose space this host is to take, until when: it is not reset meanwhile
+	promised    map[peer.ID]promise // whose space this host is to take: it is not reset meanwhile
 
 	announceMu sync.Mutex // one announcement at a time; guards the field below
 	silent     bool       // the stop was announced: nothing else is
@@ -343,9 +344,10 @@ func (r *Router) Run(ctx context.Context) (err error) {
 	}
 	g.Go(func() error { return r.adoptFounding(ctx) })
 	g.Go(func() error { return r.proveState(ctx) })
+	g.Go(func() error { return r.watchDisk(ctx) })
 	r.Poke()
 	err = g.Wait()
-	r.orderly = true
+	r.orderly = !errors.Is(err, statedb.ErrUncertain)
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil
 	}
