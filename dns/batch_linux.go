@@ -197,7 +197,7 @@ func (b *batched) hand(ctx context.Context, packet []byte, src netip.AddrPort) {
 				delete(b.sources, src.Addr())
 			}
 		}()
-		if reply := b.s.odd(ctx, packet, src.Addr().Unmap()); reply != nil {
+		if reply := b.s.odd(ctx, packet, src.Addr().Unmap(), true); reply != nil {
 			b.conn.WriteToUDPAddrPort(reply, src) // who can't be reached asks again, or not
 		}
 	})
