@@ -186,6 +186,10 @@ func (r *resolver) fetch(k cacheKey, q *miekg.Msg) (*miekg.Msg, error) {
 		err = errRebind
 	}
 	if err != nil {
+		if r.running.Err() == nil && !errors.Is(err, errBusy) && !errors.Is(err, errNoUpstream) && !errors.Is(err, errRebind) {
+			r.loops.suspect()
+			z.servers() // probes them
+		}
 		r.cache.gaveUp(k)
 		return nil, err
 	}
