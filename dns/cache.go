@@ -56,7 +56,6 @@ type cached struct {
 	fresh      time.Duration
 	size       int
 	asked      int
-	fetching   bool // it is asked for again already
 	prev, next *cached
 }
 
@@ -85,9 +84,7 @@ func (c *cache) get(k cacheKey, now time.Time) (reply *miekg.Msg, fresh, again b
 	e.unlink()
 	e.linkAfter(&c.root)
 	fresh = age < e.fresh
-	if fresh && !e.fetching && e.asked >= hot && e.fresh-age <= e.fresh/10 {
-		e.fetching, again = true, true
-	}
+	again = fresh && e.asked >= hot && e.fresh-age <= e.fresh/10
 	m := e.reply.Copy()
 	for _, rrs := range [][]miekg.RR{m.Answer, m.Ns, m.Extra} {
 		for _, rr := range rrs {
@@ -133,15 +130,6 @@ func weight(m *miekg.Msg) int {
 		}
 	}
 	return n
-}
-
-// gaveUp says that a reply which was to be fetched again was not.
-func (c *cache) gaveUp(k cacheKey) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if e := c.entries[k]; e != nil {
-		e.fetching = false
-	}
 }
 
 func (c *cache) clear() {

@@ -20,15 +20,13 @@ const (
 	// impatient is how long a client waits for upstream servers when there is a stale reply for it
 	// (RFC 8767, 5).
 	impatient = 1800 * time.Millisecond
-	// failedFor is how long a question that nobody answered is not asked again (RFC 9520, 3.2).
+	// failedFor is how long a question is not asked again that nobody answered, or none but with an error
+	// (RFC 9520, 3.2).
 	failedFor = time.Second
 	maxFailed = 1000
 )
 
-var (
-	errRebind = errors.New("private address in a public answer")
-	errLately = errors.New("no upstream DNS server answered it a moment ago")
-)
+var errRebind = errors.New("private address in a public answer")
 
 // resolver answers what is not of the mesh: from its cache, or by the forwarder of the longest
 // domain that the name is in. The same question is asked once at a time, whoever waits
@@ -63,8 +61,9 @@ type flight struct {
 	err   error
 }
 
+// failure is a flight that came to nothing, and is what the same question gets until then.
 type failure struct {
-	err   error
+	*flight
 	until time.Time
 }
 
@@ -111,9 +110,7 @@ func (r *resolver) ask(ctx context.Context, q *miekg.Msg, src netip.Addr) (*miek
 	kept, fresh, again := r.cache.get(k, now)
 	if fresh {
 		if again {
-			if _, err := r.fly(k, q, netip.Addr{}); err != nil {
-				r.cache.gaveUp(k)
-			}
+			r.fly(k, q, netip.Addr{}) // if not now, then when it is asked for next
 		}
 		return kept, nil
 	}
@@ -137,7 +134,7 @@ func (r *resolver) ask(ctx context.Context, q *miekg.Msg, src netip.Addr) (*miek
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	if kept != nil && (f.err != nil && !errors.Is(f.err, errRebind) || f.err == nil && f.reply.Rcode == miekg.RcodeServerFailure) {
+	if kept != nil && f.failed() && !errors.Is(f.err, errRebind) {
 		return kept, nil
 	}
 	if f.err != nil {
@@ -146,7 +143,12 @@ func (r *resolver) ask(ctx context.Context, q *miekg.Msg, src netip.Addr) (*miek
 	return f.reply.Copy(), nil
 }
 
-// fly gives the flight of a question: the one that is under way, or a new one on behalf of src.
+// failed says that there is no answer, or one that says nothing about the name. The flight is over.
+func (f *flight) failed() bool {
+	return f.err != nil || f.reply.Rcode != miekg.RcodeSuccess && f.reply.Rcode != miekg.RcodeNameError
+}
+
+// fly gives the flight of a question: the one that is under way or has failed a moment ago, or a new one on behalf of src.
 func (r *resolver) fly(k cacheKey, q *miekg.Msg, src netip.Addr) (*flight, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -156,10 +158,10 @@ func (r *resolver) fly(k cacheKey, q *miekg.Msg, src netip.Addr) (*flight, error
 	switch f := r.failed[k]; {
 	case r.closed:
 		return nil, context.Canceled
+	case time.Now().Before(f.until):
+		return f.flight, nil
 	case r.sources[src] >= maxPerSource:
 		return nil, errBusy
-	case time.Now().Before(f.until):
-		return nil, errors.Join(errLately, f.err)
 	}
 	f := &flight{done: make(chan struct{})}
 	r.flights[k] = f
@@ -172,7 +174,7 @@ func (r *resolver) fly(k cacheKey, q *miekg.Msg, src netip.Addr) (*flight, error
 		if r.sources[src]--; r.sources[src] == 0 {
 			delete(r.sources, src)
 		}
-		r.noteLocked(k, f.err)
+		r.noteLocked(k, f)
 		r.mu.Unlock()
 		close(f.done)
 	})
@@ -190,7 +192,6 @@ func (r *resolver) fetch(k cacheKey, q *miekg.Msg) (*miekg.Msg, error) {
 			r.loops.suspect()
 			z.servers() // probes them
 		}
-		r.cache.gaveUp(k)
 		return nil, err
 	}
 	r.cache.put(k, m, time.Now())
@@ -198,15 +199,19 @@ func (r *resolver) fetch(k cacheKey, q *miekg.Msg) (*miekg.Msg, error) {
 }
 
 // noteLocked remembers a failure for a moment.
-func (r *resolver) noteLocked(k cacheKey, err error) {
-	if err == nil || r.closed || errors.Is(err, errBusy) || errors.Is(err, errNoUpstream) {
+func (r *resolver) noteLocked(k cacheKey, f *flight) {
+	if !f.failed() || r.closed || errors.Is(f.err, errBusy) || errors.Is(f.err, errNoUpstream) {
 		delete(r.failed, k)
 		return
 	}
 	if len(r.failed) >= maxFailed {
 		clear(r.failed)
 	}
-	r.failed[k] = failure{err, time.Now().Add(failedFor)}
+	short := &flight{done: f.done, err: f.err}
+	if f.reply != nil { // without records, of which a server may send many
+		short.reply = &miekg.Msg{MsgHdr: f.reply.MsgHdr, Question: f.reply.Question}
+	}
+	r.failed[k] = failure{short, time.Now().Add(failedFor)}
 }
 
 // within says whether a name is a domain's or the domain itself; both in lower case.

@@ -203,6 +203,74 @@ func TestCachedAnswers(t *testing.T) {
 	}
 }
 
+// What upstream servers can't or won't tell is asked once in a moment, takes the place of no stale answer, and is
+// asked again, also for a name that is to be fetched before it ends.
+func TestUpstreamErrorsAreRemembered(t *testing.T) {
+	var rcode atomic.Int32
+	live := answering("203.0.113.1", 100)
+	up, asked := scripted(t, func(q *miekg.Msg) *miekg.Msg {
+		m := live(q)
+		if m.Rcode = int(rcode.Load()); m.Rcode != miekg.RcodeSuccess {
+			m.Answer = nil
+		}
+		return m
+	})
+	s, addr := start(t, Options{Upstream: []netip.AddrPort{up}})
+	since := func(d time.Duration) { // a moment has passed, and all that is kept is so old
+		s.resolver.mu.Lock()
+		clear(s.resolver.failed)
+		s.resolver.mu.Unlock()
+		s.resolver.cache.mu.Lock()
+		for _, e := range s.resolver.cache.entries {
+			e.since = time.Now().Add(-d)
+		}
+		s.resolver.cache.mu.Unlock()
+	}
+	for _, code := range []int{miekg.RcodeServerFailure, miekg.RcodeRefused, miekg.RcodeNotImplemented} {
+		rcode.Store(0)
+		kept := question(fmt.Sprintf("kept%d.example.com.", code), miekg.TypeA)
+		ask(t, "udp", addr, kept)
+		since(time.Hour)
+		rcode.Store(int32(code))
+		broken := question(fmt.Sprintf("broken%d.example.com.", code), miekg.TypeA)
+		ask(t, "udp", addr, broken)
+		n := asked.Load()
+		s.resolver.mu.Lock()
+		for k, f := range s.resolver.failed { // however slow this machine is
+			f.until = time.Now().Add(time.Hour)
+			s.resolver.failed[k] = f
+		}
+		s.resolver.mu.Unlock()
+		for range 5 {
+			if m := ask(t, "udp", addr, broken); m.Rcode != code {
+				t.Errorf("%v", m)
+			}
+		}
+		if got := asked.Load(); got != n {
+			t.Errorf("%s: asked upstream %d times again", miekg.RcodeToString[code], got-n)
+		}
+		if m := ask(t, "udp", addr, kept); len(m.Answer) != 1 || m.Answer[0].Header().Ttl != staleTTL {
+			t.Errorf("%s, and a stale answer is there: %v", miekg.RcodeToString[code], m)
+		}
+		since(0)
+		n = asked.Load()
+		if ask(t, "udp", addr, broken); asked.Load() == n {
+			t.Errorf("%s: remembered for ever", miekg.RcodeToString[code])
+		}
+		// Nearly over, and what it is fetched again for fails: it is fetched again all the same.
+		for range 2 {
+			since(95 * time.Second)
+			n = asked.Load()
+			await(t, "it is fetched again", func() bool {
+				if m := ask(t, "udp", addr, kept); len(m.Answer) != 1 {
+					t.Fatalf("%v", m)
+				}
+				return asked.Load() > n
+			})
+		}
+	}
+}
+
 // What is asked for often is fetched again before it ends.
 func TestHotNamesAreFetchedAgain(t *testing.T) {
 	up, asked := scripted(t, answering("203.0.113.1", 100))
