@@ -101,7 +101,20 @@ func TestCache(t *testing.T) {
 			}
 		}
 	})
+	// A negative answer is told to live for the lower of its zone's two times, less its age.
 	c := newCache()
+	now := time.Unix(1e9, 0)
+	for name, soa := range map[string]string{"low.": "3600 IN SOA ns. root. 1 2 3 4 300", "high.": "300 IN SOA ns. root. 1 2 3 4 3600"} {
+		m := reply(name, ". "+soa)
+		m.Rcode = miekg.RcodeNameError
+		k := keyOf(question(name, miekg.TypeA))
+		c.put(k, m, now)
+		m, fresh, _ := c.get(k, now.Add(299*time.Second))
+		if _, still, _ := c.get(k, now.Add(300*time.Second)); !fresh || still || m.Ns[0].Header().Ttl != 1 {
+			t.Errorf("after 299 of 300 s fresh %v, then %v: %v", fresh, still, m)
+		}
+	}
+	c = newCache()
 	for i := range maxCached + 100 {
 		name := fmt.Sprintf("n%d.", i)
 		c.put(keyOf(question(name, miekg.TypeA)), reply(name, name+" 60 IN A 192.0.2.1"), time.Now())
