@@ -33,8 +33,8 @@ var errRebind = errors.New("private address in a public answer")
 // for it; so a question that comes back to us by way of its own servers waits for itself and
 // ends, instead of going round.
 type resolver struct {
-	forwarders []zoneForwarder // longest domain first; the last has "." and all else
-	private    bool            // private addresses are taken from anybody
+	forwarders []zoneForwarder       // longest domain first; the last has "." and all else
+	refused    func(netip.Addr) bool // addresses that are not taken from the last; nil: none
 	cache      *cache
 	loops      *loops
 	// stop ends what runs on behalf of nobody in particular.
@@ -67,9 +67,9 @@ type failure struct {
 	until time.Time
 }
 
-func newResolver(forwarders []zoneForwarder, private bool, log *slog.Logger) *resolver {
+func newResolver(forwarders []zoneForwarder, refused func(netip.Addr) bool, log *slog.Logger) *resolver {
 	slices.SortStableFunc(forwarders, func(a, b zoneForwarder) int { return miekg.CountLabel(b.domain) - miekg.CountLabel(a.domain) })
-	r := &resolver{forwarders: forwarders, private: private, cache: newCache(), loops: newLoops(log),
+	r := &resolver{forwarders: forwarders, refused: refused, cache: newCache(), loops: newLoops(log),
 		flights: map[cacheKey]*flight{}, sources: map[netip.Addr]int{}, failed: map[cacheKey]failure{}}
 	for _, z := range forwarders {
 		servers := z.servers
@@ -184,7 +184,7 @@ func (r *resolver) fly(k cacheKey, q *miekg.Msg, src netip.Addr) (*flight, error
 func (r *resolver) fetch(k cacheKey, q *miekg.Msg) (*miekg.Msg, error) {
 	z := r.forwarders[slices.IndexFunc(r.forwarders, func(z zoneForwarder) bool { return within(k.name, z.domain) })]
 	m, err := z.ask(r.running, q)
-	if err == nil && !r.private && z.domain == "." && hasPrivate(m) {
+	if err == nil && r.refused != nil && z.domain == "." && hasAddress(m, r.refused) {
 		err = errRebind
 	}
 	if err != nil {
@@ -217,20 +217,4 @@ func (r *resolver) noteLocked(k cacheKey, f *flight) {
 // within says whether a name is a domain's or the domain itself; both in lower case.
 func within(name, domain string) bool {
 	return domain == "." || name == domain || strings.HasSuffix(name, "."+domain)
-}
-
-// hasPrivate says whether a reply has an address that means something else to everybody: such an
-// answer of a public name turns a browser against the network that it runs in.
-func hasPrivate(m *miekg.Msg) bool {
-	return slices.ContainsFunc(m.Answer, func(rr miekg.RR) bool {
-		var a netip.Addr
-		switch rr := rr.(type) {
-		case *miekg.A:
-			a, _ = netip.AddrFromSlice(rr.A)
-		case *miekg.AAAA:
-			a, _ = netip.AddrFromSlice(rr.AAAA)
-		}
-		a = a.Unmap()
-		return a.IsValid() && (a.IsPrivate() || a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsUnspecified())
-	})
 }

@@ -330,6 +330,47 @@ func TestSplitDomainsAndRebinding(t *testing.T) {
 	}
 }
 
+// Addresses that mean something else to everybody are refused in whatever record and form they come, and others are not.
+func TestRebindProtection(t *testing.T) {
+	var data atomic.Pointer[string]
+	up, _ := scripted(t, func(q *miekg.Msg) *miekg.Msg {
+		m := new(miekg.Msg).SetReply(q)
+		rr, err := miekg.NewRR(q.Question[0].Name + " 60 IN " + *data.Load())
+		if err != nil {
+			t.Errorf("%q: %v", *data.Load(), err)
+			return m
+		}
+		m.Answer = append(m.Answer, rr)
+		if _, is := rr.(*miekg.SRV); is {
+			rr, _ := miekg.NewRR("target.example. 60 IN A 10.0.0.1")
+			m.Extra = append(m.Extra, rr)
+		}
+		return m
+	})
+	s, addr := start(t, Options{Upstream: []netip.AddrPort{up}, RefusePrivate: true})
+	s.SetTable(NewTable("weft.local", []netip.Prefix{netip.MustParsePrefix("8.8.0.0/16"), netip.MustParsePrefix("2600:1::/32")}, nil))
+	n := 0
+	for text, refused := range map[string]bool{
+		"A 10.0.0.1": true, "A 100.64.0.1": true, "A 0.1.2.3": true, "A 127.0.0.1": true, "A 169.254.53.1": true, "A 172.31.0.1": true,
+		"A 192.168.0.1": true, "A 198.18.0.1": true, "A 255.255.255.255": true, "A 8.8.0.1": true,
+		"A 9.9.9.9": false, "A 100.128.0.1": false, "A 172.32.0.1": false, "A 8.9.0.1": false, "A 192.0.0.170": false,
+		"AAAA ::": true, "AAAA ::1": true, "AAAA ::ffff:10.0.0.1": true, "AAAA ::10.0.0.1": true, "AAAA 64:ff9b::a00:1": true, "AAAA 64:ff9b::808:1": true,
+		"AAAA 64:ff9b:1::a00:1": true, "AAAA 2002:a00:1::1": true, "AAAA fec0::1": true, "AAAA fe80::1": true, "AAAA fd00::1": true, "AAAA 2600:1::1": true,
+		"AAAA 2600:2::1": false, "AAAA 64:ff9b::909:909": false, "AAAA 2002:909:909::1": false,
+		"HTTPS 1 . ipv4hint=10.0.0.1": true, "HTTPS 1 . ipv6hint=fd00::1": true, "SVCB 1 . alpn=h2 ipv4hint=9.9.9.9,10.0.0.1": true,
+		"HTTPS 1 . ipv4hint=9.9.9.9": false,
+		"SRV 0 0 1 target.example.":  true, "TXT 10.0.0.1": false,
+	} {
+		data.Store(&text)
+		qtype, _, _ := strings.Cut(text, " ")
+		n++
+		m := ask(t, "udp", addr, question(fmt.Sprintf("n%d.example.", n), miekg.StringToType[qtype]))
+		if got := m.Rcode == miekg.RcodeRefused; got != refused || !got && len(m.Answer) != 1 {
+			t.Errorf("%s: refused %v: %v", text, got, m)
+		}
+	}
+}
+
 // Two servers that have each other as upstream: a question ends, and goes round once.
 func TestLoop(t *testing.T) {
 	one := newServer(t, Options{FallbackTimeout: 2 * time.Second, Upstream: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:9")}})

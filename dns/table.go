@@ -18,8 +18,9 @@ type Table struct {
 	domain string              // in text
 	apex   string              // in wire form
 	zones  map[string]struct{} // apexes
-	names  trie                // every name that exists
-	stars  int                 // how many of them begin with "*"
+	ranges []netip.Prefix
+	names  trie // every name that exists
+	stars  int  // how many of them begin with "*"
 	hosts  *hosts
 	soa    string // RDATA
 	ns     string // RDATA
@@ -70,6 +71,7 @@ func NewTable(domain string, ranges []netip.Prefix, rs []Record) *Table {
 	t.zones[t.apex] = struct{}{}
 	for _, p := range ranges {
 		if p.IsValid() {
+			t.ranges = append(t.ranges, p)
 			for _, z := range reverseZones(p) {
 				t.zones[toWire(z)] = struct{}{}
 			}
