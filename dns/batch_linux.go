@@ -148,6 +148,7 @@ func (b *batched) answer(ctx context.Context) (n int) {
 				b.reply[n] = refusal(b.reply[n][:0], &b.q)
 			} else if reply, _, ok := table.answer(b.reply[n][:0], &b.q, s.ttl); ok {
 				fast++
+				s.told(reply)
 				b.reply[n] = reply
 			} else {
 				b.hand(ctx, packet, src)

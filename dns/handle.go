@@ -70,6 +70,7 @@ func (s *Server) reply(ctx context.Context, r *miekg.Msg, src netip.Addr, udp bo
 		answer, elsewhere, ok := s.table.Load().answer(nil, &q, s.ttl)
 		switch {
 		case ok:
+			s.told(answer)
 			return answer
 		case elsewhere != nil:
 			m = s.follow(ctx, r, answer, elsewhere, src)
@@ -88,6 +89,13 @@ func (s *Server) reply(ctx context.Context, r *miekg.Msg, src netip.Addr, udp bo
 		return nil
 	}
 	return packed
+}
+
+// told counts an answer of the table that says nothing.
+func (s *Server) told(answer []byte) {
+	if answer[3]&0xf == miekg.RcodeServerFailure {
+		s.failed.Add(1)
+	}
 }
 
 // forward has upstream servers answer; nil is silence.

@@ -97,6 +97,7 @@ func (s *Server) atOnce(b []byte, q *query, packet []byte, src netip.Addr) ([]by
 	q.size = miekg.MaxMsgSize
 	b, _, ok := s.table.Load().answer(b[:0], q, s.ttl)
 	if ok {
+		s.told(b)
 		s.queries.Add(1)
 	}
 	return b, ok
