@@ -24,7 +24,7 @@ const unsaid = 1 << 20
 // its own.
 func (t *Table) find(name []byte) found {
 	n := t.names.get(name)
-	if t.exists(n) {
+	if n != nil && t.anyShown(n.entries) || t.exists(n) { // the first is inlined, and nearly always enough
 		return found{node: n, zone: unsaid}
 	}
 	zone := t.zoneOf(name)
