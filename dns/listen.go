@@ -214,9 +214,7 @@ type part struct {
 func (s *Server) serve(ctx context.Context, b *socket) {
 	ctx, cancel := context.WithCancel(ctx)
 	handler := miekg.HandlerFunc(func(w miekg.ResponseWriter, r *miekg.Msg) { s.handle(ctx, w, r) })
-	tcp := s.protocol(handler)
-	tcp.Listener = b.tcp
-	parts := []part{partOf(tcp)}
+	parts := []part{{run: func() error { return s.streams(ctx, b.tcp) }, stop: func() { b.tcp.Close() }}}
 	for _, conn := range b.udp {
 		parts = append(parts, s.packets(ctx, conn, handler))
 	}
@@ -289,15 +287,12 @@ func (s *Server) lost(b *socket, err error) {
 	b.stop()
 }
 
-// protocol is a miekg/dns server with our rules and no socket.
+// protocol is a miekg/dns server for UDP with our rules and no socket.
 func (s *Server) protocol(h miekg.Handler) *miekg.Server {
 	return &miekg.Server{
 		Handler:        h,
 		MsgAcceptFunc:  s.accept,
 		MsgInvalidFunc: func([]byte, error) { s.malformed.Add(1) },
 		DecorateReader: newReader,
-		ReadTimeout:    s.tcp.first,
-		IdleTimeout:    s.tcp.idleTimeout,
-		MaxTCPQueries:  -1, // idle time and the number of connections are bounded
 	}
 }

@@ -28,7 +28,8 @@ type Options struct {
 	ResolvConf string
 	// Forward has servers for single domains and all names below them, port 53 if the port is zero.
 	Forward map[string][]netip.AddrPort
-	// RefusePrivate refuses answers of the other upstream servers that have private addresses.
+	// RefusePrivate refuses answers of the other upstream servers that have addresses which are not global (RFC 6890), or of the
+	// table's ranges: such an answer of a public name turns a browser against the network that it runs in.
 	RefusePrivate bool
 	// FallbackTimeout is how long a client waits at most for what upstream
 	// servers say, before it gets SERVFAIL. Zero: 5 s.
@@ -128,7 +129,12 @@ func New(o Options) (*Server, error) {
 		u := newUpstream(servers, "", s.Listening, o.Log)
 		forwarders = append(forwarders, zoneForwarder{d, newForwarder(o.FallbackTimeout, u.servers)})
 	}
-	s.resolver = newResolver(forwarders, !o.RefusePrivate, o.Log)
+	var refused func(netip.Addr) bool
+	if o.RefusePrivate {
+		// What is public elsewhere may be the mesh's own here.
+		refused = func(a netip.Addr) bool { return !isGlobal(a) || covers(s.table.Load().ranges, a) }
+	}
+	s.resolver = newResolver(forwarders, refused, o.Log)
 	s.upstream.changed = s.resolver.cache.clear
 	s.table.Store(NewTable(domain, nil, nil))
 	s.listening.Store(new([]netip.AddrPort))
