@@ -198,11 +198,18 @@ func (e *Edit) host(name string) uint16 {
 
 // reverse gives the name that leads back to a record, if it is of a zone of ours.
 func (e *Edit) reverse(r Record) (string, bool) {
-	if !r.Addr.IsValid() || r.Name[0] == '*' {
+	if !r.Addr.IsValid() || r.Name[0] == '*' || e.t.byID(r) {
 		return "", false
 	}
 	rev := toWire(reverseOf(r.Addr))
 	return rev, e.t.zoneOf([]byte(rev)) >= 0
+}
+
+// byID says that a name is ID.NAME.DOMAIN, where services find the container with that ID: it is not what
+// the container is called.
+func (t *Table) byID(r Record) bool {
+	name, ok := strings.CutPrefix(r.Name, r.Owner+".")
+	return ok && r.Owner != "" && name != t.domain
 }
 
 // change changes the node of a name, made if need be and dropped if nothing is
@@ -426,16 +433,7 @@ func (r Record) compare(o Record) int {
 func (t *Table) Since(old *Table) (came, went []Record) {
 	visit := func(name string, was, is *node) {
 		before, now := old.appendShown(nil, name, was), t.appendShown(nil, name, is)
-		for _, r := range now {
-			if !slices.Contains(before, r) {
-				came = append(came, r)
-			}
-		}
-		for _, r := range before {
-			if !slices.Contains(now, r) {
-				went = append(went, r)
-			}
-		}
+		came, went = appendOthers(came, now, before), appendOthers(went, before, now)
 	}
 	if old.sameHidden(t) {
 		old.names.differ(&t.names, visit)
@@ -450,6 +448,20 @@ func (t *Table) Since(old *Table) (came, went []Record) {
 	slices.SortFunc(came, Record.compare)
 	slices.SortFunc(went, Record.compare)
 	return came, went
+}
+
+// appendOthers appends what of some records is not among others. A name of a service may have thousands.
+func appendOthers(rs, some, others []Record) []Record {
+	set := make(map[Record]struct{}, len(others))
+	for _, r := range others {
+		set[r] = struct{}{}
+	}
+	for _, r := range some {
+		if _, ok := set[r]; !ok {
+			rs = append(rs, r)
+		}
+	}
+	return rs
 }
 
 // sameHidden says whether the hosts that both tables know are hidden alike.

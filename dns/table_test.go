@@ -341,3 +341,30 @@ func TestNoNameHangsInTheAir(t *testing.T) {
 		t.Error("the inner zone hangs in the air")
 	}
 }
+
+// A container's name by its ID leads to it and is not what it is called, unless it has no other.
+func TestNoWayBackToAnID(t *testing.T) {
+	addr := netip.MustParseAddr("10.32.0.1")
+	rs := []Record{{Name: "web.weft.local.", Addr: addr, Owner: "c1", Host: "h"}, {Name: "c1.web.weft.local.", Addr: addr, Owner: "c1", Host: "h"}, {Name: "c1.weft.local.", Addr: addr, Owner: "c1", Host: "h"}}
+	tab := NewTable("weft.local", []netip.Prefix{netip.MustParsePrefix("10.32.0.0/12")}, rs)
+	back := func() (names []string) {
+		for _, x := range tab.names.get([]byte(toWire(reverseOf(addr)))).entries {
+			names = append(names, x.data)
+		}
+		slices.Sort(names)
+		return names
+	}
+	if got, want := back(), []string{toWire("c1.weft.local."), toWire("web.weft.local.")}; !slices.Equal(got, want) {
+		t.Errorf("back lead %q, want %q", got, want)
+	}
+	if len(tab.At("c1.web.weft.local.")) != 1 {
+		t.Error("the ID does not lead to the container")
+	}
+	e := tab.Edit()
+	for _, r := range rs {
+		e.Remove(r)
+	}
+	if tab = e.Done(); tab.names.get([]byte(toWire(reverseOf(addr)))) != nil {
+		t.Errorf("%q is left", back())
+	}
+}

@@ -66,11 +66,26 @@ func (a *attachment) each(f func(attachedName)) {
 	for _, n := range a.Names {
 		f(n)
 	}
-	if len(a.Services) > 0 && a.serves() {
-		for _, n := range a.Services {
-			f(n)
+	if len(a.Services) == 0 || !a.serves() {
+		return
+	}
+	for _, n := range a.Services {
+		f(n)
+	}
+	for _, n := range a.Names {
+		if target := a.target(); n.Type == typeAddr && n.FQDN == a.ServedAs && target != a.ServedAs {
+			f(attachedName{FQDN: target, Addr: n.Addr})
 		}
 	}
+}
+
+// target is the name that SRV records of the container lead to. Several containers may
+// have its other names, and offer other things or nothing.
+func (a *attachment) target() string {
+	if t := shortKey(a.Key) + "." + a.ServedAs; len(t) <= 254 { // RFC 1035, with the last dot
+		return t
+	}
+	return a.ServedAs
 }
 
 // clone copies an attachment, so that it can be changed, stored, and only then

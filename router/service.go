@@ -22,7 +22,8 @@ func (a *attachment) follow(c docker.Container, domain string) {
 	a.unhealthy = c.Unhealthy
 	a.Services, a.ServedAs = nil, ""
 	if fqdn, ok := a.mainName(); ok {
-		a.Services, a.ServedAs = services(c, fqdn, domain), fqdn
+		a.ServedAs = fqdn
+		a.Services = services(c, fqdn, domain, a.target())
 	}
 }
 
@@ -45,8 +46,8 @@ func (a *attachment) mainName() (string, bool) {
 
 // services are the SRV and TXT records of a container: for each exposed port one at its own name;
 // for each service that a label names one at _SERVICE._PROTO before the container's
-// name and one before the domain; and its texts.
-func services(c docker.Container, fqdn, domain string) []attachedName {
+// name and one before the domain; and its texts. The SRV records lead to target.
+func services(c docker.Container, fqdn, domain, target string) []attachedName {
 	var out []attachedName
 	add := func(n attachedName) {
 		if !slices.Contains(out, n) {
@@ -54,7 +55,7 @@ func services(c docker.Container, fqdn, domain string) []attachedName {
 		}
 	}
 	for _, p := range c.Exposed {
-		add(attachedName{FQDN: fqdn, Type: typeSRV, Port: p.Number, Data: fqdn})
+		add(attachedName{FQDN: fqdn, Type: typeSRV, Port: p.Number, Data: target})
 	}
 	for s := range strings.SplitSeq(c.Labels[labelService], ",") {
 		s, port, _ := strings.Cut(strings.TrimSpace(s), "=")
@@ -83,7 +84,7 @@ func services(c docker.Container, fqdn, domain string) []attachedName {
 			if name == "" || err != nil {
 				continue
 			}
-			add(attachedName{FQDN: at, Type: typeSRV, Port: uint16(n), Data: fqdn})
+			add(attachedName{FQDN: at, Type: typeSRV, Port: uint16(n), Data: target})
 		}
 	}
 	for k, v := range c.Labels {

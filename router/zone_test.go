@@ -174,7 +174,7 @@ func TestServices(t *testing.T) {
 	} {
 		c.Labels = x.labels
 		got := ""
-		for _, n := range services(c, "web.weft.local.", "weft.local") {
+		for _, n := range services(c, "web.weft.local.", "weft.local", "c.web.weft.local.") {
 			switch {
 			case n.Type == typeTXT:
 				got += " TXT " + n.Data
@@ -190,7 +190,7 @@ func TestServices(t *testing.T) {
 		}
 	}
 	c.Labels = nil
-	if got := services(c, "web.weft.local.", "weft.local"); len(got) != 3 || got[0].Port != 53 || got[0].Data != "web.weft.local." {
+	if got := services(c, "web.weft.local.", "weft.local", "c.web.weft.local."); len(got) != 3 || got[0].Port != 53 || got[0].Data != "c.web.weft.local." {
 		t.Errorf("exposed ports: %+v", got)
 	}
 }
@@ -275,9 +275,9 @@ func TestServicesGoWithTheirName(t *testing.T) {
 		names []attachedName
 		want  int
 	}{
-		{"all are there", []attachedName{web, alias}, 4},
+		{"all are there", []attachedName{web, alias}, 5},
 		{"the main name was removed", []attachedName{alias}, 1},
-		{"and added again", []attachedName{alias, web}, 4},
+		{"and added again", []attachedName{alias, web}, 5},
 	} {
 		if a.Names = x.names; len(r.announce().Names) != x.want {
 			t.Errorf("%s: %v", x.what, r.announce().Names)
