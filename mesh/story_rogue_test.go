@@ -276,7 +276,7 @@ func TestRogueWritesExtremes(t *testing.T) {
 func (r *rogue) exchange(to *box, digest []mark, es []Entry) error {
 	ctx, cancel := context.WithTimeout(r.t.Context(), 5*time.Second)
 	defer cancel()
-	l, err := r.mesh.open(ctx, purposeSync, netip.AddrPortFrom(to.control(), DefaultPort))
+	l, err := r.mesh.open(ctx, purposeSync, to.id.ID(), netip.AddrPortFrom(to.control(), DefaultPort))
 	if err != nil {
 		return err
 	}
