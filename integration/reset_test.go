@@ -223,4 +223,14 @@ func TestResetWithoutProof(t *testing.T) {
 	id, _, _ = strings.Cut(id, "`")
 	do(t, hs[0], "rmpeer", "--force", id) // of two, one is no majority
 	says(t, hs[0], 10*time.Second, []string{"status", "ipam"}, "1048576 IPs (100.0% of total)")
+
+	// The only host of its mesh has nobody to wait for, once it was up for long enough to be dialled.
+	h := newHosts(t, lab, netlab.HostOptions{}, "lone")[0]
+	do(t, h, "launch")
+	killRouter(t, h)
+	if _, stderr, err := h.Run("rm", "/run/weft/mark"); err != nil {
+		t.Fatal(stderr)
+	}
+	do(t, h, "launch")
+	do(t, h, "reset")
 }

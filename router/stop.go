@@ -90,8 +90,9 @@ func (r *Router) reset(ctx context.Context, force bool) (warn []string, err erro
 }
 
 // proofPatience is how long a reset waits for another host's word that this one's
-// state is the latest. It takes a second if one is in reach.
-const proofPatience = 5 * time.Second
+// state is the latest: a second if one is in reach, dialIn and a look at the clock if
+// it is the only one of its mesh.
+const proofPatience = dialIn + markEvery + time.Second
 
 // waitProven waits for that word, for a while.
 func (r *Router) waitProven(ctx context.Context) {
