@@ -81,6 +81,11 @@ func (s *Server) reply(ctx context.Context, r *miekg.Msg, src netip.Addr, udp bo
 	if m == nil {
 		return nil
 	}
+	if m.Truncated && !udp {
+		// The upstream server cut it and has no TCP. There is nothing more that this client could do about it.
+		m = new(miekg.Msg).SetRcode(r, miekg.RcodeServerFailure)
+		m.RecursionAvailable = true
+	}
 	if m.Rcode == miekg.RcodeServerFailure {
 		s.failed.Add(1)
 	}

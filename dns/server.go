@@ -60,9 +60,13 @@ type Server struct {
 
 	queries, malformed, refused, forwarded, failed, shed atomic.Uint64
 
+	poke chan struct{} // look at soon again
+
 	mu      sync.Mutex // guards the fields below
 	state   state
 	sockets map[netip.AddrPort]*socket // by wanted address
+	wanted  []netip.AddrPort           // by the last SetListen, each once
+	soon    map[netip.AddrPort]bool    // of those, what is worth trying again by ourselves
 	// inherited says that what a predecessor left was looked at.
 	inherited bool
 	start     func(*socket)  // serves a socket; set while Run runs
@@ -120,8 +124,8 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{
 		ttl: o.TTL, allow: o.Allow, keeper: o.Keeper, log: o.Log,
-		sockets: make(map[netip.AddrPort]*socket),
-		tcp:     defaultTCPLimits,
+		sockets: make(map[netip.AddrPort]*socket), soon: make(map[netip.AddrPort]bool), poke: make(chan struct{}, 1),
+		tcp: defaultTCPLimits,
 	}
 	s.upstream = newUpstream(fixed, o.ResolvConf, s.Listening, o.Log)
 	forwarders := []zoneForwarder{{".", newForwarder(o.FallbackTimeout, s.upstream.servers)}}
@@ -215,7 +219,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	s.mu.Unlock()
 
-	<-ctx.Done()
+	s.rebind(ctx)
 
 	s.mu.Lock()
 	s.state = ended
