@@ -17,7 +17,13 @@ type Draft struct {
 	Payload []byte // at most 900 bytes; not to be changed afterwards
 }
 
-// ErrLogFull says that this host has written more than the others would keep.
+// key is the same for drafts that say the same.
+func (d Draft) key() string {
+	return string(binary.BigEndian.AppendUint16(nil, uint16(d.Kind))) + string(d.Payload)
+}
+
+// ErrLogFull says that this host has written more than the others would keep, or than
+// its next epoch could open with. It may be for a moment only, until that is open.
 var ErrLogFull = errors.New("this host's log is full")
 
 // ownLog is this host's own log and record. The entries are in Mesh.logs.
@@ -26,11 +32,13 @@ var ErrLogFull = errors.New("this host's log is full")
 // A host whose disk was lost or put back counts from a lower number and cannot
 // write an (epoch, sequence) again that it has written before with other content.
 type ownLog struct {
-	open  bool // an epoch of this start is open
-	boots uint64
-	epoch uint64
-	rec   Record
-	raw   []byte // of rec
+	open    bool // an epoch of this start is open
+	boots   uint64
+	at      time.Time // when that epoch was opened
+	cramped bool      // an Append has found no room in it
+	epoch   uint64
+	rec     Record
+	raw     []byte // of rec
 }
 
 // rollAfter is how many entries may follow a snapshot, beyond its own size,
@@ -83,9 +91,21 @@ func (m *Mesh) appendLocking(ds []Draft, edit func(*Record)) ([]Entry, error) {
 		ds = append(slices.Clone(ds), Draft{KindHost, raw})
 	}
 	m.mu.Lock()
-	cur := m.logs.authors[m.id].current
-	seq, size, number, snapshot := uint64(len(cur.entries)), cur.bytes, cur.number, int(cur.snapshot)
+	cur, at := m.logs.authors[m.id].current, m.own.at
+	before := cur.entries[:len(cur.entries):len(cur.entries)]
+	seq, size, number, opened := uint64(len(cur.entries)), cur.bytes, cur.number, int(cur.snapshot)
 	m.mu.Unlock()
+	if err := roomFor(before, size, ds); err != nil {
+		m.mu.Lock()
+		if time.Since(at) >= crampedPause {
+			m.own.cramped = true
+			poke(m.reroll)
+		}
+		m.notices.set("full", "this host's log is full: what it would announce beyond is not told to the other hosts "+fullTip, time.Now())
+		m.publishLocked() // shown when it is asked for: the caller may hold what OnChange needs
+		m.mu.Unlock()
+		return nil, fmt.Errorf("append to log: %w", err)
+	}
 
 	es := make([]Entry, 0, len(ds))
 	put := make(map[string][]byte, len(ds))
@@ -116,7 +136,7 @@ func (m *Mesh) appendLocking(ds []Draft, edit func(*Record)) ([]Entry, error) {
 	}
 	m.publishLocked()
 	m.mu.Unlock()
-	if int(seq) > min(2*snapshot+rollAfter, maxLogEntries*3/4) {
+	if int(seq) > min(2*opened+rollAfter, max(opened+rollAfter, (maxLasting-spare)*7/8)) {
 		poke(m.reroll)
 	}
 	return es, nil
@@ -140,6 +160,11 @@ func (m *Mesh) openEpoch() error {
 	m.writing.Lock()
 	defer m.writing.Unlock()
 	m.mu.Lock()
+	if m.own.cramped && base != nil && !m.lacksPastLocked() && !helps(ds, m.logs.log(m.id)) {
+		m.own.cramped = false
+		m.mu.Unlock()
+		return nil
+	}
 	if from < 0 && m.own.open { // an Append has opened one meanwhile, with all of the past
 		from = int(m.logs.authors[m.id].current.snapshot)
 	}
@@ -173,7 +198,7 @@ func (m *Mesh) openEpochWriting(ds []Draft, from int, based bool) error {
 	if from >= 0 && from <= len(old) {
 		tail = old[from:]
 	}
-	all := snapshot(ds, based, past, old)
+	all, left := fit(snapshot(ds, based, past, old))
 	behind := snapshot(nil, false, tail)
 	var low [4]byte
 	rand.Read(low[:])
@@ -227,8 +252,13 @@ func (m *Mesh) openEpochWriting(ds []Draft, from int, based bool) error {
 	m.mu.Lock()
 	m.logs.replace(m.id, fresh)
 	m.past = newReplica()
-	m.own = ownLog{open: true, boots: boots, epoch: number, raw: raw}
+	m.own = ownLog{open: true, boots: boots, at: time.Now(), epoch: number, raw: raw}
 	m.own.rec, _ = ParseRecord(raw)
+	if left == 0 {
+		m.notices.clear("full")
+	} else {
+		m.notices.set("full", fmt.Sprintf("this host's log is full: %d names or addresses that it would announce are not told to the other hosts %s", left, fullTip), time.Now())
+	}
 	m.publishLocked()
 	m.mu.Unlock()
 	poke(m.announce)
@@ -253,7 +283,7 @@ func snapshot(base []Draft, based bool, older ...[]Entry) []Draft {
 	seen := make(map[string]bool, len(all))
 	var out []Draft
 	for _, d := range slices.Backward(all) {
-		k := string(binary.BigEndian.AppendUint16(nil, uint16(d.Kind))) + string(d.Payload)
+		k := d.key()
 		if d.Kind != KindBegin && d.Kind != KindHost && !seen[k] {
 			seen[k] = true
 			out = append(out, d)
