@@ -60,7 +60,7 @@ type Mesh struct {
 	founding Founding
 	own      ownLog
 	logs     *replica
-	past     *replica // this host's own entries of a higher epoch than its own, seen from others
+	past     *replica // this host's own entries that it lacks, seen from others: mostly of a higher epoch
 	hosts    map[peer.ID]*host
 	nodes    map[string]node // alive in gossip, by name
 	targets  map[string]*target

@@ -70,10 +70,13 @@ func (m *Mesh) appendLocking(ds []Draft, edit func(*Record)) ([]Entry, error) {
 	m.writing.Lock()
 	defer m.writing.Unlock()
 	m.mu.Lock()
-	open := m.own.open
+	open, stale := m.own.open, m.continuedLocked()
 	m.mu.Unlock()
-	if !open {
-		if err := m.openEpochWriting(nil, 0, false); err != nil {
+	if stale && m.mendWait(time.Now()) > 0 {
+		return nil, fmt.Errorf("append to log: %w", errTwin)
+	}
+	if !open || stale {
+		if err := m.openEpochWriting(nil, -1, false); err != nil {
 			return nil, fmt.Errorf("append to log: %w", err)
 		}
 	}
@@ -181,6 +184,9 @@ func (m *Mesh) openEpochWriting(ds []Draft, from int, based bool) error {
 	m.mu.Lock()
 	old := m.logs.log(m.id)
 	past := m.past.log(m.id)
+	if a := m.past.authors[m.id]; a != nil && a.current != nil && a.current.fork != nil {
+		past = append(past, *a.current.fork)
+	}
 	rec, boots := m.own.rec, m.own.boots
 	for _, r := range []*replica{m.logs, m.past} {
 		if a := r.authors[m.id]; a != nil {
@@ -380,16 +386,37 @@ const updateTimeout = 2 * time.Second
 // takeOwnLocked looks at an entry of this host's own log that comes from others:
 // what it wrote before its disk was lost or put back. It reports whether the past
 // has become longer.
+//
+// It may be of the epoch that is open: a machine that is put back with its memory has
+// no start. Then the past is this host's own log up to there, and theirs from there on,
+// and nothing more is written into that epoch.
 func (m *Mesh) takeOwnLocked(p proven, asked bool) bool {
-	if p.Epoch == m.own.epoch || p.Epoch < m.own.epoch && !asked {
+	if p.Epoch < m.own.epoch && !asked {
 		return false
 	}
 	if err := m.past.learn(m.o.Identity.Public()); err != nil {
 		return false
 	}
 	ch := &change{}
-	_ = m.past.merge(p, asked, ch) // what is wrong with it, is this host's own
-	return !ch.empty()
+	if own := m.logs.authors[m.id]; p.Epoch == m.own.epoch && own != nil && own.current != nil && m.past.authors[m.id].find(p.Epoch) == nil {
+		es := own.current.entries
+		for i, e := range es[:min(uint64(len(es)), p.Seq-1)] {
+			known := proven{Entry: e}
+			if i == 0 {
+				begin, err := ParseBegin(e.Payload)
+				if err != nil {
+					return false
+				}
+				known.begin = &begin
+			}
+			_ = m.past.merge(known, true, ch)
+		}
+		m.notices.set("back", "other hosts know more of what this host has written than it does itself: was the machine put back to an earlier state? "+
+			"It takes that up again by itself", time.Now())
+		m.publishLocked()
+	}
+	err := m.past.merge(p, asked, ch) // what is wrong with it, is this host's own
+	return !ch.empty() || errors.Is(err, errFork)
 }
 
 // checkPastLocked asks for a new epoch when a whole one is there that is higher than
@@ -429,10 +456,22 @@ func (m *Mesh) mendWait(now time.Time) time.Duration {
 	return 0
 }
 
+// continuedLocked says that others hold entries of the open epoch that this host does
+// not: what it would write there would have their numbers.
+func (m *Mesh) continuedLocked() bool {
+	past := m.past.authors[m.id]
+	return m.own.open && past != nil && past.find(m.own.epoch) != nil
+}
+
+var errTwin = errors.New("somebody else writes this host's log, too")
+
 // lacksPastLocked says that others have told of a past of this host that its own
 // log does not have yet.
 func (m *Mesh) lacksPastLocked() bool {
 	past, own := m.past.authors[m.id], m.logs.authors[m.id]
+	if m.continuedLocked() {
+		return true
+	}
 	if past == nil || past.current == nil {
 		return false
 	}
