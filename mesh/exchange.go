@@ -21,7 +21,7 @@ const (
 	msgDigest  msgType = 2 // marks
 	msgEntries msgType = 3 // AppendEntries
 	msgDone    msgType = 4 // no more entries; empty
-	msgReady   msgType = 5 // a Refusal: what the server could do with it all
+	msgReady   msgType = 5 // a Refusal: what the server could do with it all, or instead of a root that it is busy
 	msgCall    msgType = 6 // length u8, method | body
 	msgReply   msgType = 7 // u8 0, body | u8 1, error text
 )
@@ -36,10 +36,11 @@ const (
 	// settle is what entries on their way get before two roots count as different.
 	settle = 150 * time.Millisecond
 	// syncGap is the least time between two exchanges that this host begins with
-	// one other, and syncers how many it has under way, and serves as others begin
-	// them: after a partition all others have the same to tell.
+	// one other, and syncers how many it has under way: after a partition all others
+	// have the same to tell. Of those that others begin it serves served, one of each.
 	syncGap = time.Second
 	syncers = 2
+	served  = 8
 
 	// maxUseless is how many entries that change nothing an exchange may bring: a log
 	// that came from elsewhere meanwhile, and this host's own.
@@ -50,6 +51,12 @@ const (
 // when they differ; then what each lacks, the server's part before the client's.
 // It returns how many entries were new here.
 func (m *Mesh) exchange(l *link, client bool) (news []Entry, err error) {
+	l.pace.on = true
+	defer func() {
+		if l.pace.on = false; errors.Is(err, errSlow) {
+			m.reject(l.id, reasonSlow, err)
+		}
+	}()
 	m.mu.Lock()
 	digest, root := m.logs.digest(), m.logs.root()
 	m.mu.Unlock()
@@ -60,7 +67,18 @@ func (m *Mesh) exchange(l *link, client bool) (news []Entry, err error) {
 		return func() (err error) { _, *to, err = l.read(limit, t); return err }
 	}
 	var raw []byte
-	if err := inTurn(client, send(msgRoot, root[:]), get(msgRoot, 1+32, &theirRoot)); err != nil {
+	getRoot := func() error {
+		t, b, err := l.read(1+maxRefusal, msgRoot, msgReady)
+		if err != nil || t == msgRoot && len(b) == len(root) {
+			theirRoot = b
+			return err
+		}
+		if v, err := parseRefusal(b); t == msgReady && err == nil { // busy, most likely
+			return &v
+		}
+		return errShort
+	}
+	if err := inTurn(client, send(msgRoot, root[:]), getRoot); err != nil {
 		return nil, fmt.Errorf("exchange roots: %w", err)
 	}
 	if string(theirRoot) == string(root[:]) {

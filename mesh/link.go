@@ -23,6 +23,7 @@ type link struct {
 	raw     []byte // of rec
 	purpose purpose
 	inside  bool // through the tunnel
+	pace    pace // of an exchange
 	stop    func() bool
 }
 
@@ -42,14 +43,16 @@ func (l *link) close() {
 }
 
 func (l *link) write(t msgType, b []byte) error {
-	_ = l.s.SetDeadline(time.Now().Add(linkPatience))
-	return l.s.WriteMsg(append([]byte{byte(t)}, b...))
+	return l.pace.wait(l.s, func() (int, error) { return len(b), l.s.WriteMsg(append([]byte{byte(t)}, b...)) })
 }
 
 // read returns the next message, which must be of a type that is wanted.
-func (l *link) read(limit int, want ...msgType) (msgType, []byte, error) {
-	_ = l.s.SetDeadline(time.Now().Add(linkPatience))
-	return readMsg(l.s, limit, want...)
+func (l *link) read(limit int, want ...msgType) (t msgType, b []byte, err error) {
+	err = l.pace.wait(l.s, func() (int, error) {
+		t, b, err = readMsg(l.s, limit, want...)
+		return len(b), err
+	})
+	return t, b, err
 }
 
 func readMsg(s *Session, limit int, want ...msgType) (msgType, []byte, error) {

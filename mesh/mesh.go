@@ -41,6 +41,7 @@ type Mesh struct {
 	queued    *holds                    // of members, in the inbox
 	joins     chan struct{}             // that this host has begun
 	exchanges chan struct{}             // logs that are exchanged as others have asked
+	syncHolds *holds                    // of one member among them
 	rejected  rejections
 
 	look     chan struct{} // look at liveness again
@@ -60,7 +61,7 @@ type Mesh struct {
 	founding Founding
 	own      ownLog
 	logs     *replica
-	past     *replica // this host's own entries of a higher epoch than its own, seen from others
+	past     *replica // this host's own entries that it lacks, seen from others: mostly of a higher epoch
 	hosts    map[peer.ID]*host
 	nodes    map[string]node // alive in gossip, by name
 	targets  map[string]*target
@@ -102,7 +103,8 @@ func New(o Options) (*Mesh, error) {
 		queued:    newHolds(inboxLen / 8),
 
 		joins:     make(chan struct{}, joiners),
-		exchanges: make(chan struct{}, syncers),
+		exchanges: make(chan struct{}, served),
+		syncHolds: newHolds(1),
 		guests:    make(chan struct{}, o.ConnLimit),
 		locals:    make(chan struct{}, o.ConnLimit),
 

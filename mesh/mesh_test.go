@@ -226,12 +226,90 @@ func TestLogIsBounded(t *testing.T) {
 	m.SetBase(func() []Draft {
 		var ds []Draft
 		for i := range MaxSnapshot {
-			ds = append(ds, Draft{KindName, fmt.Appendf(nil, "name %d", i)})
+			ds = append(ds, Draft{KindGrant, fmt.Appendf(nil, "grant %d", i)})
 		}
 		return ds
 	})
 	if err := m.openEpoch(); !errors.Is(err, ErrLogFull) || len(m.State().Logs[m.id]) != 4 {
 		t.Errorf("a snapshot that others would refuse: %v", err)
+	}
+}
+
+// What Append takes, the next start can open with; what a base has beyond is left out,
+// and said.
+func TestFullLogStartsAgain(t *testing.T) {
+	for _, kind := range []Kind{KindName, KindGrant} {
+		m := quietMesh(t, NewSecret())
+		var ds []Draft
+		m.SetBase(func() []Draft { return ds })
+		if err := m.openEpoch(); err != nil {
+			t.Fatal(err)
+		}
+		for len(ds) <= MaxSnapshot {
+			d := Draft{kind, fmt.Appendf(nil, "%d", len(ds))}
+			if _, err := m.Append(d); errors.Is(err, ErrLogFull) {
+				break
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			ds = append(ds, d)
+		}
+		if kind == KindName && len(ds) != maxLasting-spare || kind == KindGrant && len(ds) != maxLasting {
+			t.Errorf("%d entries of kind %d are taken", len(ds), kind)
+		}
+		if kind == KindName {
+			if _, err := m.Append(Draft{KindGrant, []byte("a grant still fits")}); err != nil {
+				t.Error(err)
+			}
+			for range 10 { // a router that is told of more containers meanwhile
+				ds = append(ds, Draft{kind, fmt.Appendf(nil, "%d", len(ds))})
+			}
+		}
+		if _, err := m.append(nil, func(*Record) {}); err != nil {
+			t.Errorf("the host record finds no room: %v", err)
+		}
+		again, err := New(m.o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again.SetBase(func() []Draft { return ds })
+		if err := again.openEpoch(); err != nil {
+			t.Fatalf("full of kind %d: %v", kind, err)
+		}
+		log, ns := again.State().Logs[m.id], again.State().Notices
+		switch {
+		case kind == KindName && (len(log) != 2+maxLasting-spare || log[2].Kind != KindGrant):
+			t.Errorf("opens with %d entries, the first of kind %d", len(log), log[2].Kind)
+		case kind == KindName && (len(ns) != 1 || !strings.Contains(ns[0], "11 names")):
+			t.Errorf("its operator reads %q", ns)
+		case kind == KindGrant && (len(log) != 2+maxLasting || len(ns) != 0):
+			t.Errorf("opens with %d entries, notices %q", len(log), ns)
+		}
+		ds = ds[:10] // they are gone; the grants are not
+		again.mu.Lock()
+		again.own.at = time.Now().Add(-crampedPause)
+		again.mu.Unlock()
+		_, err = again.Append(Draft{KindName, []byte("more")})
+		if !errors.Is(err, ErrLogFull) {
+			t.Fatalf("a name beyond: %v", err)
+		}
+		select {
+		case <-again.reroll:
+		default:
+			t.Fatal("no new epoch is asked for")
+		}
+		if err := again.openEpoch(); err != nil {
+			t.Fatal(err)
+		}
+		if kind == KindGrant { // no epoch without more room
+			if now := again.State().Logs[m.id]; now[0].Epoch != log[0].Epoch {
+				t.Error("opens an epoch that has no more room")
+			}
+			continue
+		}
+		if _, err := again.Append(Draft{KindName, []byte("more")}); err != nil || len(again.State().Notices) != 0 {
+			t.Errorf("a name when there is room: %v, notices %q", err, again.State().Notices)
+		}
 	}
 }
 

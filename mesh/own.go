@@ -17,7 +17,13 @@ type Draft struct {
 	Payload []byte // at most 900 bytes; not to be changed afterwards
 }
 
-// ErrLogFull says that this host has written more than the others would keep.
+// key is the same for drafts that say the same.
+func (d Draft) key() string {
+	return string(binary.BigEndian.AppendUint16(nil, uint16(d.Kind))) + string(d.Payload)
+}
+
+// ErrLogFull says that this host has written more than the others would keep, or than
+// its next epoch could open with. It may be for a moment only, until that is open.
 var ErrLogFull = errors.New("this host's log is full")
 
 // ownLog is this host's own log and record. The entries are in Mesh.logs.
@@ -26,11 +32,13 @@ var ErrLogFull = errors.New("this host's log is full")
 // A host whose disk was lost or put back counts from a lower number and cannot
 // write an (epoch, sequence) again that it has written before with other content.
 type ownLog struct {
-	open  bool // an epoch of this start is open
-	boots uint64
-	epoch uint64
-	rec   Record
-	raw   []byte // of rec
+	open    bool // an epoch of this start is open
+	boots   uint64
+	at      time.Time // when that epoch was opened
+	cramped bool      // an Append has found no room in it
+	epoch   uint64
+	rec     Record
+	raw     []byte // of rec
 }
 
 // rollAfter is how many entries may follow a snapshot, beyond its own size,
@@ -62,10 +70,13 @@ func (m *Mesh) appendLocking(ds []Draft, edit func(*Record)) ([]Entry, error) {
 	m.writing.Lock()
 	defer m.writing.Unlock()
 	m.mu.Lock()
-	open := m.own.open
+	open, stale := m.own.open, m.continuedLocked()
 	m.mu.Unlock()
-	if !open {
-		if err := m.openEpochWriting(nil, 0, false); err != nil {
+	if stale && m.mendWait(time.Now()) > 0 {
+		return nil, fmt.Errorf("append to log: %w", errTwin)
+	}
+	if !open || stale {
+		if err := m.openEpochWriting(nil, -1, false); err != nil {
 			return nil, fmt.Errorf("append to log: %w", err)
 		}
 	}
@@ -83,9 +94,21 @@ func (m *Mesh) appendLocking(ds []Draft, edit func(*Record)) ([]Entry, error) {
 		ds = append(slices.Clone(ds), Draft{KindHost, raw})
 	}
 	m.mu.Lock()
-	cur := m.logs.authors[m.id].current
-	seq, size, number, snapshot := uint64(len(cur.entries)), cur.bytes, cur.number, int(cur.snapshot)
+	cur, at := m.logs.authors[m.id].current, m.own.at
+	before := cur.entries[:len(cur.entries):len(cur.entries)]
+	seq, size, number, opened := uint64(len(cur.entries)), cur.bytes, cur.number, int(cur.snapshot)
 	m.mu.Unlock()
+	if err := roomFor(before, size, ds); err != nil {
+		m.mu.Lock()
+		if time.Since(at) >= crampedPause {
+			m.own.cramped = true
+			poke(m.reroll)
+		}
+		m.notices.set("full", "this host's log is full: what it would announce beyond is not told to the other hosts "+fullTip, time.Now())
+		m.publishLocked() // shown when it is asked for: the caller may hold what OnChange needs
+		m.mu.Unlock()
+		return nil, fmt.Errorf("append to log: %w", err)
+	}
 
 	es := make([]Entry, 0, len(ds))
 	put := make(map[string][]byte, len(ds))
@@ -116,7 +139,7 @@ func (m *Mesh) appendLocking(ds []Draft, edit func(*Record)) ([]Entry, error) {
 	}
 	m.publishLocked()
 	m.mu.Unlock()
-	if int(seq) > min(2*snapshot+rollAfter, maxLogEntries*3/4) {
+	if int(seq) > min(2*opened+rollAfter, max(opened+rollAfter, (maxLasting-spare)*7/8)) {
 		poke(m.reroll)
 	}
 	return es, nil
@@ -140,6 +163,11 @@ func (m *Mesh) openEpoch() error {
 	m.writing.Lock()
 	defer m.writing.Unlock()
 	m.mu.Lock()
+	if m.own.cramped && base != nil && !m.lacksPastLocked() && !helps(ds, m.logs.log(m.id)) {
+		m.own.cramped = false
+		m.mu.Unlock()
+		return nil
+	}
 	if from < 0 && m.own.open { // an Append has opened one meanwhile, with all of the past
 		from = int(m.logs.authors[m.id].current.snapshot)
 	}
@@ -156,6 +184,9 @@ func (m *Mesh) openEpochWriting(ds []Draft, from int, based bool) error {
 	m.mu.Lock()
 	old := m.logs.log(m.id)
 	past := m.past.log(m.id)
+	if a := m.past.authors[m.id]; a != nil && a.current != nil && a.current.fork != nil {
+		past = append(past, *a.current.fork)
+	}
 	rec, boots := m.own.rec, m.own.boots
 	for _, r := range []*replica{m.logs, m.past} {
 		if a := r.authors[m.id]; a != nil {
@@ -173,7 +204,7 @@ func (m *Mesh) openEpochWriting(ds []Draft, from int, based bool) error {
 	if from >= 0 && from <= len(old) {
 		tail = old[from:]
 	}
-	all := snapshot(ds, based, past, old)
+	all, left := fit(snapshot(ds, based, past, old))
 	behind := snapshot(nil, false, tail)
 	var low [4]byte
 	rand.Read(low[:])
@@ -227,8 +258,13 @@ func (m *Mesh) openEpochWriting(ds []Draft, from int, based bool) error {
 	m.mu.Lock()
 	m.logs.replace(m.id, fresh)
 	m.past = newReplica()
-	m.own = ownLog{open: true, boots: boots, epoch: number, raw: raw}
+	m.own = ownLog{open: true, boots: boots, at: time.Now(), epoch: number, raw: raw}
 	m.own.rec, _ = ParseRecord(raw)
+	if left == 0 {
+		m.notices.clear("full")
+	} else {
+		m.notices.set("full", fmt.Sprintf("this host's log is full: %d names or addresses that it would announce are not told to the other hosts %s", left, fullTip), time.Now())
+	}
 	m.publishLocked()
 	m.mu.Unlock()
 	poke(m.announce)
@@ -253,7 +289,7 @@ func snapshot(base []Draft, based bool, older ...[]Entry) []Draft {
 	seen := make(map[string]bool, len(all))
 	var out []Draft
 	for _, d := range slices.Backward(all) {
-		k := string(binary.BigEndian.AppendUint16(nil, uint16(d.Kind))) + string(d.Payload)
+		k := d.key()
 		if d.Kind != KindBegin && d.Kind != KindHost && !seen[k] {
 			seen[k] = true
 			out = append(out, d)
@@ -350,16 +386,37 @@ const updateTimeout = 2 * time.Second
 // takeOwnLocked looks at an entry of this host's own log that comes from others:
 // what it wrote before its disk was lost or put back. It reports whether the past
 // has become longer.
+//
+// It may be of the epoch that is open: a machine that is put back with its memory has
+// no start. Then the past is this host's own log up to there, and theirs from there on,
+// and nothing more is written into that epoch.
 func (m *Mesh) takeOwnLocked(p proven, asked bool) bool {
-	if p.Epoch == m.own.epoch || p.Epoch < m.own.epoch && !asked {
+	if p.Epoch < m.own.epoch && !asked {
 		return false
 	}
 	if err := m.past.learn(m.o.Identity.Public()); err != nil {
 		return false
 	}
 	ch := &change{}
-	_ = m.past.merge(p, asked, ch) // what is wrong with it, is this host's own
-	return !ch.empty()
+	if own := m.logs.authors[m.id]; p.Epoch == m.own.epoch && own != nil && own.current != nil && m.past.authors[m.id].find(p.Epoch) == nil {
+		es := own.current.entries
+		for i, e := range es[:min(uint64(len(es)), p.Seq-1)] {
+			known := proven{Entry: e}
+			if i == 0 {
+				begin, err := ParseBegin(e.Payload)
+				if err != nil {
+					return false
+				}
+				known.begin = &begin
+			}
+			_ = m.past.merge(known, true, ch)
+		}
+		m.notices.set("back", "other hosts know more of what this host has written than it does itself: was the machine put back to an earlier state? "+
+			"It takes that up again by itself", time.Now())
+		m.publishLocked()
+	}
+	err := m.past.merge(p, asked, ch) // what is wrong with it, is this host's own
+	return !ch.empty() || errors.Is(err, errFork)
 }
 
 // checkPastLocked asks for a new epoch when a whole one is there that is higher than
@@ -399,10 +456,22 @@ func (m *Mesh) mendWait(now time.Time) time.Duration {
 	return 0
 }
 
+// continuedLocked says that others hold entries of the open epoch that this host does
+// not: what it would write there would have their numbers.
+func (m *Mesh) continuedLocked() bool {
+	past := m.past.authors[m.id]
+	return m.own.open && past != nil && past.find(m.own.epoch) != nil
+}
+
+var errTwin = errors.New("somebody else writes this host's log, too")
+
 // lacksPastLocked says that others have told of a past of this host that its own
 // log does not have yet.
 func (m *Mesh) lacksPastLocked() bool {
 	past, own := m.past.authors[m.id], m.logs.authors[m.id]
+	if m.continuedLocked() {
+		return true
+	}
 	if past == nil || past.current == nil {
 		return false
 	}

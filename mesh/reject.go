@@ -20,6 +20,7 @@ const (
 	reasonWithdrawal = "withdrawal" // a new epoch without grants that its author has made
 	reasonFull       = "full"       // this host keeps no more
 	reasonFlood      = "flood"      // more than one member may send
+	reasonSlow       = "slow"       // an exchange of logs that does not get on
 )
 
 var (

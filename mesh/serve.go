@@ -139,16 +139,7 @@ func (m *Mesh) handle(ctx context.Context, conn net.Conn) {
 	case purposeJoin:
 		err = m.serveJoin(ctx, l)
 	case purposeSync:
-		select {
-		case m.exchanges <- struct{}{}:
-		default: // others are telling it already
-			m.count.add("sync_refused_busy")
-			return
-		}
-		if _, err = m.exchange(l, false); err == nil {
-			err = l.write(msgReady, Refusal{}.encode())
-		}
-		<-m.exchanges
+		err = m.serveSync(l)
 	case purposeCall:
 		l.stop()
 		l.stop = context.AfterFunc(ctx, func() { _ = s.Close() })
@@ -157,6 +148,30 @@ func (m *Mesh) handle(ctx context.Context, conn net.Conn) {
 	if err != nil && ctx.Err() == nil {
 		m.log.Debug("session ended", "purpose", l.purpose.String(), "peer", l.id, "endpoint", from, "err", err)
 	}
+}
+
+// serveSync exchanges logs with a member if others are not at it already. One
+// member gets no more than its share: repair must go on for the others.
+func (m *Mesh) serveSync(l *link) error {
+	busy := func() error {
+		m.count.add("sync_refused_busy")
+		return l.write(msgReady, Refusal{RefusedBusy, "busy with other exchanges of logs"}.encode())
+	}
+	if who := m.controlAddr(l.id); m.syncHolds.take(who) {
+		defer m.syncHolds.give(who)
+	} else {
+		return busy()
+	}
+	select {
+	case m.exchanges <- struct{}{}:
+		defer func() { <-m.exchanges }()
+	default:
+		return busy()
+	}
+	if _, err := m.exchange(l, false); err != nil {
+		return err
+	}
+	return l.write(msgReady, Refusal{}.encode())
 }
 
 // refused tells this side's operator of a session that did not come about.

@@ -329,6 +329,97 @@ func TestOwnPastBelow(t *testing.T) {
 	})
 }
 
+// A machine that is put back with its memory has no start, and writes on where it was:
+// what it had written since is with the others only.
+func TestMemoryPutBack(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		bs := w.meet(3)
+		a, b := bs[0], bs[1]
+		w.within(10*time.Second, "three hosts", func() bool { return oneMesh(bs...) })
+		has := func(x *box, what string) bool {
+			return slices.ContainsFunc(x.mesh.State().Logs[b.id.ID()], func(e Entry) bool { return string(e.Payload) == what })
+		}
+		for _, forked := range []bool{false, true} {
+			was := fmt.Sprint("granted before, forked: ", forked)
+			b.mesh.mu.Lock()
+			cur := b.mesh.logs.authors[b.id.ID()].current
+			lost, err := SignEntry(b.id, w.secret.MeshID(), Entry{Epoch: cur.number, Seq: uint64(len(cur.entries) + 1), Kind: KindGrant, Payload: []byte(was)})
+			b.mesh.mu.Unlock()
+			if err != nil {
+				t.Fatal(err)
+			}
+			mended := fmt.Sprint("granted since, forked: ", forked)
+			if forked { // it writes before it hears
+				w.cut(bs[:1], bs[1:])
+			}
+			a.mesh.receive(b.control(), AppendEntries([]byte{gossipMagic, gossipRelay}, lost))
+			if forked {
+				if _, err := b.mesh.Append(Draft{KindGrant, []byte(mended)}); err != nil {
+					t.Fatal(err)
+				}
+				w.heal(bs[:1], bs[1:])
+			} else {
+				w.within(10*time.Second, "its past", func() bool { return has(b, was) })
+				es, err := b.mesh.Append(Draft{KindGrant, []byte(mended)})
+				if err != nil || es[0].Epoch == lost.Epoch {
+					t.Fatalf("it writes on in its old epoch: %v", err)
+				}
+			}
+			w.within(20*time.Second, "all of it everywhere", func() bool {
+				for _, x := range bs {
+					if !has(x, was) || !has(x, mended) {
+						return false
+					}
+				}
+				return oneMesh(bs...)
+			})
+			if ns := strings.Join(b.mesh.State().Notices, "\n"); !strings.Contains(ns, "put back") {
+				t.Errorf("its operator reads %q", ns)
+			}
+			ns := strings.Join(a.mesh.State().Notices, "\n")
+			if named := strings.Contains(ns, "a restart of weft there is enough"); named != forked || !forked && len(a.mesh.Rejections()) > 0 {
+				t.Errorf("forked %v: the others read %q, rejections %v", forked, ns, a.mesh.Rejections())
+			}
+		}
+	})
+}
+
+// Between hearing of it and its new epoch a host writes nothing under numbers that are taken.
+func TestAppendWaitsForThePast(t *testing.T) {
+	m := quietMesh(t, NewSecret())
+	es, err := m.Append(Draft{KindName, []byte("one")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lost []Entry
+	for i := range uint64(2) {
+		e, err := SignEntry(m.o.Identity, m.mesh, Entry{Epoch: es[0].Epoch, Seq: es[0].Seq + 1 + i, Kind: KindGrant, Payload: fmt.Appendf(nil, "grant %d", i)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		lost = append(lost, e)
+	}
+	for _, e := range []Entry{lost[1], lost[0], lost[0]} { // the first one beyond a gap
+		if _, err := m.take([]Entry{e}, newIdentity(t).ID(), false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	more, err := m.Append(Draft{KindName, []byte("two")})
+	if err != nil || more[0].Epoch <= es[0].Epoch {
+		t.Fatalf("%v, %v", more, err)
+	}
+	var said []string
+	for _, e := range m.State().Logs[m.id] {
+		if e.Kind > KindHost {
+			said = append(said, string(e.Payload))
+		}
+	}
+	slices.Sort(said)
+	if want := []string{"grant 0", "grant 1", "one", "two"}; !slices.Equal(said, want) {
+		t.Errorf("the log says %q, want %q", said, want)
+	}
+}
+
 // With a lossy network everything still gets everywhere, and nobody is taken for dead.
 func TestLoss(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {

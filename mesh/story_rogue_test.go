@@ -12,6 +12,7 @@ import (
 	"math"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -220,7 +221,8 @@ func TestRogueMember(t *testing.T) {
 			t.Errorf("a flood of memberlist's datagrams is not counted: %v", b.rejected(r))
 		}
 
-		// Two truths: whoever sees both, names it.
+		// Two truths: whoever sees both, names it. Its own router would mend that with a new epoch.
+		r.quit()
 		seq := uint64(len(r.mesh.State().Logs[r.id.ID()]) + 1)
 		time.Sleep(10 * time.Second) // the flood has used up what it may send
 		r.say(a, datagram(r.entry(Entry{Epoch: own, Seq: seq, Kind: KindName, Payload: []byte("one")})))
@@ -427,6 +429,69 @@ func TestOneMemberDoesNotTakeAllSessions(t *testing.T) {
 		}
 		if n := a.mesh.Stats().Locals; n == 0 || n > 2 {
 			t.Errorf("%d sessions are held", n)
+		}
+	})
+}
+
+// dawdle exchanges logs with a host again and again, as slowly as it is let.
+func (r *rogue) dawdle(ctx context.Context, to *box) {
+	const pause = linkPatience - time.Second
+	for ctx.Err() == nil {
+		time.Sleep(10 * time.Millisecond)
+		l, err := r.mesh.open(ctx, purposeSync, netip.AddrPortFrom(to.control(), DefaultPort))
+		if err != nil {
+			continue
+		}
+		_ = l.write(msgRoot, make([]byte, 32))
+		_, _, err = l.read(33, msgRoot)
+		time.Sleep(pause)
+		_ = l.write(msgDigest, nil)
+		for t := msgDigest; err == nil && t != msgDone; {
+			t, _, err = l.read(1+maxChunk, msgDigest, msgEntries, msgDone)
+		}
+		for err == nil && ctx.Err() == nil {
+			time.Sleep(pause)
+			err = l.write(msgEntries, nil)
+		}
+		l.close()
+	}
+}
+
+// A member that makes each exchange of logs last holds up nobody's repair but its own.
+func TestRogueDawdles(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		bs := w.meet(3)
+		r := newRogue(t, w, bs[0])
+		w.within(20*time.Second, "four hosts", func() bool { return oneMesh(append(bs, r.box)...) })
+		for range served { // it is of no help itself
+			r.mesh.exchanges <- struct{}{}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		for _, x := range bs {
+			for range served + 2 {
+				go r.dawdle(ctx, x)
+			}
+		}
+		time.Sleep(time.Second)
+		for i := range 5 {
+			lost := fmt.Sprint("lost ", i) // its datagrams never leave
+			if _, err := bs[1].mesh.appendLocking([]Draft{{KindName, []byte(lost)}}, nil); err != nil {
+				t.Fatal(err)
+			}
+			took := w.within(5*time.Second, "repaired", func() bool { return len(bs[2].names(bs[1])) == i+1 })
+			t.Logf("repaired after %v", took)
+			time.Sleep(7 * time.Second)
+		}
+		for _, x := range bs {
+			if n := x.rejected(r)[reasonSlow]; n == 0 {
+				t.Errorf("%s does not name who is slow: %v", x.name, x.mesh.Rejections())
+			}
+			for _, y := range bs {
+				if x.mesh.Counters()["sync_refused_busy"] == 0 || slices.ContainsFunc(x.mesh.Rejections(), func(o Rejection) bool { return o.Peer == y.id.ID() }) {
+					t.Errorf("%s refuses %d and names %v", x.name, x.mesh.Counters()["sync_refused_busy"], x.mesh.Rejections())
+				}
+			}
 		}
 	})
 }

@@ -67,8 +67,8 @@ func (m *Mesh) take(es []Entry, from peer.ID, asked bool) (news []Entry, lie err
 	changed = changed || !ch.empty()
 	for _, id := range forked {
 		changed = m.notices.set("fork "+id.String(), fmt.Sprintf(
-			"host %s has written two different entries under one number: it runs twice, or its state was put back while it ran: "+
-				"run `weft reset --force` there and launch it again", m.nameLocked(id)), time.Now()) || changed
+			"host %s has written two different entries under one number. If its machine was put back to an earlier state while it ran, "+
+				"a restart of weft there is enough; if a copy of the machine runs, run `weft reset --force` on the copy", m.nameLocked(id)), time.Now()) || changed
 	}
 	if changed {
 		m.publishLocked()
