@@ -28,6 +28,7 @@ type Ledger struct {
 	named      bool
 	seeds      []Owner
 	electors   []Owner
+	councils   [][]Owner // the electors of instance 1, of 2, … up to the open one
 	takeovers  []Takeover
 	open       election // the instance that is not decided yet
 	stands     map[Owner]bool
@@ -85,6 +86,7 @@ func NewLedger(self, founder Owner, whole netip.Prefix, facts []Fact) *Ledger {
 func (l *Ledger) decide(votes map[uint32]map[Owner][]Vote, forced map[uint32][]Fact) {
 	l.electors = []Owner{l.founder}
 	for i := uint32(1); ; i++ {
+		l.councils = append(l.councils, l.electors)
 		e := election{instance: i, electors: l.electors, latest: map[Owner]Vote{}, all: votes[i]}
 		for _, by := range l.electors {
 			for _, v := range votes[i][by] {
@@ -226,6 +228,21 @@ func (l *Ledger) Waiting() []Grant { return slices.Clone(l.waiting) }
 
 // MayAccept says whether self may accept a grant to it: not what a dead host has given, once that host's space is another's.
 func (l *Ledger) MayAccept(g Grant) bool { return g.To == l.self && l.mayAccept(g) }
+
+// Relies says whether the ledger rests on a fact beside grants: how the ring begins, what was decided, by whose votes, and who has
+// carried it out. Of votes in decided instances those count that accept something, by electors of the time.
+func (l *Ledger) Relies(f Fact) bool {
+	switch f.Kind {
+	case FactInit:
+		return f.By == l.founder
+	case FactForce, FactTook:
+		return slices.ContainsFunc(l.takeovers, func(t Takeover) bool { return t.To == f.By })
+	case FactVote:
+		i := int(f.Vote.Instance)
+		return i <= len(l.councils) && slices.Contains(l.councils[i-1], f.By) && (f.Vote.Accepted != (Ballot{}) || i == len(l.councils))
+	}
+	return false
+}
 
 // Electors are the hosts that decide, sorted.
 func (l *Ledger) Electors() []Owner { return slices.Clone(l.electors) }
