@@ -55,7 +55,11 @@ func (t *Table) answer(b []byte, q *query, ttl uint32) (reply []byte, elsewhere 
 			w.negative(t, name, f.zone, hops > 0)
 			break
 		}
-		if target, is := t.alias(n, q.qtype); is && hops < maxAliases {
+		if target, is := t.alias(n, q.qtype); is {
+			if hops == 1 && !t.ends([]byte(target), q.qtype) {
+				w.fail(q)
+				return w.b, nil, true
+			}
 			at := w.record(owner, miekg.TypeCNAME, target)
 			if at == 0 {
 				break
@@ -137,6 +141,14 @@ func (w *writer) all(t *Table, q *query, n *node, owner uint16) bool {
 		w.record(owner, miekg.TypeNS, t.ns)
 	}
 	return w.an > before || w.cut
+}
+
+// fail makes the reply one that says nothing.
+func (w *writer) fail(q *query) {
+	*w = writer{b: w.b, limit: w.limit, ttl: w.ttl, rcode: miekg.RcodeServerFailure}
+	w.begin(q)
+	w.end(q)
+	w.b[2] &^= 0x04 // not authoritative
 }
 
 func (t *Table) soaFor(ttl uint32) string {

@@ -148,6 +148,7 @@ func (b *batched) answer(ctx context.Context) (n int) {
 				b.reply[n] = refusal(b.reply[n][:0], &b.q)
 			} else if reply, _, ok := table.answer(b.reply[n][:0], &b.q, s.ttl); ok {
 				fast++
+				s.told(reply)
 				b.reply[n] = reply
 			} else {
 				b.hand(ctx, packet, src)
@@ -197,7 +198,7 @@ func (b *batched) hand(ctx context.Context, packet []byte, src netip.AddrPort) {
 				delete(b.sources, src.Addr())
 			}
 		}()
-		if reply := b.s.odd(ctx, packet, src.Addr().Unmap()); reply != nil {
+		if reply := b.s.odd(ctx, packet, src.Addr().Unmap(), true); reply != nil {
 			b.conn.WriteToUDPAddrPort(reply, src) // who can't be reached asks again, or not
 		}
 	})

@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -56,7 +57,6 @@ type cached struct {
 	fresh      time.Duration
 	size       int
 	asked      int
-	fetching   bool // it is asked for again already
 	prev, next *cached
 }
 
@@ -85,9 +85,7 @@ func (c *cache) get(k cacheKey, now time.Time) (reply *miekg.Msg, fresh, again b
 	e.unlink()
 	e.linkAfter(&c.root)
 	fresh = age < e.fresh
-	if fresh && !e.fetching && e.asked >= hot && e.fresh-age <= e.fresh/10 {
-		e.fetching, again = true, true
-	}
+	again = fresh && e.asked >= hot && e.fresh-age <= e.fresh/10
 	m := e.reply.Copy()
 	for _, rrs := range [][]miekg.RR{m.Answer, m.Ns, m.Extra} {
 		for _, rr := range rrs {
@@ -112,6 +110,14 @@ func (c *cache) put(k cacheKey, m *miekg.Msg, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := &cached{key: k, reply: m.Copy(), since: now, fresh: time.Duration(ttl) * time.Second, size: size}
+	if isNegative(m) {
+		// By this record others keep it; what counts down is the lower of its two times (RFC 2308, 5).
+		for _, rr := range e.reply.Ns {
+			if s, is := rr.(*miekg.SOA); is {
+				s.Hdr.Ttl = negativeTTL(s)
+			}
+		}
+	}
 	if old := c.entries[k]; old != nil {
 		c.removeLocked(old)
 	}
@@ -133,15 +139,6 @@ func weight(m *miekg.Msg) int {
 		}
 	}
 	return n
-}
-
-// gaveUp says that a reply which was to be fetched again was not.
-func (c *cache) gaveUp(k cacheKey) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if e := c.entries[k]; e != nil {
-		e.fetching = false
-	}
 }
 
 func (c *cache) clear() {
@@ -172,15 +169,7 @@ func lifetime(m *miekg.Msg) (seconds uint32, ok bool) {
 		return 0, false
 	}
 	seconds = maxFresh
-	negative := m.Rcode == miekg.RcodeNameError
-	if !negative {
-		negative = true
-		for _, rr := range m.Answer {
-			if t := rr.Header().Rrtype; t == m.Question[0].Qtype || m.Question[0].Qtype == miekg.TypeANY {
-				negative = false
-			}
-		}
-	}
+	negative := isNegative(m)
 	soa := false
 	for _, rrs := range [][]miekg.RR{m.Answer, m.Ns, m.Extra} {
 		for _, rr := range rrs {
@@ -194,10 +183,23 @@ func lifetime(m *miekg.Msg) (seconds uint32, ok bool) {
 			}
 			if s, is := rr.(*miekg.SOA); is && negative {
 				soa = true
-				ttl = min(ttl, s.Minttl, maxNegative)
+				ttl = min(ttl, negativeTTL(s))
 			}
 			seconds = min(seconds, ttl)
 		}
 	}
 	return seconds, seconds > 0 && (!negative || soa)
 }
+
+// isNegative says whether a reply tells that there is no such name, or none with that type.
+func isNegative(m *miekg.Msg) bool {
+	if m.Rcode == miekg.RcodeNameError {
+		return true
+	}
+	return !slices.ContainsFunc(m.Answer, func(rr miekg.RR) bool {
+		return rr.Header().Rrtype == m.Question[0].Qtype || m.Question[0].Qtype == miekg.TypeANY
+	})
+}
+
+// negativeTTL is for how many seconds a negative answer with this record may be kept.
+func negativeTTL(s *miekg.SOA) uint32 { return min(s.Hdr.Ttl, s.Minttl, maxNegative) }

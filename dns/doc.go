@@ -18,8 +18,9 @@
 // [Options].Allow), everything but queries. It does not validate
 // DNSSEC, and is no resolver: without upstream servers it knows the mesh only.
 //
-// Plain queries over UDP are read and answered without the library, in batches and without
-// allocation ([query.parse], [Table.answer]); all others, and TCP, go through it.
+// Plain queries are read and answered without the library ([query.parse], [Table.answer]), over UDP in batches
+// and without allocation; all others go through it. Of the questions on one TCP connection, those for upstream servers
+// are answered beside the others and in any order (RFC 7766).
 //
 // Goroutines and locks: [New] starts nothing. [Server.Run] serves until its context
 // ends and owns every goroutine; [Server.SetListen] binds at once, before or during Run,

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"strings"
@@ -93,15 +92,11 @@ func exchangeTCP(ctx context.Context, server netip.AddrPort, q *miekg.Msg, packe
 	if _, err := conn.Write(append(framed, packed...)); err != nil {
 		return nil, err
 	}
-	var length [2]byte
-	if _, err := io.ReadFull(conn, length[:]); err != nil {
+	reply, err := readMessage(conn, nil)
+	if err != nil {
 		return nil, err
 	}
-	buf := make([]byte, binary.BigEndian.Uint16(length[:]))
-	if _, err := io.ReadFull(conn, buf); err != nil {
-		return nil, err
-	}
-	return match(q, buf)
+	return match(q, reply)
 }
 
 // match parses a packet and checks that it is a reply to q (RFC 5452, 9): same

@@ -7,7 +7,7 @@ import (
 	miekg "github.com/miekg/dns"
 )
 
-// maxAliases is how many names that stand for others are followed for one answer.
+// maxAliases is about how many names that stand for others are followed for one answer.
 const maxAliases = 8
 
 // found is what the table has for a name.
@@ -24,7 +24,7 @@ const unsaid = 1 << 20
 // its own.
 func (t *Table) find(name []byte) found {
 	n := t.names.get(name)
-	if t.exists(n) {
+	if n != nil && t.anyShown(n.entries) || t.exists(n) { // the first is inlined, and nearly always enough
 		return found{node: n, zone: unsaid}
 	}
 	zone := t.zoneOf(name)
@@ -86,6 +86,23 @@ func (t *Table) alias(n *node, qtype uint16) (target string, ok bool) {
 		best = min(best, p.at)
 	}
 	return es[best].data, true
+}
+
+// ends says whether names that stand for others, from this one on, come to one that does not. It is asked for the
+// second one only: nearly all chains are shorter.
+func (t *Table) ends(name []byte, qtype uint16) bool {
+	for range maxAliases {
+		n := t.find(name).node
+		if n == nil {
+			return true
+		}
+		target, is := t.alias(n, qtype)
+		if !is {
+			return true
+		}
+		name = []byte(target)
+	}
+	return false
 }
 
 // picked is an entry that an answer has; key gives the order.

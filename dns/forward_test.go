@@ -30,7 +30,7 @@ func TestForward(t *testing.T) {
 		{"Other-Case.Example.com.", "NOERROR Other-Case.Example.com." + good},
 		{"cut.example.com.", "NOERROR cut.example.com." + good},
 		{"cut-in-the-middle.example.com.", "NOERROR cut-in-the-middle.example.com." + good},
-		{"always-cut.example.com.", "NOERROR tc always-cut.example.com." + good},
+		{"always-cut.example.com.", "SERVFAIL"},
 		{"nx.example.com.", "NXDOMAIN"},
 		{"fails.example.com.", "SERVFAIL"},
 		{"refuses-bare.example.com.", "REFUSED"},
@@ -64,6 +64,30 @@ func TestForward(t *testing.T) {
 	}
 	if m := ask(t, "udp", patient, question("www.example.com.", miekg.TypeA)); tell(m) != "NOERROR www.example.com."+good {
 		t.Error(tell(m))
+	}
+}
+
+// Of an upstream server without TCP, what is cut reaches those who ask over UDP, and is a failure for others.
+func TestUpstreamWithoutTCP(t *testing.T) {
+	live := answering("203.0.113.7", 60)
+	up, _ := scripted(t, func(q *miekg.Msg) *miekg.Msg {
+		m := live(q)
+		m.Truncated = true
+		return m
+	})
+	s, addr := start(t, Options{Upstream: []netip.AddrPort{up}})
+	s.SetTable(NewTable("weft.local", nil, []Record{{Name: "out.weft.local.", Target: "www.example.com."}}))
+	for _, c := range []struct{ network, name, want string }{
+		{"udp", "www.example.com.", "NOERROR tc www.example.com. A 203.0.113.7"},
+		{"tcp", "www.example.com.", "SERVFAIL"},
+		{"tcp", "out.weft.local.", "SERVFAIL"},
+	} {
+		if got := tell(ask(t, c.network, addr, question(c.name, miekg.TypeA))); got != c.want {
+			t.Errorf("%s over %s: %s, want %s", c.name, c.network, got, c.want)
+		}
+	}
+	if got := s.Counters().Failed; got != 2 {
+		t.Errorf("%d have failed", got)
 	}
 }
 

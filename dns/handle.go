@@ -41,15 +41,10 @@ func (s *Server) admits(src netip.Addr) bool {
 	return false
 }
 
-// handle answers one parsed query: once, or not at all if ctx has ended.
+// handle answers one query that the library has read, over UDP: once, or not at all if ctx has ended.
 func (s *Server) handle(ctx context.Context, w miekg.ResponseWriter, r *miekg.Msg) {
-	src, udp := source(w.RemoteAddr())
-	packed := s.reply(ctx, r, src, udp)
-	if packed == nil {
-		return
-	}
-	if _, err := w.Write(packed); err != nil && !udp {
-		w.Close() // a part of the message may be out: nothing after it can be read
+	if packed := s.reply(ctx, r, source(w.RemoteAddr()), true); packed != nil {
+		w.Write(packed) // who can't be reached asks again, or not
 	}
 }
 
@@ -75,6 +70,7 @@ func (s *Server) reply(ctx context.Context, r *miekg.Msg, src netip.Addr, udp bo
 		answer, elsewhere, ok := s.table.Load().answer(nil, &q, s.ttl)
 		switch {
 		case ok:
+			s.told(answer)
 			return answer
 		case elsewhere != nil:
 			m = s.follow(ctx, r, answer, elsewhere, src)
@@ -85,6 +81,11 @@ func (s *Server) reply(ctx context.Context, r *miekg.Msg, src netip.Addr, udp bo
 	if m == nil {
 		return nil
 	}
+	if m.Truncated && !udp {
+		// The upstream server cut it and has no TCP. There is nothing more that this client could do about it.
+		m = new(miekg.Msg).SetRcode(r, miekg.RcodeServerFailure)
+		m.RecursionAvailable = true
+	}
 	if m.Rcode == miekg.RcodeServerFailure {
 		s.failed.Add(1)
 	}
@@ -93,6 +94,13 @@ func (s *Server) reply(ctx context.Context, r *miekg.Msg, src netip.Addr, udp bo
 		return nil
 	}
 	return packed
+}
+
+// told counts an answer of the table that says nothing.
+func (s *Server) told(answer []byte) {
+	if answer[3]&0xf == miekg.RcodeServerFailure {
+		s.failed.Add(1)
+	}
 }
 
 // forward has upstream servers answer; nil is silence.
@@ -209,8 +217,8 @@ func finish(m, r *miekg.Msg, udp bool) ([]byte, error) {
 	return fail.Pack()
 }
 
-// odd answers a packet that [query.parse] leaves to the library; nil is silence.
-func (s *Server) odd(ctx context.Context, packet []byte, src netip.Addr) []byte {
+// odd answers a packet that the table alone does not, or that [query.parse] leaves to the library; nil is silence.
+func (s *Server) odd(ctx context.Context, packet []byte, src netip.Addr, udp bool) []byte {
 	r := new(miekg.Msg)
 	if len(packet) < headerLen {
 		s.malformed.Add(1)
@@ -219,7 +227,7 @@ func (s *Server) odd(ctx context.Context, packet []byte, src netip.Addr) []byte 
 	action := s.accept(headerOf(packet))
 	if action == miekg.MsgAccept {
 		if r.Unpack(packet) == nil {
-			return s.reply(ctx, r, src, true)
+			return s.reply(ctx, r, src, udp)
 		}
 		s.malformed.Add(1)
 		action = miekg.MsgReject
@@ -246,12 +254,12 @@ func headerOf(p []byte) miekg.Header {
 	return miekg.Header{Id: u(0), Bits: u(2), Qdcount: u(4), Ancount: u(6), Nscount: u(8), Arcount: u(10)}
 }
 
-func source(a net.Addr) (addr netip.Addr, udp bool) {
+func source(a net.Addr) netip.Addr {
 	switch a := a.(type) {
 	case *net.UDPAddr:
-		return a.AddrPort().Addr().Unmap(), true
+		return a.AddrPort().Addr().Unmap()
 	case *net.TCPAddr:
-		return a.AddrPort().Addr().Unmap(), false
+		return a.AddrPort().Addr().Unmap()
 	}
-	return netip.Addr{}, false
+	return netip.Addr{}
 }

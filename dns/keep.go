@@ -1,7 +1,9 @@
 package dns
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -28,13 +30,17 @@ func tcpName(a netip.AddrPort) string        { return "tcp " + a.String() }
 func udpName(a netip.AddrPort, i int) string { return "udp " + a.String() + " " + strconv.Itoa(i) }
 
 // inheritLocked takes over what a predecessor left of the wanted addresses, and has the
-// rest dropped: a socket that somebody holds and nobody reads swallows questions.
-func (s *Server) inheritLocked(wanted []netip.AddrPort) {
+// rest dropped: a socket that somebody holds and nobody reads swallows questions. False: the holder does not tell.
+func (s *Server) inheritLocked(wanted []netip.AddrPort) bool {
 	held, err := s.keeper.Take()
 	if err != nil {
-		return
+		// With no holder there is nothing to take.
+		return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
 	}
 	for _, a := range wanted {
+		if s.sockets[a] != nil {
+			continue // bound while the holder did not tell
+		}
 		b, err := s.adopt(a, held)
 		if err != nil {
 			s.log.Warn("take over a dns socket", "addr", a, "err", err)
@@ -53,6 +59,7 @@ func (s *Server) inheritLocked(wanted []netip.AddrPort) {
 			s.keeper.Drop(name)
 		}
 	}
+	return true
 }
 
 // adopt makes a socket of held ones; nil if they are not all there.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	miekg "github.com/miekg/dns"
 )
@@ -34,30 +35,40 @@ type socket struct {
 // bound keeps none of the others from it. The errors of all are joined, a
 // [ListenError] each. Sockets bound before Run wait for it. Port 0 takes a free port,
 // which Listening tells. It may block for as long as a reply is being written to
-// an address that goes, 2 s at most.
+// an address that goes, 2 s at most. An address that was bound and is lost, or that a Keeper holds and did not give, is
+// tried again by Run.
 func (s *Server) SetListen(addrs []netip.AddrPort) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.state == ended {
 		return fmt.Errorf("set DNS addresses: %w", net.ErrClosed)
 	}
+	s.wanted = s.wanted[:0]
+	for _, a := range addrs {
+		a = netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+		if !slices.Contains(s.wanted, a) {
+			s.wanted = append(s.wanted, a)
+		}
+	}
+	err := s.setWantedLocked()
+	if len(s.soon) > 0 {
+		s.lookAgain()
+	}
+	return err
+}
+
+// setWantedLocked makes what is bound be what is wanted.
+func (s *Server) setWantedLocked() error {
 	defer s.publishLocked()
 	defer s.keepLocked()
 
-	wanted := make(map[netip.AddrPort]bool, len(addrs))
-	failed := make(map[netip.AddrPort]error)
-	var order []netip.AddrPort
-	for _, a := range addrs {
-		a = netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
-		if wanted[a] {
-			continue
-		}
+	order, wanted := s.wanted, make(map[netip.AddrPort]bool, len(s.wanted))
+	for _, a := range order {
 		wanted[a] = true
-		order = append(order, a)
 	}
+	failed := make(map[netip.AddrPort]error)
 	if s.keeper != nil && !s.inherited {
-		s.inherited = true
-		s.inheritLocked(order)
+		s.inherited = s.inheritLocked(order)
 	}
 	for _, a := range order {
 		if s.sockets[a] == nil {
@@ -72,15 +83,58 @@ func (s *Server) SetListen(addrs []netip.AddrPort) error {
 		}
 	}
 	var errs []error
+	lost := s.soon
+	s.soon = make(map[netip.AddrPort]bool)
 	for _, a := range order {
 		err := failed[a]
 		// It may have been one of our own, now gone, that was in the way.
 		if errors.Is(err, syscall.EADDRINUSE) {
 			err = s.bindLocked(a)
 		}
+		if err != nil && (lost[a] || s.keeper != nil && !s.inherited) {
+			s.soon[a] = true
+		}
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// lookAgain has Run try for what is in s.soon.
+func (s *Server) lookAgain() {
+	select {
+	case s.poke <- struct{}{}:
+	default:
+	}
+}
+
+// What is lost is tried again after rebindFirst at most, then ever more rarely.
+const rebindFirst, rebindLast = time.Second, time.Minute
+
+// rebind binds again what was lost, until ctx ends.
+func (s *Server) rebind(ctx context.Context) {
+	var last time.Time
+	var again <-chan time.Time
+	wait := rebindFirst
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.poke:
+			wait, again = rebindFirst, time.After(rebindFirst-time.Since(last))
+			continue
+		case <-again:
+		}
+		last, again = time.Now(), nil
+		s.mu.Lock()
+		if len(s.soon) > 0 {
+			// Who called SetListen has had these errors, or has them at the next call.
+			if s.setWantedLocked(); len(s.soon) > 0 {
+				again = time.After(wait)
+				wait = min(2*wait, rebindLast)
+			}
+		}
+		s.mu.Unlock()
+	}
 }
 
 // Listening gives the addresses that are bound, sorted, with their real ports.
@@ -214,9 +268,7 @@ type part struct {
 func (s *Server) serve(ctx context.Context, b *socket) {
 	ctx, cancel := context.WithCancel(ctx)
 	handler := miekg.HandlerFunc(func(w miekg.ResponseWriter, r *miekg.Msg) { s.handle(ctx, w, r) })
-	tcp := s.protocol(handler)
-	tcp.Listener = b.tcp
-	parts := []part{partOf(tcp)}
+	parts := []part{{run: func() error { return s.streams(ctx, b.tcp) }, stop: func() { b.tcp.Close() }}}
 	for _, conn := range b.udp {
 		parts = append(parts, s.packets(ctx, conn, handler))
 	}
@@ -275,8 +327,7 @@ func partOf(srv *miekg.Server) part {
 	}
 }
 
-// lost forgets a socket that ended without having been told to, so that the
-// next SetListen binds it anew.
+// lost forgets a socket that ended without having been told to, and has it bound anew.
 func (s *Server) lost(b *socket, err error) {
 	s.log.Warn("dns socket lost", "addr", b.bound, "err", err)
 	s.mu.Lock()
@@ -284,20 +335,19 @@ func (s *Server) lost(b *socket, err error) {
 		delete(s.sockets, b.want)
 		s.dropLocked(b)
 		s.publishLocked()
+		s.soon[b.want] = true
 	}
 	s.mu.Unlock()
-	b.stop()
+	b.stop() // the rest of it is in the way of a new one
+	s.lookAgain()
 }
 
-// protocol is a miekg/dns server with our rules and no socket.
+// protocol is a miekg/dns server for UDP with our rules and no socket.
 func (s *Server) protocol(h miekg.Handler) *miekg.Server {
 	return &miekg.Server{
 		Handler:        h,
 		MsgAcceptFunc:  s.accept,
 		MsgInvalidFunc: func([]byte, error) { s.malformed.Add(1) },
 		DecorateReader: newReader,
-		ReadTimeout:    s.tcp.first,
-		IdleTimeout:    s.tcp.idleTimeout,
-		MaxTCPQueries:  -1, // idle time and the number of connections are bounded
 	}
 }

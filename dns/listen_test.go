@@ -167,30 +167,46 @@ func TestListenBeforeRunAndAfter(t *testing.T) {
 	}
 }
 
-// A socket that fails on its own is forgotten, and bound again when it is wanted
-// again.
+// A socket that fails on its own is bound again without being told to, and one that it can't bind at once later.
 func TestLostSocket(t *testing.T) {
 	s := newServer(t, Options{})
 	run(t, s)
-	listen(t, s)
+	first := netip.MustParseAddrPort(listen(t, s))
+	if err := s.SetListen([]netip.AddrPort{first}); err != nil {
+		t.Fatal(err)
+	}
 	for _, lose := range []func(*socket){func(b *socket) { closeAll(b.udp) }, func(b *socket) { b.tcp.Close() }} {
 		s.mu.Lock()
-		b := s.sockets[loopback]
+		b := s.sockets[first]
 		s.mu.Unlock()
 		lose(b)
-		deadline, look := time.After(5*time.Second), time.NewTicker(time.Millisecond)
-		for len(s.Listening()) != 0 {
-			select {
-			case <-look.C:
-			case <-deadline:
-				t.Fatal("a closed socket is still listed")
-			}
-		}
-		look.Stop()
-		addr := listen(t, s)
-		ask(t, "udp", addr, question("db.weft.local.", miekg.TypeA))
-		ask(t, "tcp", addr, question("db.weft.local.", miekg.TypeA))
+		await(t, "another is bound", func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.sockets[first] != nil && s.sockets[first] != b
+		})
+		ask(t, "udp", first.String(), question("db.weft.local.", miekg.TypeA))
+		ask(t, "tcp", first.String(), question("db.weft.local.", miekg.TypeA))
 	}
+	// Somebody else has the port while it is tried.
+	s.mu.Lock()
+	b := s.sockets[first]
+	closeAll(b.udp)
+	var other *net.UDPConn
+	await(t, "the port is free", func() (ok bool) {
+		var err error
+		other, err = net.ListenUDP("udp4", net.UDPAddrFromAddrPort(first))
+		return err == nil
+	})
+	s.mu.Unlock()
+	await(t, "it is lost", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.sockets[first] == nil && s.soon[first]
+	})
+	other.Close()
+	await(t, "it is bound", func() bool { return len(s.Listening()) == 1 })
+	ask(t, "udp", first.String(), question("db.weft.local.", miekg.TypeA))
 }
 
 // keeping is a working model of a holder: duplicates of sockets, by name.
@@ -226,6 +242,46 @@ func (k keeping) Drop(name string) error {
 		delete(k, name)
 	}
 	return nil
+}
+
+// forgetful is a holder that can't be reached at first.
+type forgetful struct {
+	keeping
+	failures int
+}
+
+func (f *forgetful) Take() (map[string]*os.File, error) {
+	if f.failures > 0 {
+		f.failures--
+		return nil, errors.New("not there yet")
+	}
+	return f.keeping.Take()
+}
+
+// What the holder does not give at once is taken when it does, and not mistaken for another program's.
+func TestHolderThatIsLate(t *testing.T) {
+	k := keeping{}
+	t.Cleanup(func() {
+		for name := range k {
+			k.Drop(name)
+		}
+	})
+	free := newServer(t, Options{})
+	at := netip.MustParseAddrPort(listen(t, free))
+	run(t, free)()
+	first := newServer(t, Options{Keeper: k})
+	stop := run(t, first)
+	if err := first.SetListen([]netip.AddrPort{at}); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	second := newServer(t, Options{Keeper: &forgetful{k, 2}})
+	run(t, second)
+	if err := second.SetListen([]netip.AddrPort{at}); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("while the holder does not answer: %v", err)
+	}
+	await(t, "it is taken over", func() bool { return slices.Equal(second.Listening(), []netip.AddrPort{at}) })
+	ask(t, "tcp", at.String(), question("db.weft.local.", miekg.TypeA))
 }
 
 // Questions that come between two servers are answered by the second.

@@ -20,23 +20,21 @@ const (
 	// impatient is how long a client waits for upstream servers when there is a stale reply for it
 	// (RFC 8767, 5).
 	impatient = 1800 * time.Millisecond
-	// failedFor is how long a question that nobody answered is not asked again (RFC 9520, 3.2).
+	// failedFor is how long a question is not asked again that nobody answered, or none but with an error
+	// (RFC 9520, 3.2).
 	failedFor = time.Second
 	maxFailed = 1000
 )
 
-var (
-	errRebind = errors.New("private address in a public answer")
-	errLately = errors.New("no upstream DNS server answered it a moment ago")
-)
+var errRebind = errors.New("private address in a public answer")
 
 // resolver answers what is not of the mesh: from its cache, or by the forwarder of the longest
 // domain that the name is in. The same question is asked once at a time, whoever waits
 // for it; so a question that comes back to us by way of its own servers waits for itself and
 // ends, instead of going round.
 type resolver struct {
-	forwarders []zoneForwarder // longest domain first; the last has "." and all else
-	private    bool            // private addresses are taken from anybody
+	forwarders []zoneForwarder       // longest domain first; the last has "." and all else
+	refused    func(netip.Addr) bool // addresses that are not taken from the last; nil: none
 	cache      *cache
 	loops      *loops
 	// stop ends what runs on behalf of nobody in particular.
@@ -63,14 +61,15 @@ type flight struct {
 	err   error
 }
 
+// failure is a flight that came to nothing, and is what the same question gets until then.
 type failure struct {
-	err   error
+	*flight
 	until time.Time
 }
 
-func newResolver(forwarders []zoneForwarder, private bool, log *slog.Logger) *resolver {
+func newResolver(forwarders []zoneForwarder, refused func(netip.Addr) bool, log *slog.Logger) *resolver {
 	slices.SortStableFunc(forwarders, func(a, b zoneForwarder) int { return miekg.CountLabel(b.domain) - miekg.CountLabel(a.domain) })
-	r := &resolver{forwarders: forwarders, private: private, cache: newCache(), loops: newLoops(log),
+	r := &resolver{forwarders: forwarders, refused: refused, cache: newCache(), loops: newLoops(log),
 		flights: map[cacheKey]*flight{}, sources: map[netip.Addr]int{}, failed: map[cacheKey]failure{}}
 	for _, z := range forwarders {
 		servers := z.servers
@@ -111,9 +110,7 @@ func (r *resolver) ask(ctx context.Context, q *miekg.Msg, src netip.Addr) (*miek
 	kept, fresh, again := r.cache.get(k, now)
 	if fresh {
 		if again {
-			if _, err := r.fly(k, q, netip.Addr{}); err != nil {
-				r.cache.gaveUp(k)
-			}
+			r.fly(k, q, netip.Addr{}) // if not now, then when it is asked for next
 		}
 		return kept, nil
 	}
@@ -137,7 +134,7 @@ func (r *resolver) ask(ctx context.Context, q *miekg.Msg, src netip.Addr) (*miek
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	if kept != nil && (f.err != nil && !errors.Is(f.err, errRebind) || f.err == nil && f.reply.Rcode == miekg.RcodeServerFailure) {
+	if kept != nil && f.failed() && !errors.Is(f.err, errRebind) {
 		return kept, nil
 	}
 	if f.err != nil {
@@ -146,7 +143,12 @@ func (r *resolver) ask(ctx context.Context, q *miekg.Msg, src netip.Addr) (*miek
 	return f.reply.Copy(), nil
 }
 
-// fly gives the flight of a question: the one that is under way, or a new one on behalf of src.
+// failed says that there is no answer, or one that says nothing about the name. The flight is over.
+func (f *flight) failed() bool {
+	return f.err != nil || f.reply.Rcode != miekg.RcodeSuccess && f.reply.Rcode != miekg.RcodeNameError
+}
+
+// fly gives the flight of a question: the one that is under way or has failed a moment ago, or a new one on behalf of src.
 func (r *resolver) fly(k cacheKey, q *miekg.Msg, src netip.Addr) (*flight, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -156,10 +158,10 @@ func (r *resolver) fly(k cacheKey, q *miekg.Msg, src netip.Addr) (*flight, error
 	switch f := r.failed[k]; {
 	case r.closed:
 		return nil, context.Canceled
+	case time.Now().Before(f.until):
+		return f.flight, nil
 	case r.sources[src] >= maxPerSource:
 		return nil, errBusy
-	case time.Now().Before(f.until):
-		return nil, errors.Join(errLately, f.err)
 	}
 	f := &flight{done: make(chan struct{})}
 	r.flights[k] = f
@@ -172,7 +174,7 @@ func (r *resolver) fly(k cacheKey, q *miekg.Msg, src netip.Addr) (*flight, error
 		if r.sources[src]--; r.sources[src] == 0 {
 			delete(r.sources, src)
 		}
-		r.noteLocked(k, f.err)
+		r.noteLocked(k, f)
 		r.mu.Unlock()
 		close(f.done)
 	})
@@ -182,11 +184,14 @@ func (r *resolver) fly(k cacheKey, q *miekg.Msg, src netip.Addr) (*flight, error
 func (r *resolver) fetch(k cacheKey, q *miekg.Msg) (*miekg.Msg, error) {
 	z := r.forwarders[slices.IndexFunc(r.forwarders, func(z zoneForwarder) bool { return within(k.name, z.domain) })]
 	m, err := z.ask(r.running, q)
-	if err == nil && !r.private && z.domain == "." && hasPrivate(m) {
+	if err == nil && r.refused != nil && z.domain == "." && hasAddress(m, r.refused) {
 		err = errRebind
 	}
 	if err != nil {
-		r.cache.gaveUp(k)
+		if r.running.Err() == nil && !errors.Is(err, errBusy) && !errors.Is(err, errNoUpstream) && !errors.Is(err, errRebind) {
+			r.loops.suspect()
+			z.servers() // probes them
+		}
 		return nil, err
 	}
 	r.cache.put(k, m, time.Now())
@@ -194,34 +199,22 @@ func (r *resolver) fetch(k cacheKey, q *miekg.Msg) (*miekg.Msg, error) {
 }
 
 // noteLocked remembers a failure for a moment.
-func (r *resolver) noteLocked(k cacheKey, err error) {
-	if err == nil || r.closed || errors.Is(err, errBusy) || errors.Is(err, errNoUpstream) {
+func (r *resolver) noteLocked(k cacheKey, f *flight) {
+	if !f.failed() || r.closed || errors.Is(f.err, errBusy) || errors.Is(f.err, errNoUpstream) {
 		delete(r.failed, k)
 		return
 	}
 	if len(r.failed) >= maxFailed {
 		clear(r.failed)
 	}
-	r.failed[k] = failure{err, time.Now().Add(failedFor)}
+	short := &flight{done: f.done, err: f.err}
+	if f.reply != nil { // without records, of which a server may send many
+		short.reply = &miekg.Msg{MsgHdr: f.reply.MsgHdr, Question: f.reply.Question}
+	}
+	r.failed[k] = failure{short, time.Now().Add(failedFor)}
 }
 
 // within says whether a name is a domain's or the domain itself; both in lower case.
 func within(name, domain string) bool {
 	return domain == "." || name == domain || strings.HasSuffix(name, "."+domain)
-}
-
-// hasPrivate says whether a reply has an address that means something else to everybody: such an
-// answer of a public name turns a browser against the network that it runs in.
-func hasPrivate(m *miekg.Msg) bool {
-	return slices.ContainsFunc(m.Answer, func(rr miekg.RR) bool {
-		var a netip.Addr
-		switch rr := rr.(type) {
-		case *miekg.A:
-			a, _ = netip.AddrFromSlice(rr.A)
-		case *miekg.AAAA:
-			a, _ = netip.AddrFromSlice(rr.AAAA)
-		}
-		a = a.Unmap()
-		return a.IsValid() && (a.IsPrivate() || a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsUnspecified())
-	})
 }

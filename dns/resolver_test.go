@@ -3,6 +3,7 @@ package dns
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"runtime"
@@ -100,7 +101,20 @@ func TestCache(t *testing.T) {
 			}
 		}
 	})
+	// A negative answer is told to live for the lower of its zone's two times, less its age.
 	c := newCache()
+	now := time.Unix(1e9, 0)
+	for name, soa := range map[string]string{"low.": "3600 IN SOA ns. root. 1 2 3 4 300", "high.": "300 IN SOA ns. root. 1 2 3 4 3600"} {
+		m := reply(name, ". "+soa)
+		m.Rcode = miekg.RcodeNameError
+		k := keyOf(question(name, miekg.TypeA))
+		c.put(k, m, now)
+		m, fresh, _ := c.get(k, now.Add(299*time.Second))
+		if _, still, _ := c.get(k, now.Add(300*time.Second)); !fresh || still || m.Ns[0].Header().Ttl != 1 {
+			t.Errorf("after 299 of 300 s fresh %v, then %v: %v", fresh, still, m)
+		}
+	}
+	c = newCache()
 	for i := range maxCached + 100 {
 		name := fmt.Sprintf("n%d.", i)
 		c.put(keyOf(question(name, miekg.TypeA)), reply(name, name+" 60 IN A 192.0.2.1"), time.Now())
@@ -121,19 +135,26 @@ func TestCache(t *testing.T) {
 	}
 }
 
-// scripted is an upstream server that answers by a function of the question.
+// scripted is an upstream server that answers by a function of the question, and probes not at all.
 func scripted(t *testing.T, f func(q *miekg.Msg) *miekg.Msg) (addr netip.AddrPort, asked *atomic.Int32) {
+	asked = new(atomic.Int32)
+	return serving(t, func(q *miekg.Msg) *miekg.Msg {
+		if q.Question[0].Qtype == miekg.TypeHINFO {
+			return nil
+		}
+		asked.Add(1)
+		return f(q)
+	}), asked
+}
+
+// serving is an upstream server, over UDP, that answers all that comes by a function of the question.
+func serving(t *testing.T, f func(q *miekg.Msg) *miekg.Msg) netip.AddrPort {
 	pc, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	asked = new(atomic.Int32)
 	started := make(chan struct{})
 	srv := &miekg.Server{PacketConn: pc, NotifyStartedFunc: func() { close(started) }, Handler: miekg.HandlerFunc(func(w miekg.ResponseWriter, q *miekg.Msg) {
-		if q.Question[0].Qtype == miekg.TypeHINFO {
-			return
-		}
-		asked.Add(1)
 		if m := f(q); m != nil {
 			w.WriteMsg(m)
 		}
@@ -142,7 +163,7 @@ func scripted(t *testing.T, f func(q *miekg.Msg) *miekg.Msg) (addr netip.AddrPor
 	go func() { srv.ActivateAndServe(); close(done) }()
 	<-started
 	t.Cleanup(func() { srv.Shutdown(); <-done })
-	return pc.LocalAddr().(*net.UDPAddr).AddrPort(), asked
+	return pc.LocalAddr().(*net.UDPAddr).AddrPort()
 }
 
 func answering(ip string, ttl int) func(*miekg.Msg) *miekg.Msg {
@@ -195,6 +216,74 @@ func TestCachedAnswers(t *testing.T) {
 	}
 }
 
+// What upstream servers can't or won't tell is asked once in a moment, takes the place of no stale answer, and is
+// asked again, also for a name that is to be fetched before it ends.
+func TestUpstreamErrorsAreRemembered(t *testing.T) {
+	var rcode atomic.Int32
+	live := answering("203.0.113.1", 100)
+	up, asked := scripted(t, func(q *miekg.Msg) *miekg.Msg {
+		m := live(q)
+		if m.Rcode = int(rcode.Load()); m.Rcode != miekg.RcodeSuccess {
+			m.Answer = nil
+		}
+		return m
+	})
+	s, addr := start(t, Options{Upstream: []netip.AddrPort{up}})
+	since := func(d time.Duration) { // a moment has passed, and all that is kept is so old
+		s.resolver.mu.Lock()
+		clear(s.resolver.failed)
+		s.resolver.mu.Unlock()
+		s.resolver.cache.mu.Lock()
+		for _, e := range s.resolver.cache.entries {
+			e.since = time.Now().Add(-d)
+		}
+		s.resolver.cache.mu.Unlock()
+	}
+	for _, code := range []int{miekg.RcodeServerFailure, miekg.RcodeRefused, miekg.RcodeNotImplemented} {
+		rcode.Store(0)
+		kept := question(fmt.Sprintf("kept%d.example.com.", code), miekg.TypeA)
+		ask(t, "udp", addr, kept)
+		since(time.Hour)
+		rcode.Store(int32(code))
+		broken := question(fmt.Sprintf("broken%d.example.com.", code), miekg.TypeA)
+		ask(t, "udp", addr, broken)
+		n := asked.Load()
+		s.resolver.mu.Lock()
+		for k, f := range s.resolver.failed { // however slow this machine is
+			f.until = time.Now().Add(time.Hour)
+			s.resolver.failed[k] = f
+		}
+		s.resolver.mu.Unlock()
+		for range 5 {
+			if m := ask(t, "udp", addr, broken); m.Rcode != code {
+				t.Errorf("%v", m)
+			}
+		}
+		if got := asked.Load(); got != n {
+			t.Errorf("%s: asked upstream %d times again", miekg.RcodeToString[code], got-n)
+		}
+		if m := ask(t, "udp", addr, kept); len(m.Answer) != 1 || m.Answer[0].Header().Ttl != staleTTL {
+			t.Errorf("%s, and a stale answer is there: %v", miekg.RcodeToString[code], m)
+		}
+		since(0)
+		n = asked.Load()
+		if ask(t, "udp", addr, broken); asked.Load() == n {
+			t.Errorf("%s: remembered for ever", miekg.RcodeToString[code])
+		}
+		// Nearly over, and what it is fetched again for fails: it is fetched again all the same.
+		for range 2 {
+			since(95 * time.Second)
+			n = asked.Load()
+			await(t, "it is fetched again", func() bool {
+				if m := ask(t, "udp", addr, kept); len(m.Answer) != 1 {
+					t.Fatalf("%v", m)
+				}
+				return asked.Load() > n
+			})
+		}
+	}
+}
+
 // What is asked for often is fetched again before it ends.
 func TestHotNamesAreFetchedAgain(t *testing.T) {
 	up, asked := scripted(t, answering("203.0.113.1", 100))
@@ -241,6 +330,47 @@ func TestSplitDomainsAndRebinding(t *testing.T) {
 	}
 }
 
+// Addresses that mean something else to everybody are refused in whatever record and form they come, and others are not.
+func TestRebindProtection(t *testing.T) {
+	var data atomic.Pointer[string]
+	up, _ := scripted(t, func(q *miekg.Msg) *miekg.Msg {
+		m := new(miekg.Msg).SetReply(q)
+		rr, err := miekg.NewRR(q.Question[0].Name + " 60 IN " + *data.Load())
+		if err != nil {
+			t.Errorf("%q: %v", *data.Load(), err)
+			return m
+		}
+		m.Answer = append(m.Answer, rr)
+		if _, is := rr.(*miekg.SRV); is {
+			rr, _ := miekg.NewRR("target.example. 60 IN A 10.0.0.1")
+			m.Extra = append(m.Extra, rr)
+		}
+		return m
+	})
+	s, addr := start(t, Options{Upstream: []netip.AddrPort{up}, RefusePrivate: true})
+	s.SetTable(NewTable("weft.local", []netip.Prefix{netip.MustParsePrefix("8.8.0.0/16"), netip.MustParsePrefix("2600:1::/32")}, nil))
+	n := 0
+	for text, refused := range map[string]bool{
+		"A 10.0.0.1": true, "A 100.64.0.1": true, "A 0.1.2.3": true, "A 127.0.0.1": true, "A 169.254.53.1": true, "A 172.31.0.1": true,
+		"A 192.168.0.1": true, "A 198.18.0.1": true, "A 255.255.255.255": true, "A 8.8.0.1": true,
+		"A 9.9.9.9": false, "A 100.128.0.1": false, "A 172.32.0.1": false, "A 8.9.0.1": false, "A 192.0.0.170": false,
+		"AAAA ::": true, "AAAA ::1": true, "AAAA ::ffff:10.0.0.1": true, "AAAA ::10.0.0.1": true, "AAAA 64:ff9b::a00:1": true, "AAAA 64:ff9b::808:1": true,
+		"AAAA 64:ff9b:1::a00:1": true, "AAAA 2002:a00:1::1": true, "AAAA fec0::1": true, "AAAA fe80::1": true, "AAAA fd00::1": true, "AAAA 2600:1::1": true,
+		"AAAA 2600:2::1": false, "AAAA 64:ff9b::909:909": false, "AAAA 2002:909:909::1": false,
+		"HTTPS 1 . ipv4hint=10.0.0.1": true, "HTTPS 1 . ipv6hint=fd00::1": true, "SVCB 1 . alpn=h2 ipv4hint=9.9.9.9,10.0.0.1": true,
+		"HTTPS 1 . ipv4hint=9.9.9.9": false,
+		"SRV 0 0 1 target.example.":  true, "TXT 10.0.0.1": false,
+	} {
+		data.Store(&text)
+		qtype, _, _ := strings.Cut(text, " ")
+		n++
+		m := ask(t, "udp", addr, question(fmt.Sprintf("n%d.example.", n), miekg.StringToType[qtype]))
+		if got := m.Rcode == miekg.RcodeRefused; got != refused || !got && len(m.Answer) != 1 {
+			t.Errorf("%s: refused %v: %v", text, got, m)
+		}
+	}
+}
+
 // Two servers that have each other as upstream: a question ends, and goes round once.
 func TestLoop(t *testing.T) {
 	one := newServer(t, Options{FallbackTimeout: 2 * time.Second, Upstream: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:9")}})
@@ -258,15 +388,108 @@ func TestLoop(t *testing.T) {
 	// The probe of one of them comes back and tells why; from then on it has nobody to ask.
 	found := func() (n int) {
 		for _, s := range []*Server{one, two} {
-			s.resolver.loops.mu.Lock()
-			n += len(s.resolver.loops.found)
-			s.resolver.loops.mu.Unlock()
+			for _, p := range knownLoops(s) {
+				if p.isLoop {
+					n++
+				}
+			}
 		}
 		return n
 	}
 	await(t, "the loop is found", func() bool { return found() > 0 })
 	if m := ask(t, "udp", oneAddr.String(), question("other.", miekg.TypeA)); m.Rcode != miekg.RcodeNameError {
 		t.Errorf("with nobody to ask: %v", m)
+	}
+}
+
+// knownLoops gives what a server knows of its upstream servers.
+func knownLoops(s *Server) map[netip.AddrPort]probed {
+	l := s.resolver.loops
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := map[netip.AddrPort]probed{}
+	for a, p := range l.known {
+		out[a] = *p
+	}
+	return out
+}
+
+// An upstream server that answered at first and then began to ask us is found out when it falls silent, and asked
+// again when it has ceased to.
+func TestLoopThatComesAndGoes(t *testing.T) {
+	var s *Server
+	var addr string
+	var asksUs atomic.Bool
+	live := answering("203.0.113.1", 60)
+	up := serving(t, func(q *miekg.Msg) *miekg.Msg {
+		if !asksUs.Load() {
+			return live(q)
+		}
+		c := miekg.Client{Timeout: 5 * time.Second}
+		m, _, err := c.Exchange(q, addr)
+		if err != nil {
+			return nil
+		}
+		return m
+	})
+	s, addr = start(t, Options{Upstream: []netip.AddrPort{up}, FallbackTimeout: 300 * time.Millisecond})
+	if m := ask(t, "udp", addr, question("www.example.com.", miekg.TypeA)); len(m.Answer) != 1 {
+		t.Fatalf("%v", m)
+	}
+	await(t, "it was probed", func() bool { p := knownLoops(s)[up]; return !p.onWay && time.Now().Before(p.due) })
+	asksUs.Store(true)
+	if m := ask(t, "udp", addr, question("other.example.com.", miekg.TypeA)); m.Rcode != miekg.RcodeServerFailure {
+		t.Errorf("in a loop: %v", m)
+	}
+	await(t, "the loop is found", func() bool { return knownLoops(s)[up].isLoop })
+	if m := ask(t, "udp", addr, question("other.", miekg.TypeA)); m.Rcode != miekg.RcodeNameError {
+		t.Errorf("with nobody to ask: %v", m)
+	}
+	asksUs.Store(false)
+	await(t, "the probe ends", func() bool { return !knownLoops(s)[up].onWay })
+	s.resolver.loops.mu.Lock()
+	s.resolver.loops.known[up].due = time.Now() // a minute later
+	s.resolver.loops.mu.Unlock()
+	n := 0
+	await(t, "it is asked again", func() bool {
+		n++
+		return len(ask(t, "udp", addr, question(fmt.Sprintf("again%d.example.com.", n), miekg.TypeA)).Answer) == 1
+	})
+}
+
+// A probe that nothing came of is made again at once, one that was answered after a while.
+func TestProbesThatAreLost(t *testing.T) {
+	answers := serving(t, func(q *miekg.Msg) *miekg.Msg { return new(miekg.Msg).SetRcode(q, miekg.RcodeNameError) })
+	l := newLoops(slog.New(slog.DiscardHandler))
+	due := func() bool {
+		good, probe := l.without([]netip.AddrPort{answers})
+		if len(good) != 1 {
+			t.Errorf("left out")
+		}
+		return len(probe) == 1
+	}
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, step := range []struct {
+		ctx  context.Context // of a probe before; nil: none
+		want bool
+	}{{nil, true}, {nil, false}, {over, true}, {t.Context(), false}} {
+		if step.ctx != nil {
+			l.probe(step.ctx, answers)
+		}
+		if got := due(); got != step.want {
+			t.Errorf("%+v: due %v", step, got)
+		}
+	}
+	l.suspect()
+	if !due() {
+		t.Error("no server answers, and none is probed")
+	}
+	for a, want := range map[string]bool{"127.0.0.53": true, "10.0.0.1": true, "100.100.100.100": true, "fe80::1%lo": true,
+		"fd00::1": true, "198.51.100.1": false, "2001:db8::1": false} {
+		if got := nearby(netip.MustParseAddr(a)); got != want {
+			t.Errorf("%s nearby: %v", a, got)
+		}
 	}
 }
 

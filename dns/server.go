@@ -28,7 +28,8 @@ type Options struct {
 	ResolvConf string
 	// Forward has servers for single domains and all names below them, port 53 if the port is zero.
 	Forward map[string][]netip.AddrPort
-	// RefusePrivate refuses answers of the other upstream servers that have private addresses.
+	// RefusePrivate refuses answers of the other upstream servers that have addresses which are not global (RFC 6890), or of the
+	// table's ranges: such an answer of a public name turns a browser against the network that it runs in.
 	RefusePrivate bool
 	// FallbackTimeout is how long a client waits at most for what upstream
 	// servers say, before it gets SERVFAIL. Zero: 5 s.
@@ -59,9 +60,13 @@ type Server struct {
 
 	queries, malformed, refused, forwarded, failed, shed atomic.Uint64
 
+	poke chan struct{} // look at soon again
+
 	mu      sync.Mutex // guards the fields below
 	state   state
 	sockets map[netip.AddrPort]*socket // by wanted address
+	wanted  []netip.AddrPort           // by the last SetListen, each once
+	soon    map[netip.AddrPort]bool    // of those, what is worth trying again by ourselves
 	// inherited says that what a predecessor left was looked at.
 	inherited bool
 	start     func(*socket)  // serves a socket; set while Run runs
@@ -119,8 +124,8 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{
 		ttl: o.TTL, allow: o.Allow, keeper: o.Keeper, log: o.Log,
-		sockets: make(map[netip.AddrPort]*socket),
-		tcp:     defaultTCPLimits,
+		sockets: make(map[netip.AddrPort]*socket), soon: make(map[netip.AddrPort]bool), poke: make(chan struct{}, 1),
+		tcp: defaultTCPLimits,
 	}
 	s.upstream = newUpstream(fixed, o.ResolvConf, s.Listening, o.Log)
 	forwarders := []zoneForwarder{{".", newForwarder(o.FallbackTimeout, s.upstream.servers)}}
@@ -128,7 +133,12 @@ func New(o Options) (*Server, error) {
 		u := newUpstream(servers, "", s.Listening, o.Log)
 		forwarders = append(forwarders, zoneForwarder{d, newForwarder(o.FallbackTimeout, u.servers)})
 	}
-	s.resolver = newResolver(forwarders, !o.RefusePrivate, o.Log)
+	var refused func(netip.Addr) bool
+	if o.RefusePrivate {
+		// What is public elsewhere may be the mesh's own here.
+		refused = func(a netip.Addr) bool { return !isGlobal(a) || covers(s.table.Load().ranges, a) }
+	}
+	s.resolver = newResolver(forwarders, refused, o.Log)
 	s.upstream.changed = s.resolver.cache.clear
 	s.table.Store(NewTable(domain, nil, nil))
 	s.listening.Store(new([]netip.AddrPort))
@@ -209,7 +219,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	s.mu.Unlock()
 
-	<-ctx.Done()
+	s.rebind(ctx)
 
 	s.mu.Lock()
 	s.state = ended

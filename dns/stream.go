@@ -2,9 +2,11 @@ package dns
 
 import (
 	"bytes"
+	"errors"
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 
 	miekg "github.com/miekg/dns"
@@ -23,11 +25,7 @@ var defaultTCPLimits = tcpLimits{
 	total: 512, perSource: 64,
 }
 
-func (l tcpLimits) idleTimeout() time.Duration { return l.idle }
-
-// tcpListener closes connections of strangers, and those above its limits, as soon as they come, and
-// gives every write a deadline, which miekg/dns does not: a client that reads
-// nothing would hold a goroutine and Shutdown for ever.
+// tcpListener closes connections of strangers, and those above its limits, as soon as they come.
 type tcpListener struct {
 	net.Listener
 	limits tcpLimits
@@ -55,24 +53,36 @@ func (t *tcpListener) Accept() (net.Conn, error) {
 	for {
 		c, err := t.Listener.Accept()
 		if err != nil {
-			// miekg/dns calls again at once, which with no file descriptor
-			// left is a busy loop.
+			if !exhausted(err) {
+				return nil, err
+			}
+			// It goes on when others have closed some of theirs.
 			pause := time.NewTimer(50 * time.Millisecond)
 			select {
 			case <-pause.C:
 			case <-t.ended:
 			}
 			pause.Stop()
-			return nil, err
+			continue
 		}
-		src, _ := source(c.RemoteAddr())
+		src := source(c.RemoteAddr())
 		// Strangers take no place of those who may ask.
 		if !t.admits(src) || !t.take(src) {
 			c.Close()
 			continue
 		}
-		return &tcpConn{Conn: c, write: t.limits.write, release: sync.OnceFunc(func() { t.give(src) })}, nil
+		return &tcpConn{Conn: c, release: sync.OnceFunc(func() { t.give(src) })}, nil
 	}
+}
+
+// exhausted says whether an error of accept(2) is one that passes: there is no room for another connection.
+func exhausted(err error) bool {
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 func (t *tcpListener) take(src netip.Addr) bool {
@@ -97,13 +107,7 @@ func (t *tcpListener) give(src netip.Addr) {
 
 type tcpConn struct {
 	net.Conn
-	write   time.Duration
 	release func()
-}
-
-func (c *tcpConn) Write(b []byte) (int, error) {
-	c.SetWriteDeadline(time.Now().Add(c.write))
-	return c.Conn.Write(b)
 }
 
 func (c *tcpConn) Close() error {

@@ -18,24 +18,37 @@ type Table struct {
 	domain string              // in text
 	apex   string              // in wire form
 	zones  map[string]struct{} // apexes
-	names  trie                // every name that exists
-	stars  int                 // how many of them begin with "*"
+	ranges []netip.Prefix
+	names  trie // every name that exists
+	stars  int  // how many of them begin with "*"
 	hosts  *hosts
 	soa    string // RDATA
 	ns     string // RDATA
 }
 
-// node is one name. It exists if it has entries of hosts that are not hidden, if there
-// are names below it (RFC 8020), or if it is an apex.
+// node is one name. It exists if it or a name below it (RFC 8020) has entries of hosts that are not hidden, or if it
+// is an apex.
 type node struct {
 	hash    uint64  // of name
 	name    string  // wire form, lower case
 	next    *node   // in the chain of a slot of the trie
 	entries []entry // sorted
-	below   int     // names further down that have entries
+	below   *below  // nil: nothing
 	apex    bool
 	by      *edit    // may change the node in place
 	one     [1]entry // where entries are as long as there is only one: near the rest
+}
+
+// below is what there is further down than a name.
+type below struct {
+	hosts []belowHost
+	by    *edit // may change it in place
+}
+
+// belowHost is how many names a host has entries at.
+type belowHost struct {
+	host  uint16
+	names int
 }
 
 // hosts is what is known of those who registered names.
@@ -70,6 +83,7 @@ func NewTable(domain string, ranges []netip.Prefix, rs []Record) *Table {
 	t.zones[t.apex] = struct{}{}
 	for _, p := range ranges {
 		if p.IsValid() {
+			t.ranges = append(t.ranges, p)
 			for _, z := range reverseZones(p) {
 				t.zones[toWire(z)] = struct{}{}
 			}
@@ -83,7 +97,8 @@ func NewTable(domain string, ranges []netip.Prefix, rs []Record) *Table {
 			if len(up) < 2 || t.zoneOf([]byte(up)) < 0 {
 				break
 			}
-			e.change(up, func(n *node) { n.below++ })
+			always := e.host("") // as for what no host registers: it can't be hidden
+			e.change(up, func(n *node) { n.below = n.below.add(always, 1, e.by) })
 		}
 	}
 	for _, r := range rs {
@@ -183,11 +198,18 @@ func (e *Edit) host(name string) uint16 {
 
 // reverse gives the name that leads back to a record, if it is of a zone of ours.
 func (e *Edit) reverse(r Record) (string, bool) {
-	if !r.Addr.IsValid() || r.Name[0] == '*' {
+	if !r.Addr.IsValid() || r.Name[0] == '*' || e.t.byID(r) {
 		return "", false
 	}
 	rev := toWire(reverseOf(r.Addr))
 	return rev, e.t.zoneOf([]byte(rev)) >= 0
+}
+
+// byID says that a name is ID.NAME.DOMAIN, where services find the container with that ID: it is not what
+// the container is called.
+func (t *Table) byID(r Record) bool {
+	name, ok := strings.CutPrefix(r.Name, r.Owner+".")
+	return ok && r.Owner != "" && name != t.domain
 }
 
 // change changes the node of a name, made if need be and dropped if nothing is
@@ -207,7 +229,7 @@ func (e *Edit) change(name string, f func(*node)) {
 		n.entries = append(n.entries, old.entries...)
 	}
 	f(n)
-	if len(n.entries) == 0 && n.below == 0 && !n.apex {
+	if len(n.entries) == 0 && n.below == nil && !n.apex {
 		n = nil
 	}
 	e.t.names = e.t.names.set(name, n, e.by)
@@ -216,7 +238,7 @@ func (e *Edit) change(name string, f func(*node)) {
 func (e *Edit) put(name string, x entry) {
 	first := false
 	e.change(name, func(n *node) {
-		first = len(n.entries) == 0
+		first = !ofHost(n.entries, x.host)
 		i, has := slices.BinarySearchFunc(n.entries, x, entry.compare)
 		if has {
 			n.entries[i].down = x.down
@@ -225,7 +247,7 @@ func (e *Edit) put(name string, x entry) {
 		n.entries = slices.Insert(n.entries, i, x)
 	})
 	if first {
-		e.count(name, 1)
+		e.count(name, x.host, 1)
 	}
 }
 
@@ -238,16 +260,16 @@ func (e *Edit) take(name string, x entry) {
 		i, has := slices.BinarySearchFunc(n.entries, x, entry.compare)
 		if has {
 			n.entries = slices.Delete(n.entries, i, i+1)
-			last = len(n.entries) == 0
+			last = !ofHost(n.entries, x.host)
 		}
 	})
 	if last {
-		e.count(name, -1)
+		e.count(name, x.host, -1)
 	}
 }
 
-// count tells all names above one, up to its apex, that it came or went.
-func (e *Edit) count(name string, by int) {
+// count tells all names above one, up to its apex, that a host's came or went.
+func (e *Edit) count(name string, host uint16, by int) {
 	if strings.HasPrefix(name, "\x01*") {
 		e.t.stars += by
 	}
@@ -256,8 +278,34 @@ func (e *Edit) count(name string, by int) {
 			return
 		}
 		name = name[1+name[0]:]
-		e.change(name, func(n *node) { n.below += by })
+		e.change(name, func(n *node) { n.below = n.below.add(host, by, e.by) })
 	}
+}
+
+// add counts names of a host. Its cost goes by the number of hosts that have any here.
+func (b *below) add(host uint16, names int, by *edit) *below {
+	switch {
+	case b == nil:
+		b = &below{by: by}
+	case b.by != by:
+		b = &below{hosts: append(make([]belowHost, 0, len(b.hosts)+1), b.hosts...), by: by}
+	}
+	i := slices.IndexFunc(b.hosts, func(h belowHost) bool { return h.host == host })
+	if i < 0 {
+		i = len(b.hosts)
+		b.hosts = append(b.hosts, belowHost{host: host})
+	}
+	if b.hosts[i].names += names; b.hosts[i].names == 0 {
+		b.hosts = slices.Delete(b.hosts, i, i+1)
+	}
+	if len(b.hosts) == 0 {
+		return nil
+	}
+	return b
+}
+
+func ofHost(es []entry, host uint16) bool {
+	return slices.ContainsFunc(es, func(e entry) bool { return e.host == host })
 }
 
 // zoneOf gives where in a name, in wire form and lower case, the apex of the
@@ -280,7 +328,11 @@ func (t *Table) zoneOf(name []byte) int {
 
 // exists says whether a name is there now.
 func (t *Table) exists(n *node) bool {
-	return n != nil && (n.below > 0 || n.apex || t.anyShown(n.entries))
+	return n != nil && (t.anyShown(n.entries) || n.apex || t.shownBelow(n))
+}
+
+func (t *Table) shownBelow(n *node) bool {
+	return n.below != nil && slices.ContainsFunc(n.below.hosts, func(h belowHost) bool { return !t.hosts.list[h.host].Hidden })
 }
 
 func (t *Table) anyShown(es []entry) bool {
@@ -381,16 +433,7 @@ func (r Record) compare(o Record) int {
 func (t *Table) Since(old *Table) (came, went []Record) {
 	visit := func(name string, was, is *node) {
 		before, now := old.appendShown(nil, name, was), t.appendShown(nil, name, is)
-		for _, r := range now {
-			if !slices.Contains(before, r) {
-				came = append(came, r)
-			}
-		}
-		for _, r := range before {
-			if !slices.Contains(now, r) {
-				went = append(went, r)
-			}
-		}
+		came, went = appendOthers(came, now, before), appendOthers(went, before, now)
 	}
 	if old.sameHidden(t) {
 		old.names.differ(&t.names, visit)
@@ -405,6 +448,20 @@ func (t *Table) Since(old *Table) (came, went []Record) {
 	slices.SortFunc(came, Record.compare)
 	slices.SortFunc(went, Record.compare)
 	return came, went
+}
+
+// appendOthers appends what of some records is not among others. A name of a service may have thousands.
+func appendOthers(rs, some, others []Record) []Record {
+	set := make(map[Record]struct{}, len(others))
+	for _, r := range others {
+		set[r] = struct{}{}
+	}
+	for _, r := range some {
+		if _, ok := set[r]; !ok {
+			rs = append(rs, r)
+		}
+	}
+	return rs
 }
 
 // sameHidden says whether the hosts that both tables know are hidden alike.

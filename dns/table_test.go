@@ -225,6 +225,33 @@ func TestReverseZonesAreTheRanges(t *testing.T) {
 
 // A table that was edited step by step is the one that is made of what is left, and
 // so is what [Table.Since] tells.
+// What a failed host has below a name makes no difference to what is said of the name.
+func TestHiddenBelow(t *testing.T) {
+	rs := records("h1", "*.apps.weft.local", "10.0.0.1", "x.weft.local", "10.0.0.2")
+	rs = append(rs, records("h2", "foo.apps.weft.local", "10.0.0.3", "bar.apps.weft.local", "10.0.0.4", "lone.weft.local", "10.0.0.5")...)
+	for _, name := range []string{"foo.apps.weft.local", "lone.weft.local"} {
+		rs = append(rs, Record{Name: "_http._tcp." + name, Port: 80, Target: name, Host: "h2"})
+	}
+	e := NewTable("weft.local", nil, rs).Edit()
+	e.SetHost("h2", HostState{Hidden: true})
+	s := newServer(t, Options{})
+	s.SetTable(e.Done())
+	addr := listen(t, s)
+	run(t, s)
+	for name, want := range map[string]string{
+		"foo.apps.weft.local.":        "NOERROR aa foo.apps.weft.local. A 10.0.0.1",
+		"bar.apps.weft.local.":        "NOERROR aa bar.apps.weft.local. A 10.0.0.1",
+		"_tcp.foo.apps.weft.local.":   "NOERROR aa _tcp.foo.apps.weft.local. A 10.0.0.1",
+		"apps.weft.local.":            "NOERROR aa ns weft.local. SOA",
+		"lone.weft.local.":            "NXDOMAIN aa ns weft.local. SOA",
+		"_http._tcp.lone.weft.local.": "NXDOMAIN aa ns weft.local. SOA",
+	} {
+		if got := tell(ask(t, "udp", addr, question(name, miekg.TypeA))); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+}
+
 func TestEdits(t *testing.T) {
 	ranges := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("10.32.1.0/24")}
 	rapid.Check(t, func(t *rapid.T) {
@@ -265,7 +292,7 @@ func TestEdits(t *testing.T) {
 			e.SetHost("h2", HostState{Hidden: hidden})
 			table = e.Done()
 
-			fresh := NewTable("weft.local", ranges, slices.Collect(maps.Values(model)))
+			fresh, shown := NewTable("weft.local", ranges, slices.Collect(maps.Values(model))), maps.Clone(model)
 			e = fresh.Edit()
 			e.SetHost("h2", HostState{Hidden: hidden})
 			fresh = e.Done()
@@ -275,9 +302,15 @@ func TestEdits(t *testing.T) {
 			if table.Len() != fresh.Len() || table.stars != fresh.stars {
 				t.Fatalf("%d names and %d stars, want %d and %d", table.Len(), table.stars, fresh.Len(), fresh.stars)
 			}
+			maps.DeleteFunc(shown, func(_, r Record) bool { return hidden && r.Host == "h2" })
+			exist := NewTable("weft.local", ranges, slices.Collect(maps.Values(shown)))
 			fresh.names.all(func(name string, want *node) {
-				if got := table.names.get([]byte(name)); got == nil || got.below != want.below || len(got.entries) != len(want.entries) {
+				got := table.names.get([]byte(name))
+				if got == nil || len(got.entries) != len(want.entries) {
 					t.Fatalf("%s: %+v, want %+v", fromWire(name), got, want)
+				}
+				if is, want := table.exists(got), exist.names.get([]byte(name)) != nil; is != want {
+					t.Fatalf("%s, h2 hidden %v: exists %v, want %v", fromWire(name), hidden, is, want)
 				}
 			})
 			came, went := table.Since(before)
@@ -306,5 +339,32 @@ func TestNoNameHangsInTheAir(t *testing.T) {
 	inner := []byte(toWire("4.1.32.10.in-addr.arpa."))
 	if table.names.get([]byte(toWire("32.10.in-addr.arpa."))) == nil || string(inner[table.zoneOf(inner):]) != toWire("1.32.10.in-addr.arpa.") {
 		t.Error("the inner zone hangs in the air")
+	}
+}
+
+// A container's name by its ID leads to it and is not what it is called, unless it has no other.
+func TestNoWayBackToAnID(t *testing.T) {
+	addr := netip.MustParseAddr("10.32.0.1")
+	rs := []Record{{Name: "web.weft.local.", Addr: addr, Owner: "c1", Host: "h"}, {Name: "c1.web.weft.local.", Addr: addr, Owner: "c1", Host: "h"}, {Name: "c1.weft.local.", Addr: addr, Owner: "c1", Host: "h"}}
+	tab := NewTable("weft.local", []netip.Prefix{netip.MustParsePrefix("10.32.0.0/12")}, rs)
+	back := func() (names []string) {
+		for _, x := range tab.names.get([]byte(toWire(reverseOf(addr)))).entries {
+			names = append(names, x.data)
+		}
+		slices.Sort(names)
+		return names
+	}
+	if got, want := back(), []string{toWire("c1.weft.local."), toWire("web.weft.local.")}; !slices.Equal(got, want) {
+		t.Errorf("back lead %q, want %q", got, want)
+	}
+	if len(tab.At("c1.web.weft.local.")) != 1 {
+		t.Error("the ID does not lead to the container")
+	}
+	e := tab.Edit()
+	for _, r := range rs {
+		e.Remove(r)
+	}
+	if tab = e.Done(); tab.names.get([]byte(toWire(reverseOf(addr)))) != nil {
+		t.Errorf("%q is left", back())
 	}
 }

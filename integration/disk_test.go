@@ -100,3 +100,87 @@ func TestDiskFull(t *testing.T) {
 		t.Errorf("%s is given again: %s%s", got, out, stderr)
 	}
 }
+
+// TestDiskThatFailsToSync: a change whose sync fails was not made; if nobody can tell whether it was, the router ends,
+// with an exit code that a service manager acts on. The next one goes by what the disk has: no address has two users.
+func TestDiskThatFailsToSync(t *testing.T) {
+	netlab.Require(t, "busybox", "strace")
+	lab := newLab(t)
+	hs := newHosts(t, lab, netlab.HostOptions{}, "host1", "host2")
+	const unit = `until "$0" launch --foreground --resume; do echo "ended with $?"; done`
+	h := hs[0]
+	do(t, h, "launch") // once by hand, then by a service manager
+	token := do(t, h, "token")
+	killRouter(t, h)
+	p, err := h.Start("unit", "sh", "-c", unit, weft)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 20*time.Second, "it serves", func() error {
+		_, stderr, err := h.Run(weft, "status")
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, stderr)
+		}
+		return nil
+	})
+	join(t, hs[1], token, h.Addr().String())
+	waitPeers(t, hs...)
+	do(t, h, "prime")
+	a, b := attachWorkload(t, h, "a"), attachWorkload(t, hs[1], "b")
+	all := []*netlab.Workload{a.Workload, b.Workload}
+	holds := map[string]string{a.container: a.addr, b.container: b.addr}
+
+	// Of the two syncs of a change now one and now the other fails, as the router's threads take turns; what is to
+	// mend the second always does.
+	pid := routerPID(t, h)
+	tracer, err := h.Start("strace", "strace", "-f", "-e", "trace=fsync,fdatasync", "-e", "inject=fdatasync:error=EIO:when=2+2", "-e", "inject=fsync:error=EIO",
+		"-o", "/dev/null", "-p", fmt.Sprint(pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; !strings.Contains(p.Log(), "ended with"); i++ {
+		if i == 200 {
+			t.Fatal("a disk that fails to sync is no obstacle")
+		}
+		w, err := h.Workload(fmt.Sprintf("w%d", i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, w)
+		ns := "netns:" + w.NetNSPath()
+		out, stderr, err := h.Run(weft, "attach", ns)
+		switch {
+		case err == nil:
+			holds[ns] = strings.TrimSpace(out)
+		case strings.Contains(stderr, "it is not known what the disk has"):
+		case strings.Contains(stderr, "input/output error"):
+			holds[ns] = nothing
+		}
+	}
+	ended(t, "strace", tracer)
+	log := p.Log()
+	for _, want := range []string{"weft: error: the router ends, and leaves its tunnels as they are: its disk fails: it is not known what the disk has", "input/output error",
+		"weft: hint: the kernel's log (`dmesg`)", "ended with 1\n"} {
+		if !strings.Contains(log, want) {
+			t.Errorf("%q is missing in\n%s", want, tail(log, 4000))
+		}
+	}
+	a.pings(t, b.addr, 3)
+
+	eventually(t, 20*time.Second, "the next router serves", func() error {
+		if now := routerPID(t, h); now == pid {
+			return fmt.Errorf("process %d", pid)
+		}
+		_, stderr, err := h.Run(weft, "prime")
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, stderr)
+		}
+		return nil
+	})
+	for i, h := range hs {
+		all = append(all, attachWorkload(t, h, fmt.Sprint("later", i)).Workload)
+	}
+	eventually(t, 10*time.Second, "all is as it was answered, and no address has two users", func() error { return sameAsAnswered(hs, all, holds) })
+	do(t, h, "stop")
+	ended(t, "the unit", p)
+}

@@ -166,9 +166,9 @@ func exitCode(err error) int {
 }
 
 // launchMesh founds a mesh on the first host and joins the others by token.
-func launchMesh(t *testing.T, hs []*netlab.Host) {
+func launchMesh(t *testing.T, hs []*netlab.Host, flags ...string) {
 	t.Helper()
-	do(t, hs[0], "launch")
+	do(t, hs[0], append([]string{"launch"}, flags...)...)
 	token := do(t, hs[0], "token")
 	for _, h := range hs[1:] {
 		join(t, h, token, hs[0].Addr().String())

@@ -184,3 +184,53 @@ func TestForeignFiles(t *testing.T) {
 		nothingRuns(t, h)
 	}
 }
+
+// TestResetWithoutProof: what a host would hand over that may have forgotten something can be another's. It waits for
+// another host's word; by force it goes and hands over nothing.
+func TestResetWithoutProof(t *testing.T) {
+	lab := newLab(t)
+	hs := newHosts(t, lab, netlab.HostOptions{}, "host1", "host2")
+	launchMesh(t, hs)
+	waitPeers(t, hs...)
+	unproven := func() {
+		t.Helper()
+		killRouter(t, hs[0])
+		killRouter(t, hs[1])
+		if _, stderr, err := hs[1].Run("rm", "/run/weft/mark"); err != nil { // as a reboot does
+			t.Fatal(stderr)
+		}
+		do(t, hs[1], "launch")
+		refused(t, hs[1], []string{"reset"}, "this host's state may not be the latest", "bring another host of the mesh into reach", "weft reset --force")
+	}
+	unproven()
+	do(t, hs[0], "launch")
+	do(t, hs[0], "prime")
+	waitPeers(t, hs...)
+	out, stderr, err := hs[1].Run(weft, "reset") // it has heard from the other, or does so now
+	if err != nil || strings.Contains(stderr, "warning") {
+		t.Fatalf("reset with another host in reach: %v\n%s%s", err, out, stderr)
+	}
+	says(t, hs[0], 10*time.Second, []string{"status", "ipam"}, "1048576 IPs (100.0% of total)")
+	join(t, hs[1], do(t, hs[0], "token"), hs[0].Addr().String())
+	unproven()
+	if out, stderr, err = hs[1].Run(weft, "reset", "--force"); err != nil || !strings.Contains(stderr, "weft: warning: this host's state may not be the latest, so it has handed no address space over; `weft rmpeer ") {
+		t.Fatalf("reset --force: %v\n%s%s", err, out, stderr)
+	}
+	do(t, hs[0], "launch")
+	do(t, hs[0], "prime", "--alone")
+	says(t, hs[0], 30*time.Second, []string{"status", "ipam"}, "host2)", "- unreachable!")
+	_, id, _ := strings.Cut(stderr, "`weft rmpeer ")
+	id, _, _ = strings.Cut(id, "`")
+	do(t, hs[0], "rmpeer", "--force", id) // of two, one is no majority
+	says(t, hs[0], 10*time.Second, []string{"status", "ipam"}, "1048576 IPs (100.0% of total)")
+
+	// The only host of its mesh has nobody to wait for, once it was up for long enough to be dialled.
+	h := newHosts(t, lab, netlab.HostOptions{}, "lone")[0]
+	do(t, h, "launch")
+	killRouter(t, h)
+	if _, stderr, err := h.Run("rm", "/run/weft/mark"); err != nil {
+		t.Fatal(stderr)
+	}
+	do(t, h, "launch")
+	do(t, h, "reset")
+}

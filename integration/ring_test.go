@@ -147,13 +147,15 @@ func TestTakeover(t *testing.T) {
 	results := make(chan outcome, 2)
 	for _, h := range hs[:2] {
 		go func() {
+			tick := time.NewTicker(time.Second)
+			defer tick.Stop()
 			for {
 				out, stderr, err := h.Run(weft, "rmpeer", "host3")
-				if err != nil && (strings.Contains(stderr, "taken for dead after") || strings.Contains(stderr, "no majority")) && t.Context().Err() == nil {
-					continue
+				if err == nil || !strings.Contains(stderr, "is taken for dead after") || t.Context().Err() != nil {
+					results <- outcome{out + stderr, err}
+					return
 				}
-				results <- outcome{out + stderr, err}
-				return
+				<-tick.C
 			}
 		}()
 	}
@@ -206,6 +208,22 @@ func TestTakeoverByForce(t *testing.T) {
 		t.Fatal(err)
 	}
 	says(t, hs[1], 30*time.Second, []string{"status", "ipam"}, "host1)", "- unreachable!")
+	refused(t, hs[1], []string{"rmpeer", "host1"}, "host1) was seen ", "is taken for dead after 1m0s")
+	// A router that was launched since has not seen it, and knows of no minute without it.
+	killRouter(t, hs[1])
+	do(t, hs[1], "launch")
+	const tooSoon = "host1) is not known to have been out of reach for 1m0s: the router of this host has run for "
+	refused(t, hs[1], []string{"rmpeer", "host1"}, tooSoon)
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	eventually(t, 120*time.Second, "the minute is over", func() error {
+		<-tick.C
+		if _, stderr, err := hs[1].Run(weft, "rmpeer", "host1"); err == nil || strings.Contains(stderr, tooSoon) {
+			return fmt.Errorf("%v: %s", err, stderr)
+		}
+		return nil
+	})
+	refused(t, hs[1], []string{"rmpeer", "host1"}, "no majority of those that own addresses has confirmed that ", ": 2 of 2 are needed, and 1 are in reach (not: ", "host1)")
 	out, stderr, err := hs[1].Run(weft, "rmpeer", "--force", "host1")
 	if err != nil || !strings.Contains(out, "524288 IPs taken over from ") || !strings.Contains(stderr, "its addresses are given to others as well") {
 		t.Fatalf("rmpeer --force: %v\n%s%s", err, out, stderr)

@@ -59,7 +59,7 @@ func (m *Mesh) Call(ctx context.Context, to peer.ID, method string, body []byte)
 }
 
 func (m *Mesh) call(ctx context.Context, to peer.ID, method string, body []byte) ([]byte, error) {
-	l, err := m.open(ctx, purposeCall, m.inside(to))
+	l, err := m.open(ctx, purposeCall, to, m.inside(to))
 	if err != nil {
 		return nil, err
 	}

@@ -112,7 +112,7 @@ func (m *Mesh) tryTarget(ctx context.Context, t *target) {
 	var id peer.ID
 	addrs, err := m.resolve(ctx, t.addr)
 	if err == nil {
-		id, err = m.joinAt(ctx, addrs...)
+		id, err = m.joinAt(ctx, peer.ID{}, addrs...)
 	}
 	if ctx.Err() != nil {
 		return
@@ -304,7 +304,7 @@ func (m *Mesh) noteCopy(err error) {
 
 // rejoin is joinAt for a host that is known; what goes wrong is usual.
 func (m *Mesh) rejoin(ctx context.Context, id peer.ID, addrs ...netip.AddrPort) error {
-	_, err := m.joinAt(ctx, addrs...)
+	_, err := m.joinAt(ctx, id, addrs...)
 	if err == nil || ctx.Err() != nil {
 		m.noteCopy(err)
 		return err

@@ -355,7 +355,7 @@ func (m *Mesh) live() []peer.ID {
 func (m *Mesh) syncWith(ctx context.Context, id peer.ID) error {
 	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()
-	l, err := m.open(ctx, purposeSync, m.inside(id))
+	l, err := m.open(ctx, purposeSync, id, m.inside(id))
 	if err != nil {
 		return fmt.Errorf("sync with %v: %w", id, err)
 	}

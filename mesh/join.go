@@ -14,13 +14,13 @@ import (
 // and meeting in gossip.
 const joinTimeout = 20 * time.Second
 
-// joinAt joins with whoever serves the join port at one of the addresses: logs
-// both ways, a tunnel, and then gossip through it. The ID is returned with an
+// joinAt joins with a host that serves the join port at one of the addresses, the
+// one that is wanted or, if that is zero, any: logs both ways, a tunnel, and then gossip through it. The ID is returned with an
 // error too, if it got that far.
-func (m *Mesh) joinAt(ctx context.Context, addrs ...netip.AddrPort) (peer.ID, error) {
+func (m *Mesh) joinAt(ctx context.Context, want peer.ID, addrs ...netip.AddrPort) (peer.ID, error) {
 	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()
-	l, err := m.open(ctx, purposeJoin, addrs...)
+	l, err := m.open(ctx, purposeJoin, want, addrs...)
 	if err != nil {
 		return peer.ID{}, err
 	}

@@ -70,22 +70,112 @@ func readMsg(s *Session, limit int, want ...msgType) (msgType, []byte, error) {
 	return 0, nil, fmt.Errorf("read message: unexpected type in %d bytes", len(b))
 }
 
-// open dials, proves the secret, and goes through the hellos and verdicts.
-func (m *Mesh) open(ctx context.Context, p purpose, addrs ...netip.AddrPort) (*link, error) {
-	conn, err := m.dial(ctx, addrs)
+// open dials, proves the secret, and goes through the hellos and verdicts, at the first
+// address where that succeeds. Somebody else may answer at the others: hosts of
+// different sites have the same private addresses. want is who is looked for; zero:
+// any host but this one.
+func (m *Mesh) open(ctx context.Context, p purpose, want peer.ID, addrs ...netip.AddrPort) (*link, error) {
+	return race(ctx, addrs, raced[*link]{
+		try: func(ctx context.Context, a netip.AddrPort) (*link, error) { return m.openOne(ctx, p, want, a) },
+		won: func(l *link) {
+			l.stop() // the tries end here, the link does not
+			l.stop = context.AfterFunc(ctx, func() { _ = l.s.Close() })
+		},
+		lost: (*link).close,
+	})
+}
+
+func (m *Mesh) openOne(ctx context.Context, p purpose, want peer.ID, addr netip.AddrPort) (*link, error) {
+	dial, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	conn, err := m.o.Network.Dial(dial, addr)
 	if err != nil {
-		return nil, err
+		return nil, dialError(err)
 	}
 	s, err := Client(ctx, conn, m.o.Identity, m.o.Secret)
 	if err != nil {
 		return nil, err
 	}
 	l := &link{s: s, purpose: p, stop: context.AfterFunc(ctx, func() { _ = s.Close() })}
-	if err := m.greet(ctx, l); err != nil {
+	err = m.greet(ctx, l)
+	if err == nil && !want.IsZero() && l.id != want {
+		err = &strangerError{addr, l.id}
+	}
+	if err != nil {
 		l.close()
 		return nil, err
 	}
 	return l, nil
+}
+
+// strangerError says that another host was met than the one that was looked for.
+type strangerError struct {
+	at  netip.AddrPort
+	met peer.ID
+}
+
+func (e *strangerError) Error() string { return fmt.Sprintf("%v answers at %v", e.met, e.at) }
+
+// raced is what race does: a try ends with its ctx; won is called with what the first
+// success gave before the ctx of all tries ends, lost with what came too late.
+type raced[T any] struct {
+	try       func(context.Context, netip.AddrPort) (T, error)
+	won, lost func(T)
+}
+
+// race tries addresses until one try succeeds; the next one begins when one has
+// failed, or all have been silent for a moment. Of several errors it returns the first
+// that somebody's answer brought, else the first.
+func race[T any](ctx context.Context, addrs []netip.AddrPort, x raced[T]) (none T, err error) {
+	if len(addrs) == 0 {
+		return none, errors.New("dial: no address is known")
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type result struct {
+		i   int
+		got T
+		err error
+	}
+	results := make(chan result, len(addrs))
+	next := time.NewTimer(0)
+	defer next.Stop()
+	errs := make([]error, len(addrs))
+	started := 0
+	for ended := 0; ended < len(addrs); {
+		select {
+		case <-next.C:
+			if started < len(addrs) {
+				i := started
+				started++
+				go func() {
+					got, err := x.try(ctx, addrs[i])
+					results <- result{i, got, err}
+				}()
+				next.Reset(250 * time.Millisecond)
+			}
+		case r := <-results:
+			ended++
+			if r.err == nil {
+				x.won(r.got)
+				cancel()
+				for range started - ended {
+					if late := <-results; late.err == nil {
+						x.lost(late.got)
+					}
+				}
+				return r.got, nil
+			}
+			errs[r.i] = r.err
+			next.Reset(0)
+		}
+	}
+	for _, e := range errs {
+		if reasonOf(e) != Unreachable {
+			return none, e
+		}
+	}
+	return none, errs[0]
 }
 
 // greet is the client's half of the hellos.
@@ -265,54 +355,6 @@ func (m *Mesh) nicknameLocked(id peer.ID) string {
 		return h.rec.Nickname
 	}
 	return ""
-}
-
-// dial makes a connection to the first address that answers; the next one is
-// tried when the one before has failed, or has been silent for a moment.
-func (m *Mesh) dial(ctx context.Context, addrs []netip.AddrPort) (net.Conn, error) {
-	if len(addrs) == 0 {
-		return nil, errors.New("dial: no address is known")
-	}
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	type result struct {
-		conn net.Conn
-		err  error
-	}
-	results := make(chan result, len(addrs))
-	next := time.NewTimer(0)
-	defer next.Stop()
-	var errs error
-	for started, ended := 0, 0; ended < len(addrs); {
-		select {
-		case <-next.C:
-			if started < len(addrs) {
-				a := addrs[started]
-				started++
-				go func() { // ends with ctx, which this function cancels
-					c, err := m.o.Network.Dial(ctx, a)
-					results <- result{c, err}
-				}()
-				next.Reset(250 * time.Millisecond)
-			}
-		case r := <-results:
-			ended++
-			if r.err == nil {
-				cancel()
-				for n := ended; n < started; n++ { // connections that come too late
-					if late := <-results; late.err == nil {
-						_ = late.conn.Close()
-					}
-				}
-				return r.conn, nil
-			}
-			if errs == nil {
-				errs = dialError(r.err)
-			}
-			next.Reset(0)
-		}
-	}
-	return nil, errs
 }
 
 // dialError makes a dial's error a sentence.

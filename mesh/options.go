@@ -74,7 +74,8 @@ type Store interface {
 	// Load returns a copy of a whole bucket.
 	Load(bucket string) (map[string][]byte, error)
 	// Apply changes a bucket. When it returns nil, all of it is on disk; with an
-	// error none of it is.
+	// error none of it is. A Store that can not tell fails from then on, and what is
+	// on disk counts when it is opened again.
 	Apply(bucket string, put map[string][]byte, del []string) error
 }
 

@@ -178,6 +178,35 @@ func TestSilentHostsDoNotDelayOthers(t *testing.T) {
 	}
 }
 
+// A host is met although somebody else answers at the addresses that it names first:
+// this host itself, another member, or what is no router.
+func TestOthersAnswerAtItsAddresses(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, member, silent := w.box("host1"), w.box("host2"), w.box("silent")
+		ln, err := silent.host.Listen(t.Context(), netip.AddrPortFrom(silent.addr, DefaultPort))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = ln.Close() })
+		a.found()
+		member.join(a)
+		w.within(5*time.Second, "two hosts", func() bool { return oneMesh(a, member) })
+		joins := a.mesh.Counters()["joins"] + a.mesh.Counters()["joins_served"]
+		all := []*box{a, member}
+		for _, first := range []*box{a, member, silent} {
+			x := w.box("behind-" + first.name)
+			x.join() // it knows nobody
+			a.knows(x, first)
+			all = append(all, x)
+		}
+		took := w.within(redialEvery+2*time.Second, "all of them", func() bool { return oneMesh(all...) })
+		t.Logf("met after %v", took)
+		if c := a.mesh.Counters(); c["joins"]+c["joins_served"]-joins > 2*uint64(len(all)) {
+			t.Errorf("it has joined the wrong ones: %v", c)
+		}
+	})
+}
+
 func TestSelfAsTarget(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		a := w.box("host1")

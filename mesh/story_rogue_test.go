@@ -278,7 +278,7 @@ func TestRogueWritesExtremes(t *testing.T) {
 func (r *rogue) exchange(to *box, digest []mark, es []Entry) error {
 	ctx, cancel := context.WithTimeout(r.t.Context(), 5*time.Second)
 	defer cancel()
-	l, err := r.mesh.open(ctx, purposeSync, netip.AddrPortFrom(to.control(), DefaultPort))
+	l, err := r.mesh.open(ctx, purposeSync, to.id.ID(), netip.AddrPortFrom(to.control(), DefaultPort))
 	if err != nil {
 		return err
 	}
@@ -438,7 +438,7 @@ func (r *rogue) dawdle(ctx context.Context, to *box) {
 	const pause = linkPatience - time.Second
 	for ctx.Err() == nil {
 		time.Sleep(10 * time.Millisecond)
-		l, err := r.mesh.open(ctx, purposeSync, netip.AddrPortFrom(to.control(), DefaultPort))
+		l, err := r.mesh.open(ctx, purposeSync, to.id.ID(), netip.AddrPortFrom(to.control(), DefaultPort))
 		if err != nil {
 			continue
 		}

@@ -197,10 +197,15 @@ func (b *box) launch(edit ...func(*Options)) {
 	}()
 }
 
-// knows gives b's router the record of x, as gossip would.
-func (b *box) knows(x *box) {
+// knows gives b's router the record of x, as gossip would. It says that x is to be found at its
+// address, and before that at others'.
+func (b *box) knows(x *box, first ...*box) {
 	b.w.t.Helper()
-	raw, err := SignRecord(x.id, b.w.secret, Record{Epoch: 1, ProtoMin: 1, ProtoMax: 1, Endpoints: []netip.AddrPort{netip.AddrPortFrom(x.addr, DefaultPort)}})
+	var at []netip.AddrPort
+	for _, y := range append(first, x) {
+		at = append(at, netip.AddrPortFrom(y.addr, DefaultPort))
+	}
+	raw, err := SignRecord(x.id, b.w.secret, Record{Epoch: 1, ProtoMin: 1, ProtoMax: 1, Endpoints: at})
 	if err != nil {
 		b.w.t.Fatal(err)
 	}

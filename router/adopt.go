@@ -12,8 +12,8 @@ import (
 )
 
 // holdBack is for how long a host whose state may not be the latest keeps
-// addresses of the range from containers that do not have them yet, while it
-// waits to hear from another host. If nobody can be heard for so long, nobody
+// addresses of the range from containers that do not have them yet, and answers for
+// none, while it waits to hear from another host. If nobody can be heard for so long, nobody
 // else uses them in reach of this host either.
 const holdBack = 10 * time.Second
 
@@ -181,11 +181,15 @@ func adopted(stored map[string]*attachment, real map[string][]netip.Prefix, doub
 	return out
 }
 
+// doubtLocked says that what containers here have may be another host's by now, and
+// that it is worth waiting to hear of it. mu is held.
+func (r *Router) doubtLocked() bool { return r.unproven && time.Since(r.doubted) < holdBack }
+
 // heldBack says that a container must not get the addresses of an attachment now:
 // this host's state may not be the latest, and they may be another's.
 func (r *Router) heldBack(a *attachment) bool {
 	r.mu.Lock()
-	doubt := r.unproven && time.Since(r.began) < holdBack
+	doubt := r.doubtLocked()
 	r.mu.Unlock()
 	if !doubt {
 		return false

@@ -27,6 +27,7 @@ type attachment struct {
 	Addrs        []netip.Prefix // address with its subnet's length
 	Claimed      []netip.Addr   // those of Addrs that were asked for by name
 	Names        []attachedName
+	ServedAs     string         // the name that Services are of
 	Services     []attachedName // from the container's labels and exposed ports; found anew at each start of it
 	Default      string         // of Names, what came from the container: it follows a renaming; empty: attached without
 	NoMulticast  bool
@@ -59,6 +60,33 @@ const (
 )
 
 func (a *attachment) docker() bool { return !strings.Contains(a.Key, ":") }
+
+// each goes through its names, and its services if they are to be found.
+func (a *attachment) each(f func(attachedName)) {
+	for _, n := range a.Names {
+		f(n)
+	}
+	if len(a.Services) == 0 || !a.serves() {
+		return
+	}
+	for _, n := range a.Services {
+		f(n)
+	}
+	for _, n := range a.Names {
+		if target := a.target(); n.Type == typeAddr && n.FQDN == a.ServedAs && target != a.ServedAs {
+			f(attachedName{FQDN: target, Addr: n.Addr})
+		}
+	}
+}
+
+// target is the name that SRV records of the container lead to. Several containers may
+// have its other names, and offer other things or nothing.
+func (a *attachment) target() string {
+	if t := shortKey(a.Key) + "." + a.ServedAs; len(t) <= 254 { // RFC 1035, with the last dot
+		return t
+	}
+	return a.ServedAs
+}
 
 // clone copies an attachment, so that it can be changed, stored, and only then
 // put in place of the old one.

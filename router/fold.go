@@ -126,21 +126,19 @@ func base(old []mesh.Entry, names map[nameKey]bool, claims map[netip.Prefix]bool
 			ds = append(ds, mesh.Draft{Kind: e.Kind, Payload: e.Payload})
 		}
 	}
-	add, err := nameDrafts(nil, names)
+	add, err := nameDrafts(nil, slices.Collect(maps.Keys(names)))
 	return append(append(ds, add...), claimDrafts(nil, claims)...), err
 }
 
-// nameDrafts are the entries that turn the announced names into the wanted.
-// Withdrawals come first, so that a name moves rather than doubles. A name that
-// cannot be written is left out and reported.
-func nameDrafts(announced, wanted map[nameKey]bool) ([]mesh.Draft, error) {
+// nameDrafts are the entries that withdraw names and announce others, of which both
+// lists are sorted here. Withdrawals come first, so that a name moves rather than
+// doubles. A name that cannot be written is left out and reported.
+func nameDrafts(withdrawn, announced []nameKey) ([]mesh.Draft, error) {
 	var ds []mesh.Draft
 	var errs []error
-	add := func(o op, from, without map[nameKey]bool) {
-		for _, k := range slices.SortedFunc(maps.Keys(from), nameKey.compare) {
-			if without[k] {
-				continue
-			}
+	add := func(o op, ks []nameKey) {
+		slices.SortFunc(ks, nameKey.compare)
+		for _, k := range ks {
 			b, err := encodeName(o, k)
 			if err != nil {
 				errs = append(errs, err)
@@ -149,8 +147,8 @@ func nameDrafts(announced, wanted map[nameKey]bool) ([]mesh.Draft, error) {
 			ds = append(ds, mesh.Draft{Kind: mesh.KindName, Payload: b})
 		}
 	}
-	add(opDel, announced, wanted)
-	add(opSet, wanted, announced)
+	add(opDel, withdrawn)
+	add(opSet, announced)
 	return ds, errors.Join(errs...)
 }
 

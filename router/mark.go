@@ -284,10 +284,16 @@ func (r *Router) judgeState() {
 		r.db.vouch()
 		return
 	}
-	r.log.Warn("this host's state may not be the latest: it gives out nothing before it has heard from another host", "why", r.unprovenBy)
+	r.doubtedLocked()
 	if r.damaged != "" {
 		r.log.Error(r.damaged)
 	}
+}
+
+func (r *Router) doubtedLocked() {
+	r.doubted = time.Now()
+	time.AfterFunc(holdBack+10*time.Millisecond, r.pokeBoth)
+	r.log.Warn("this host's state may not be the latest: it gives out nothing before it has heard from another host", "why", r.unprovenBy)
 }
 
 // lone says that this host is its whole mesh, as far as its state says.
@@ -313,7 +319,7 @@ func (r *Router) noticeSleepLocked() {
 	r.suspendLocked()
 	r.mesh.Doubt()
 	r.db.doubt()
-	r.log.Warn("this host's state may not be the latest: it gives out nothing before it has heard from another host", "why", r.unprovenBy)
+	r.doubtedLocked()
 }
 
 func (r *Router) isUnproven() bool {
@@ -335,7 +341,7 @@ func (r *Router) prove(how string) {
 	r.db.vouch()
 	r.log.Info("this host's state is the latest", "how", how)
 	r.rewire.Store(true)
-	r.Poke()
+	r.pokeBoth()
 }
 
 // proveState waits until another host has told what it knows of this one, and

@@ -29,12 +29,18 @@ func (r *Router) followNames(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	logged := ""
+	var at place
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		case <-r.namePoke:
+		case <-r.logPoke:
+			// Mostly it is another host's log that has changed.
+			if r.syncNames(); r.zone.place(r.id.ID()) == at {
+				continue
+			}
 		}
 		problem := ""
 		if err := errors.Join(r.announceChanges()...); err != nil && ctx.Err() == nil {
@@ -43,8 +49,10 @@ func (r *Router) followNames(ctx context.Context) error {
 		if problem != logged && problem != "" {
 			r.log.Warn("names are not announced; trying again", "err", problem)
 		}
+		r.nameProblem.Store(&problem)
 		logged = problem
 		r.syncNames()
+		at = r.zone.place(r.id.ID())
 	}
 }
 
@@ -58,7 +66,8 @@ func (r *Router) syncNames() {
 
 // announceChanges writes the names and addresses of what lives here into this
 // host's log, as far as they are not there yet. Of two that do it at once, each
-// must see what the other has written.
+// must see what the other has written. What the disk does not take is not answered
+// here any more, at least.
 func (r *Router) announceChanges() []error {
 	r.announceMu.Lock()
 	defer r.announceMu.Unlock()
@@ -68,12 +77,25 @@ func (r *Router) announceChanges() []error {
 	r.syncNames()
 	want := r.announce()
 	r.wanted.Store(want)
-	ds, err := nameDrafts(r.zone.own(r.id.ID()), want.Names)
+	withdrawn, announced := r.zone.differs(r.id.ID(), want.Names)
+	ds, err := nameDrafts(withdrawn, announced)
 	errs := []error{err}
 	if ds = append(ds, claimDrafts(ownClaims(r.mesh.State()), want.Claims)...); len(ds) > 0 {
 		if _, err := r.mesh.Append(ds...); err != nil {
 			errs = append(errs, fmt.Errorf("announce names: %w", err))
+			r.zone.deny(r.id.ID(), withdrawn)
+			return errs
 		}
+		r.syncNames()
 	}
+	r.zone.deny(r.id.ID(), nil)
 	return errs
+}
+
+// logsChanged is told by the mesh.
+func (r *Router) logsChanged() {
+	select {
+	case r.logPoke <- struct{}{}:
+	default:
+	}
 }

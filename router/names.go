@@ -262,9 +262,16 @@ func (r *Router) changeStatic(add []nameKey, remove func(nameKey) bool) error {
 	if err := r.db.Apply(bucketStatic, put, del); err != nil {
 		return err
 	}
-	var err error
-	r.static, err = loadStatic(r.db.Load)
-	return err
+	for _, k := range add {
+		k.Container = ""
+		r.static[k] = true
+	}
+	for k := range r.static {
+		if remove != nil && remove(k) {
+			delete(r.static, k)
+		}
+	}
+	return nil
 }
 
 // staticKey is a name's key in the state file.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -168,8 +169,15 @@ func TestFoldNamesClaimsAndDeparture(t *testing.T) {
 	}}
 	z := newZone("weft.local.", true)
 	z.sync(stateIs(st), func(mesh.Host) bool { return false })
-	if got := z.all(); len(got) != 1 || got[0].Name != "y.weft.local." || !z.own(st.Self)[got[0].nameKey] || z.bad.Load() != 1 {
-		t.Errorf("names %v, own %v, bad %d", got, z.own(st.Self), z.bad.Load())
+	if got := z.all(); len(got) != 1 || got[0].Name != "y.weft.local." || z.bad.Load() != 1 {
+		t.Errorf("names %v, bad %d", got, z.bad.Load())
+	}
+	y, w := z.all()[0].nameKey, nameKey{Name: "w.weft.local.", Addr: netip.MustParseAddr("10.32.0.9")}
+	if gone, come := z.differs(st.Self, map[nameKey]bool{y: true}); len(gone)+len(come) > 0 {
+		t.Errorf("what is the same differs: %v %v", gone, come)
+	}
+	if gone, come := z.differs(st.Self, map[nameKey]bool{w: true}); !slices.Equal(gone, []nameKey{y}) || !slices.Equal(come, []nameKey{w}) {
+		t.Errorf("withdrawn %v, announced %v", gone, come)
 	}
 	f := fold(st, s.MeshID(), new(grantCache))
 	if len(f.Claims) != 1 || f.Claims[0].Addr != claim || f.Claims[0].Host != b.id.ID() {
@@ -184,7 +192,7 @@ func TestFoldNamesClaimsAndDeparture(t *testing.T) {
 // What is announced follows what is wanted, with no entry for what stays.
 func TestDraftsTurnAnnouncedIntoWanted(t *testing.T) {
 	key := func(n string) nameKey { return nameKey{Name: n, Addr: netip.MustParseAddr("10.32.0.1")} }
-	ds, err := nameDrafts(map[nameKey]bool{key("a."): true, key("b."): true}, map[nameKey]bool{key("b."): true, key("c."): true})
+	ds, err := nameDrafts([]nameKey{key("a.")}, []nameKey{key("c.")})
 	if err != nil || len(ds) != 2 {
 		t.Fatalf("%v %v", ds, err)
 	}
@@ -267,7 +275,7 @@ func TestOwnNamesAfterADeparture(t *testing.T) {
 	st := &mesh.State{Self: a.id.ID(), Logs: map[peer.ID][]mesh.Entry{a.id.ID(): {a.entry(t, mesh.KindName, b), a.entry(t, mesh.KindDepart, nil)}}}
 	z := newZone("weft.local.", true)
 	z.sync(stateIs(st), func(mesh.Host) bool { return false })
-	if names := z.own(st.Self); len(names) != 1 || len(z.all()) != 0 || z.table.Load().Lookup("x") != nil {
+	if names, _ := z.differs(st.Self, nil); len(names) != 1 || len(z.all()) != 0 || z.table.Load().Lookup("x") != nil {
 		t.Errorf("own names %v, want the one that the log has; answered are %v", names, z.all())
 	}
 }

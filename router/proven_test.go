@@ -22,13 +22,14 @@ func (noTunnel) LastReceive(peer.ID) (time.Duration, bool)                      
 
 // founder is a host that has founded a mesh, whose router is started again and again.
 type founder struct {
-	t          *testing.T
+	t          testing.TB
 	state, run string
 	id         *peer.Identity
 	member     membership
+	store      func(mesh.Store) mesh.Store // nil: that of the state file
 }
 
-func newFounder(t *testing.T) *founder {
+func newFounder(t testing.TB) *founder {
 	t.Helper()
 	id, err := peer.NewIdentity()
 	if err != nil {
@@ -46,12 +47,16 @@ func (f *founder) start() *Router {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	r := &Router{id: f.id, log: slog.New(slog.NewTextHandler(f.t.Output(), nil)), poke: make(chan struct{}, 1), damaged: damaged, member: f.member, began: time.Now()}
+	r := &Router{id: f.id, log: slog.New(slog.NewTextHandler(f.t.Output(), nil)), linger: map[nameKey]time.Time{}, poke: make(chan struct{}, 1), damaged: damaged, member: f.member, began: time.Now()}
 	if r.db, r.unprovenBy, err = openMarked(db, f.run); err != nil {
 		f.t.Fatal(err)
 	}
 	f.t.Cleanup(func() { _ = r.db.Close() })
-	if r.mesh, err = mesh.New(mesh.Options{Identity: f.id, Secret: f.member.Secret, Nickname: "host", Founding: f.member.Founding, Store: r.db, Tunnel: noTunnel{},
+	var store mesh.Store = r.db
+	if f.store != nil {
+		store = f.store(store)
+	}
+	if r.mesh, err = mesh.New(mesh.Options{Identity: f.id, Secret: f.member.Secret, Nickname: "host", Founding: f.member.Founding, Store: store, Tunnel: noTunnel{},
 		Endpoints: func() []netip.AddrPort { return nil }, OnChange: func() {}, Log: r.log}); err != nil {
 		f.t.Fatal(err)
 	}
@@ -104,7 +109,22 @@ func TestAloneAndProven(t *testing.T) {
 	if _, _, err := r.tryAllocate("c", netip.Prefix{}); !errors.Is(err, ipam.ErrUnproven) {
 		t.Errorf("it allocates: %v", err)
 	}
+	// Names are not answered before it is known whose their addresses are.
+	r.attached = map[string]*attachment{"c": {Key: "c", Addrs: []netip.Prefix{pfx("10.32.0.1/12"), pfx("192.0.2.1/24")}, running: true,
+		Names: []attachedName{{FQDN: "web.weft.local.", Addr: netip.MustParseAddr("10.32.0.1")}, {FQDN: "web.weft.local.", Addr: netip.MustParseAddr("192.0.2.1")}}}}
+	names := func() int { return len(r.announce().Names) }
+	if n := names(); n != 1 {
+		t.Errorf("%d names are announced in doubt, want that out of the range", n)
+	}
+	r.doubted = time.Now().Add(-2 * holdBack)
+	if n := names(); n != 2 {
+		t.Errorf("%d names are announced when nobody was heard for long", n)
+	}
+	r.doubted = time.Now()
 	r.alone()
+	if n := names(); n != 2 {
+		t.Errorf("%d names are announced without doubt", n)
+	}
 	r = f.restart(r, func() {
 		if err := os.WriteFile(f.state, old, 0o600); err != nil {
 			t.Error(err)

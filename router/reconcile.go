@@ -92,7 +92,11 @@ const mismatch = "the host does not match its wanted state: "
 func (r *Router) announce() *announced {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	a := &announced{Names: map[nameKey]bool{}, Claims: map[netip.Prefix]bool{}}
+	n := len(r.static)
+	for _, at := range r.attached {
+		n += len(at.Names) + len(at.Services)
+	}
+	a := &announced{Names: make(map[nameKey]bool, n), Claims: map[netip.Prefix]bool{}}
 	whole := r.wholeRange()
 	stray := map[netip.Addr]bool{}
 	if r.alloc != nil {
@@ -100,6 +104,7 @@ func (r *Router) announce() *announced {
 			stray[s.Addr.Addr()] = true
 		}
 	}
+	doubt := whole.IsValid() && r.doubtLocked()
 	for _, at := range r.attached {
 		for _, p := range at.Addrs {
 			if !whole.IsValid() || !whole.Contains(p.Addr()) {
@@ -110,13 +115,13 @@ func (r *Router) announce() *announced {
 			continue
 		}
 		named := false
-		for _, n := range slices.Concat(at.Names, at.Services) {
-			if n.Addr.IsValid() && stray[n.Addr] {
-				continue // another host's now
+		at.each(func(n attachedName) {
+			if n.Addr.IsValid() && (stray[n.Addr] || doubt && whole.Contains(n.Addr)) {
+				return // another host's now, or it may be
 			}
 			named = true
 			a.Names[n.key(shortKey(at.Key))] = true
-		}
+		})
 		if named && at.unhealthy {
 			a.Names[nameKey{Container: shortKey(at.Key), Type: typeUnhealthy}] = true
 		}

@@ -19,6 +19,7 @@ import (
 	"weft/docker"
 	"weft/host"
 	"weft/internal/fdkeep"
+	"weft/internal/statedb"
 	"weft/ipam"
 	"weft/mesh"
 	"weft/peer"
@@ -53,25 +54,27 @@ type Router struct {
 	dns    *dns.Server // nil with NoDNS
 	docker *docker.Client
 
-	poke     chan struct{} // look again
-	namePoke chan struct{} // the same, for names
-	zone     *zone
-	guests   guests
-	rewire   atomic.Bool // the next pass also checks every container's interface
-	ready    chan struct{}
-	done     chan struct{}
-	ended    sync.Once
-	ops      keyed // one operation at a time for a container
-	asks     asker
-	tunnels  tunnels
-	view     atomic.Pointer[view] // what the last pass saw and wanted
-	wanted   atomic.Pointer[announced]
-	grants   grantCache
-	books    atomic.Pointer[books]
-	passes   broadcast // told after every pass
-	rejects  atomic.Int64
-	overlap  atomic.Pointer[string] // a warning about the range, for status
-	began    time.Time
+	poke        chan struct{}          // look again
+	namePoke    chan struct{}          // the same, for names
+	logPoke     chan struct{}          // the logs, or who is there, have changed
+	nameProblem atomic.Pointer[string] // why names are not announced; empty: they are
+	zone        *zone
+	guests      guests
+	rewire      atomic.Bool // the next pass also checks every container's interface
+	ready       chan struct{}
+	done        chan struct{}
+	ended       sync.Once
+	ops         keyed // one operation at a time for a container
+	asks        asker
+	tunnels     tunnels
+	view        atomic.Pointer[view] // what the last pass saw and wanted
+	wanted      atomic.Pointer[announced]
+	grants      grantCache
+	books       atomic.Pointer[books]
+	passes      broadcast // told after every pass
+	rejects     atomic.Int64
+	overlap     atomic.Pointer[string] // a warning about the range, for status
+	began       time.Time
 	// generation is the tunnel device's, drawn when one is made: see mesh.Options.
 	generation atomic.Uint64
 
@@ -92,6 +95,7 @@ type Router struct {
 	wantedSince time.Time
 	strangers   []string         // containers that run and that no attachment is of: only the engine, which does not answer, knows them
 	unproven    bool             // this host's state may not be the latest: nothing is given out anew
+	doubted     time.Time        // since when
 	unprovenBy  string           // why
 	leaving     bool             // the council is to decide without this host
 	taking      map[peer.ID]wish // dead hosts whose space is to be taken over
@@ -100,7 +104,7 @@ type Router struct {
 	nextBallot  time.Time
 	lastAlive   map[peer.ID]time.Time
 	wasAlive    map[peer.ID]bool
-	promised    map[peer.ID]time.Time // whose space this host is to take, until when: it is not reset meanwhile
+	promised    map[peer.ID]promise // whose space this host is to take: it is not reset meanwhile
 
 	announceMu sync.Mutex // one announcement at a time; guards the field below
 	silent     bool       // the stop was announced: nothing else is
@@ -140,7 +144,7 @@ func New(o Options) (_ *Router, err error) {
 	if os.Geteuid() != 0 {
 		return nil, &Error{Msg: "weft needs root to make network devices", Tip: "sudo weft launch …", Code: 403}
 	}
-	r := &Router{o: o, log: o.Log, poke: make(chan struct{}, 1), namePoke: make(chan struct{}, 1), ready: make(chan struct{}), done: make(chan struct{}),
+	r := &Router{o: o, log: o.Log, poke: make(chan struct{}, 1), namePoke: make(chan struct{}, 1), logPoke: make(chan struct{}, 1), ready: make(chan struct{}), done: make(chan struct{}),
 		paths: peer.NewPaths(), met: map[peer.Key]meeting{}, devices: map[peer.Key]uint64{}, linger: map[nameKey]time.Time{}, dirty: map[string]bool{}, failing: map[string]bool{},
 		taking: map[peer.ID]wish{}, lastAlive: map[peer.ID]time.Time{}, wasAlive: map[peer.ID]bool{}}
 	defer func() {
@@ -230,7 +234,7 @@ func New(o Options) (_ *Router, err error) {
 		Founding: r.member.Founding, WantRange: want,
 		BindHost: bind, Port: o.Port, GossipPort: DefaultGossipPort,
 		Endpoints: r.endpoints, Device: r.generation.Load, Targets: r.member.Targets, Discovery: !o.NoDiscovery,
-		Store: r.db, Tunnel: &r.tunnels, Handle: r.handle, OnChange: r.pokeNames,
+		Store: r.db, Tunnel: &r.tunnels, Handle: r.handle, OnChange: r.logsChanged,
 		Check: r.checkEntry, ConnLimit: o.ConnLimit, Log: r.log,
 	})
 	if err != nil {
@@ -340,9 +344,10 @@ func (r *Router) Run(ctx context.Context) (err error) {
 	}
 	g.Go(func() error { return r.adoptFounding(ctx) })
 	g.Go(func() error { return r.proveState(ctx) })
+	g.Go(func() error { return r.watchDisk(ctx) })
 	r.Poke()
 	err = g.Wait()
-	r.orderly = true
+	r.orderly = !errors.Is(err, statedb.ErrUncertain)
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil
 	}

@@ -20,10 +20,17 @@ const (
 // follow takes from a container what its attachment shows of it while it runs.
 func (a *attachment) follow(c docker.Container, domain string) {
 	a.unhealthy = c.Unhealthy
-	a.Services = nil
+	a.Services, a.ServedAs = nil, ""
 	if fqdn, ok := a.mainName(); ok {
-		a.Services = services(c, fqdn, domain)
+		a.ServedAs = fqdn
+		a.Services = services(c, fqdn, domain, a.target())
 	}
+}
+
+// serves says whether its services are to be found: they lead to a name, which may
+// have been removed since.
+func (a *attachment) serves() bool {
+	return slices.ContainsFunc(a.Names, func(n attachedName) bool { return n.Type == typeAddr && n.FQDN == a.ServedAs })
 }
 
 // mainName is the name that the container got when it was attached, or the first that
@@ -39,8 +46,8 @@ func (a *attachment) mainName() (string, bool) {
 
 // services are the SRV and TXT records of a container: for each exposed port one at its own name;
 // for each service that a label names one at _SERVICE._PROTO before the container's
-// name and one before the domain; and its texts.
-func services(c docker.Container, fqdn, domain string) []attachedName {
+// name and one before the domain; and its texts. The SRV records lead to target.
+func services(c docker.Container, fqdn, domain, target string) []attachedName {
 	var out []attachedName
 	add := func(n attachedName) {
 		if !slices.Contains(out, n) {
@@ -48,7 +55,7 @@ func services(c docker.Container, fqdn, domain string) []attachedName {
 		}
 	}
 	for _, p := range c.Exposed {
-		add(attachedName{FQDN: fqdn, Type: typeSRV, Port: p.Number, Data: fqdn})
+		add(attachedName{FQDN: fqdn, Type: typeSRV, Port: p.Number, Data: target})
 	}
 	for s := range strings.SplitSeq(c.Labels[labelService], ",") {
 		s, port, _ := strings.Cut(strings.TrimSpace(s), "=")
@@ -77,7 +84,7 @@ func services(c docker.Container, fqdn, domain string) []attachedName {
 			if name == "" || err != nil {
 				continue
 			}
-			add(attachedName{FQDN: at, Type: typeSRV, Port: uint16(n), Data: fqdn})
+			add(attachedName{FQDN: at, Type: typeSRV, Port: uint16(n), Data: target})
 		}
 	}
 	for k, v := range c.Labels {

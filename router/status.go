@@ -284,6 +284,9 @@ func (r *Router) spaceNotices(v *view, st *mesh.State) []string {
 	if r.damaged != "" {
 		out = append(out, r.damaged)
 	}
+	if p := r.nameProblem.Load(); p != nil && *p != "" {
+		out = append(out, "the names of this host are not announced as they are, so others may answer with containers that have gone: "+*p)
+	}
 	r.mu.Lock()
 	if n := len(r.strangers); n > 0 {
 		out = append(out, fmt.Sprintf("the container engine does not answer, and it alone knows the addresses of %s: none are given out until it does", counted(n, "running container")))
@@ -306,6 +309,9 @@ func (r *Router) spaceNotices(v *view, st *mesh.State) []string {
 		for _, s := range v.Stray {
 			out = append(out, fmt.Sprintf("%s is out of reach: its address %v is %s's, which took over while this host was away; detach and attach it again", names[s.Container], s.Addr.Addr(), r.show(st, t.To)))
 		}
+	}
+	if n := saidOfRing(st); n > fullToTake*3/4 {
+		out = append(out, fmt.Sprintf("this host's log holds %d of at most %d entries about the ring, and takes no more address space from %d on: see \"A mesh that has had many hosts\" in docs/operations.md", n, mesh.MaxSnapshot, fullToTake))
 	}
 	for _, t := range v.Ledger.Takeovers() {
 		if t.Forced {

@@ -23,8 +23,6 @@ const methodHand = "space.hand"
 
 const methodReady = "space.ready"
 
-var errPromised = &Error{Msg: "another host is being reset, and this one takes its address space", Tip: "run the same again in a moment", Code: 409}
-
 var errResetting = &Error{Msg: "this host is being reset", Tip: "launch it again afterwards", Code: 409}
 
 // stop announces that this host goes, so that its names hide at once, and takes
@@ -60,7 +58,12 @@ func (r *Router) reset(ctx context.Context, force bool) (warn []string, err erro
 	if err := r.beginReset(ctx, force); err != nil {
 		return nil, err
 	}
-	taker, err := r.findTaker(ctx)
+	var taker peer.ID
+	if force && r.isUnproven() { // what it would hand over may not be its own any more
+		warn = append(warn, fmt.Sprintf("this host's state may not be the latest, so it has handed no address space over; `weft rmpeer %v` on another host takes it", r.id.ID()))
+	} else {
+		taker, err = r.findTaker(ctx)
+	}
 	if err != nil && !force {
 		r.mu.Lock()
 		r.resetting = false
@@ -86,7 +89,32 @@ func (r *Router) reset(ctx context.Context, force bool) (warn []string, err erro
 	return warn, errors.Join(errs...)
 }
 
+// proofPatience is how long a reset waits for another host's word that this one's
+// state is the latest: a second if one is in reach, dialIn and a look at the clock if
+// it is the only one of its mesh.
+const proofPatience = dialIn + markEvery + time.Second
+
+// waitProven waits for that word, for a while.
+func (r *Router) waitProven(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, proofPatience)
+	defer cancel()
+	for {
+		again := r.passes.next()
+		if !r.isUnproven() {
+			return
+		}
+		select {
+		case <-again:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 func (r *Router) beginReset(ctx context.Context, force bool) error {
+	if !force {
+		r.waitProven(ctx)
+	}
 	resume, err := r.asks.pause(ctx) // what is on its way here comes first
 	if err != nil {
 		return err
@@ -94,11 +122,17 @@ func (r *Router) beginReset(ctx context.Context, force bool) error {
 	defer resume() // nobody asks while resetting
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	switch {
-	case r.resetting:
+	if r.resetting {
 		return errResetting
-	case !force && r.promisesLocked(time.Now()):
-		return errPromised
+	}
+	if !force {
+		if r.unproven {
+			return &Error{Msg: "this host's state may not be the latest, and no other host of the mesh has told it what it may have forgotten: what it would hand over may be another's", Code: 503,
+				Tip: "bring another host of the mesh into reach; or give the address space up: weft reset --force"}
+		}
+		if err := r.promisesLocked(time.Now()); err != nil {
+			return err
+		}
 	}
 	r.resetting = true // no address is given out, to containers or to hosts
 	return nil
@@ -289,9 +323,16 @@ func (r *Router) take(ctx context.Context, from peer.ID, body []byte) error {
 	return nil
 }
 
-// promiseFor is how long a host that was asked whether it can take another's space
-// waits for it: the other first takes its containers off.
-const promiseFor = 15 * time.Second
+// A host that was asked whether it can take another's space waits for it for promiseFor:
+// the other first takes its containers off. It may ask again meanwhile, and then not
+// before promiseAgain after the first time: no member keeps this host from being reset.
+const (
+	promiseFor   = 15 * time.Second
+	promiseAgain = time.Minute
+)
+
+// promise is a host's word that it takes another's space.
+type promise struct{ first, until time.Time }
 
 // promise says that this host can take another's space, and keeps it from being
 // reset meanwhile: of two hosts that are reset at the same moment, each would count
@@ -305,17 +346,36 @@ func (r *Router) promise(to peer.ID) error {
 	if r.resetting {
 		return errResetting
 	}
-	if r.promised == nil {
-		r.promised = map[peer.ID]time.Time{}
+	now := time.Now()
+	p, ok := r.promised[to]
+	switch age := now.Sub(p.first); {
+	case !ok || age >= promiseAgain:
+		p.first = now
+	case age >= promiseFor:
+		return fmt.Errorf("this host has waited for the address space already, in vain: it does so again in %v", (promiseAgain - age).Round(time.Second))
 	}
-	r.promised[to] = time.Now().Add(promiseFor)
+	p.until = now.Add(promiseFor)
+	if r.promised == nil {
+		r.promised = map[peer.ID]promise{}
+	}
+	r.promised[to] = p
 	return nil
 }
 
-// promisesLocked says whether anybody still counts on this host.
-func (r *Router) promisesLocked(now time.Time) bool {
-	maps.DeleteFunc(r.promised, func(_ peer.ID, until time.Time) bool { return !now.Before(until) })
-	return len(r.promised) > 0
+// promisesLocked refuses a reset while somebody counts on this host.
+func (r *Router) promisesLocked(now time.Time) error {
+	maps.DeleteFunc(r.promised, func(_ peer.ID, p promise) bool { return now.Sub(p.first) >= promiseAgain })
+	var last peer.ID
+	for to, p := range r.promised {
+		if p.until.After(now) && !p.until.Before(r.promised[last].until) {
+			last = to
+		}
+	}
+	if last.IsZero() {
+		return nil
+	}
+	return &Error{Msg: fmt.Sprintf("host %v is being reset, and this one takes its address space", last), Code: 409,
+		Tip: fmt.Sprintf("run the same again in %v", max(r.promised[last].until.Sub(now), time.Second).Round(time.Second))}
 }
 
 // removeFiles deletes the files that weft makes in the state and run directories,

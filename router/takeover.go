@@ -68,6 +68,7 @@ func (r *Router) removePeer(ctx context.Context, name string, force bool) (remov
 	out := removed{Peer: h.ID.String(), Nickname: h.Record.Nickname, Forced: force}
 	r.mu.Lock()
 	away := time.Since(r.lastAliveLocked(h.ID))
+	_, seen := r.lastAlive[h.ID]
 	r.mu.Unlock()
 	switch {
 	case h.Self:
@@ -81,8 +82,7 @@ func (r *Router) removePeer(ctx context.Context, name string, force bool) (remov
 		}
 		return out, &Error{Msg: fmt.Sprintf("%s took over from %s already", r.show(b.st, t.To), shown), Tip: "`weft status ipam` shows who owns what", Code: 409}
 	case !gone && !force && away < deadAfter:
-		return out, &Error{Msg: fmt.Sprintf("%s was seen %v ago, and is taken for dead after %v", shown, away.Round(time.Second), deadAfter), Code: 409,
-			Tip: fmt.Sprintf("try again in %v, or, if it is certain never to come back: weft rmpeer --force %s", (deadAfter - away).Round(time.Second), name)}
+		return out, tooSoon(shown, name, away, seen)
 	}
 	before := len(b.ledger.Takeovers())
 	if force {
@@ -123,6 +123,17 @@ func (r *Router) removePeer(ctx context.Context, name string, force bool) (remov
 			return out, r.whyNotTaken(b, h, shown, before)
 		}
 	}
+}
+
+// tooSoon refuses to take a host for dead that was last in reach, or, if this router
+// has never seen it, could last have been, away ago.
+func tooSoon(shown, name string, away time.Duration, seen bool) error {
+	e := &Error{Msg: fmt.Sprintf("%s was seen %v ago, and is taken for dead after %v", shown, away.Round(time.Second), deadAfter), Code: 409,
+		Tip: fmt.Sprintf("try again in %v: weft rmpeer %s", max(deadAfter-away, time.Second).Round(time.Second), name)}
+	if !seen {
+		e.Msg = fmt.Sprintf("%s is not known to have been out of reach for %v: the router of this host has run for %v", shown, deadAfter, away.Round(time.Second))
+	}
+	return e
 }
 
 // takenBefore finds the last takeover of a host's space, and its number.

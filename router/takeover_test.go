@@ -1,6 +1,7 @@
 package router
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -57,6 +58,27 @@ func TestMajority(t *testing.T) {
 	for n, want := range map[int]bool{0: false, 2: false, 3: true, 4: true} {
 		if got := majority(es, func(o ipam.Owner) bool { return int(o[0]) <= n }); got != want {
 			t.Errorf("%d of 4: %v", n, got)
+		}
+	}
+}
+
+// A host that this router has not seen since its start was not seen: all that is
+// known is for how long the router runs.
+func TestTooSoonToTakeForDead(t *testing.T) {
+	for _, c := range []struct {
+		away      time.Duration
+		seen      bool
+		want, not string
+	}{
+		{5 * time.Second, true, "host3 was seen 5s ago, and is taken for dead after 1m0s", "has run"},
+		{5 * time.Second, false, "host3 is not known to have been out of reach for 1m0s: the router of this host has run for 5s", "was seen"},
+	} {
+		err := tooSoon("host3", "host3", c.away, c.seen)
+		if !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), c.not) {
+			t.Errorf("%v", err)
+		}
+		if e, ok := errors.AsType[*Error](err); !ok || e.Tip != "try again in 55s: weft rmpeer host3" {
+			t.Errorf("%#v", err)
 		}
 	}
 }

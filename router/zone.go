@@ -2,7 +2,6 @@ package router
 
 import (
 	"bytes"
-	"maps"
 	"math/bits"
 	"net/netip"
 	"slices"
@@ -28,6 +27,7 @@ type zone struct {
 	// What the last call of sync saw, to tell what else has changed.
 	last   *mesh.State
 	ranges []netip.Prefix
+	denied map[nameKey]bool // see deny
 
 	// publish is told of every table, in their order; nil: nobody is. Set before use.
 	publish func(*dns.Table)
@@ -251,20 +251,77 @@ func (z *zone) setRanges(ranges []netip.Prefix, state func() *mesh.State, hidden
 	z.ranges = slices.Clone(ranges)
 	e := z.empty().Edit()
 	for author, h := range z.hosts {
-		h.shown(func(k nameKey) { e.Add(record(k, author, h.down[k.Container])) })
+		h.shown(func(k nameKey) {
+			if !z.denied[k] || author != st.Self {
+				e.Add(record(k, author, h.down[k.Container]))
+			}
+		})
 		z.placeLocked(e, author, st, hidden)
 	}
 	z.storeLocked(e.Done())
 }
 
-// own gives the names that a host's log announces, as far as it was read.
-func (z *zone) own(id peer.ID) map[nameKey]bool {
+// differs compares the names that a host's log announces, as far as it was read, with
+// those that it should. What is the same costs a look at each name, and no memory.
+func (z *zone) differs(id peer.ID, want map[nameKey]bool) (tooMany, missing []nameKey) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	var have map[nameKey]bool
+	if h := z.hosts[id]; h != nil {
+		have = h.names
+	}
+	for k := range have {
+		if !want[k] {
+			tooMany = append(tooMany, k)
+		}
+	}
+	for k := range want {
+		if !have[k] {
+			missing = append(missing, k)
+		}
+	}
+	return tooMany, missing
+}
+
+// deny leaves names of this host out of the table although its log has them, and takes
+// in again those that were left out before: its disk may not take what withdraws them.
+func (z *zone) deny(id peer.ID, names []nameKey) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	if len(names)+len(z.denied) == 0 {
+		return
+	}
+	e := z.table.Load().Edit()
+	old := z.denied
+	z.denied = map[nameKey]bool{}
+	for _, k := range names {
+		z.denied[k] = true
+		if !old[k] && k.Type != typeUnhealthy {
+			e.Remove(record(k, id, false))
+		}
+	}
+	h := z.hosts[id]
+	for k := range old {
+		if !z.denied[k] && k.Type != typeUnhealthy && h != nil && !h.gone && h.names[k] {
+			e.Add(record(k, id, h.down[k.Container]))
+		}
+	}
+	z.storeLocked(e.Done())
+}
+
+// place is how far a host's log was read.
+func (z *zone) place(id peer.ID) (p place) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	if h := z.hosts[id]; h != nil {
-		return maps.Clone(h.names)
+		p = place{h.read, h.last.Epoch, h.last.Seq}
 	}
-	return nil
+	return p
+}
+
+type place struct {
+	read       int
+	epoch, seq uint64
 }
 
 // announcedName is a name and who has it.

@@ -84,8 +84,8 @@ func TestZoneFollowsLogs(t *testing.T) {
 				rt.Fatalf("followed\n%+v\nread at once\n%+v", got, want)
 			}
 			for id := range logs {
-				if !reflect.DeepEqual(z.own(id), whole.own(id)) {
-					rt.Fatalf("own names of %v: %v, want %v", id, z.own(id), whole.own(id))
+				if !reflect.DeepEqual(ownNames(z, id), ownNames(whole, id)) {
+					rt.Fatalf("own names of %v: %v, want %v", id, ownNames(z, id), ownNames(whole, id))
 				}
 			}
 		}
@@ -174,7 +174,7 @@ func TestServices(t *testing.T) {
 	} {
 		c.Labels = x.labels
 		got := ""
-		for _, n := range services(c, "web.weft.local.", "weft.local") {
+		for _, n := range services(c, "web.weft.local.", "weft.local", "c.web.weft.local.") {
 			switch {
 			case n.Type == typeTXT:
 				got += " TXT " + n.Data
@@ -190,7 +190,7 @@ func TestServices(t *testing.T) {
 		}
 	}
 	c.Labels = nil
-	if got := services(c, "web.weft.local.", "weft.local"); len(got) != 3 || got[0].Port != 53 || got[0].Data != "web.weft.local." {
+	if got := services(c, "web.weft.local.", "weft.local", "c.web.weft.local."); len(got) != 3 || got[0].Port != 53 || got[0].Data != "c.web.weft.local." {
 		t.Errorf("exposed ports: %+v", got)
 	}
 }
@@ -250,5 +250,37 @@ func BenchmarkZone(b *testing.B) {
 		next.Logs[id] = append(st.Logs[id][:len(st.Logs[id]):len(st.Logs[id])], more[:n%1000+1]...)
 		z.sync(stateIs(&next), shown)
 		n++
+	}
+}
+
+// ownNames are what a host's log announces.
+func ownNames(z *zone, id peer.ID) map[nameKey]bool {
+	names, _ := z.differs(id, nil)
+	all := map[nameKey]bool{}
+	for _, k := range names {
+		all[k] = true
+	}
+	return all
+}
+
+// What a container offers at its name goes with the name.
+func TestServicesGoWithTheirName(t *testing.T) {
+	web, alias := attachedName{FQDN: "web.weft.local.", Addr: netip.MustParseAddr("10.32.0.1")}, attachedName{FQDN: "www.weft.local.", Addr: netip.MustParseAddr("10.32.0.1")}
+	a := &attachment{Key: "c", running: true, Names: []attachedName{web, alias}}
+	a.follow(docker.Container{Exposed: []docker.Port{{Number: 80, Proto: "tcp"}}, Labels: map[string]string{"weft.txt": "x"}}, "weft.local")
+	r := &Router{zone: newZone("weft.local.", true), attached: map[string]*attachment{"c": a}}
+	r.mesh = newFounder(t).start().mesh
+	for _, x := range []struct {
+		what  string
+		names []attachedName
+		want  int
+	}{
+		{"all are there", []attachedName{web, alias}, 5},
+		{"the main name was removed", []attachedName{alias}, 1},
+		{"and added again", []attachedName{alias, web}, 5},
+	} {
+		if a.Names = x.names; len(r.announce().Names) != x.want {
+			t.Errorf("%s: %v", x.what, r.announce().Names)
+		}
 	}
 }

@@ -47,7 +47,8 @@ func newResetCmd(a *app) *cobra.Command {
 		Long: `Hands this host's address space to another host of the mesh, then removes
 everything that weft made here: links, rules, routes and files, the host's
 identity among them. Nothing is asked before it. With --force it goes on when
-nobody can take the address space, which is then lost to the mesh.`,
+nobody can take the address space, or this host can not prove that its state is
+the latest: the space is then lost to the mesh until weft rmpeer takes it.`,
 		Example: "  weft reset",
 		Args:    args(0, 0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -3,7 +3,8 @@
 //
 // It owns the file and its lock, so that two routers never share one state. It
 // does not know what the values mean; every consumer has a format of its own.
-// A DB may be used by many goroutines at once.
+// A DB may be used by many goroutines at once. When a disk does not say whether it
+// has a change, the file is given up: see ErrUncertain.
 package statedb
 
 import (
@@ -11,12 +12,20 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"go.etcd.io/bbolt"
 )
 
 // DB is an open state file.
-type DB struct{ b *bbolt.DB }
+type DB struct {
+	b *bbolt.DB
+	f *os.File // that of b
+
+	mu        sync.Mutex    // one change at a time; guards the field below
+	lost      error         // why the file was given up
+	uncertain chan struct{} // closed when it was
+}
 
 // ErrLocked says that another process has the state file open.
 var ErrLocked = errors.New("state file is in use by another process")
@@ -32,15 +41,18 @@ func Open(path string) (*DB, error) {
 	if err := verify(path); err != nil {
 		return nil, err
 	}
-	b, err := openWritable(path)
+	d, err := openWritable(path)
 	if err != nil {
 		return nil, err
 	}
+	if err := d.rewriteMeta(); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
 	// A new file is only there after a crash when its directory entry is.
 	if err := syncDir(filepath.Dir(path)); err != nil {
-		return nil, errors.Join(err, b.Close())
+		return nil, errors.Join(err, d.Close())
 	}
-	return &DB{b: b}, nil
+	return d, nil
 }
 
 func syncDir(dir string) error {
@@ -76,12 +88,26 @@ func (d *DB) Load(bucket string) (map[string][]byte, error) {
 }
 
 // Apply writes and deletes keys of one bucket in one transaction. When it
-// returns nil, the change is on disk; when it returns an error, none of it is.
+// returns nil, the change is on disk; when it returns an error, none of it is,
+// unless the error is ErrUncertain: then this is the last change that was tried.
 func (d *DB) Apply(bucket string, put map[string][]byte, del []string) error {
 	if len(put) == 0 && len(del) == 0 {
 		return nil
 	}
-	err := d.b.Update(func(tx *bbolt.Tx) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	err := d.lost
+	if err == nil {
+		err = d.commitLocked(func() error { return d.update(bucket, put, del) })
+	}
+	if err != nil {
+		return fmt.Errorf("write state bucket %s: %w", bucket, err)
+	}
+	return nil
+}
+
+func (d *DB) update(bucket string, put map[string][]byte, del []string) error {
+	return d.b.Update(func(tx *bbolt.Tx) error {
 		b, err := tx.CreateBucketIfNotExists([]byte(bucket))
 		if err != nil {
 			return err
@@ -109,10 +135,6 @@ func (d *DB) Apply(bucket string, put map[string][]byte, del []string) error {
 		}
 		return putSum(tx, bucket, sum)
 	})
-	if err != nil {
-		return fmt.Errorf("write state bucket %s: %w", bucket, err)
-	}
-	return nil
 }
 
 // Sequence is the number of the last change. It grows with every Apply and is a

@@ -131,18 +131,22 @@ func hash(k string, v []byte) uint64 {
 // not show would have new data written over old, which the next Open sees. (Without
 // the list, bbolt looks for free pages in a goroutine of its own, whose panics end
 // the program.)
-func openWritable(path string) (b *bbolt.DB, err error) {
+func openWritable(path string) (d *DB, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
 			err = &damagedError{fmt.Errorf("open state file %s: %v", path, p)}
 		}
 	}()
-	b, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second})
+	d = &DB{uncertain: make(chan struct{})}
+	d.b, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, OpenFile: func(name string, flag int, mode os.FileMode) (f *os.File, err error) {
+		d.f, err = os.OpenFile(name, flag, mode)
+		return d.f, err
+	}})
 	if err != nil {
 		return nil, opened(path, err)
 	}
-	return b, nil
+	return d, nil
 }
 
 // overflows looks for pages that claim to go on behind the file's end: bbolt would

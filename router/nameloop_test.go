@@ -1,0 +1,95 @@
+package router
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"weft/mesh"
+)
+
+// fullDisk takes nothing while it is full.
+type fullDisk struct {
+	mesh.Store
+	full bool
+}
+
+func (d *fullDisk) Apply(bucket string, put map[string][]byte, del []string) error {
+	if d.full {
+		return unix.ENOSPC
+	}
+	return d.Store.Apply(bucket, put, del)
+}
+
+// A container that has stopped is not answered here any more, whatever the disk says.
+func TestNamesGoWithoutADisk(t *testing.T) {
+	f := newFounder(t)
+	disk := &fullDisk{}
+	f.store = func(s mesh.Store) mesh.Store { disk.Store = s; return disk }
+	r := f.start()
+	r.zone = newZone("weft.local.", true)
+	web, db := nameKey{Name: "web.weft.local.", Addr: netip.MustParseAddr("10.32.0.1"), Container: "web"}, nameKey{Name: "db.weft.local.", Addr: netip.MustParseAddr("10.32.0.2"), Container: "db"}
+	r.attached = map[string]*attachment{}
+	for _, k := range []nameKey{web, db} {
+		r.attached[k.Container] = &attachment{Key: k.Container, running: true, Names: []attachedName{{FQDN: k.Name, Addr: k.Addr}}}
+	}
+	answers := func() string {
+		var s []string
+		for _, n := range []string{"db.weft.local.", "web.weft.local."} {
+			for _, rec := range r.zone.table.Load().At(n) {
+				s = append(s, rec.Name)
+			}
+		}
+		return strings.Join(s, " ")
+	}
+	look := func(what, want string, fails bool) {
+		t.Helper()
+		if err := errors.Join(r.announceChanges()...); (err != nil) != fails {
+			t.Errorf("%s: %v", what, err)
+		}
+		if got := answers(); got != want {
+			t.Errorf("%s: %q is answered, want %q", what, got, want)
+		}
+	}
+	look("both run", "db.weft.local. web.weft.local.", false)
+	disk.full = true
+	r.attached["web"].running = false
+	look("one has stopped", "db.weft.local.", true)
+	r.zone.setRanges([]netip.Prefix{pfx("10.32.0.0/12")}, r.mesh.State, r.hidden)
+	look("with other reverse zones", "db.weft.local.", true)
+	r.attached["web"].running = true
+	look("it runs again", "db.weft.local. web.weft.local.", false)
+	r.attached["web"].running = false
+	look("it has stopped again", "db.weft.local.", true)
+	disk.full = false
+	look("there is room", "db.weft.local.", false)
+	if gone, come := r.zone.differs(f.id.ID(), r.announce().Names); len(gone)+len(come) > 0 || len(r.zone.denied) > 0 {
+		t.Errorf("its log still differs: %v %v, denied %v", gone, come, r.zone.denied)
+	}
+	r.attached["web"].running = true
+	look("and it runs", "db.weft.local. web.weft.local.", false)
+}
+
+// BenchmarkAnnounceNothing is a look at 4,000 names of this host that are announced as they are.
+func BenchmarkAnnounceNothing(b *testing.B) {
+	f := newFounder(b)
+	r := f.start()
+	r.zone = newZone("weft.local.", true)
+	r.attached = map[string]*attachment{}
+	for i := range 4000 {
+		key := fmt.Sprintf("c%d", i)
+		r.attached[key] = &attachment{Key: key, running: true, Names: []attachedName{{FQDN: key + ".weft.local.", Addr: netip.AddrFrom4([4]byte{10, 32, byte(i >> 8), byte(i)})}}}
+	}
+	for slices.ContainsFunc(r.announceChanges(), func(err error) bool { return err != nil }) {
+		b.Fatal("not announced")
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		r.announceChanges()
+	}
+}
