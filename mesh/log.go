@@ -84,6 +84,13 @@ type epoch struct {
 type change struct {
 	put []Entry // new in a log
 	del []Entry // dropped with their epoch
+	at  []int   // of each of del: how many of put came before
+}
+
+func (c *change) drop(es ...Entry) {
+	for _, e := range es {
+		c.del, c.at = append(c.del, e), append(c.at, len(c.put))
+	}
 }
 
 func (c *change) empty() bool { return len(c.put) == 0 && len(c.del) == 0 }
@@ -257,7 +264,7 @@ func (r *replica) drop(ep *epoch, ch *change) {
 	if ep == nil {
 		return
 	}
-	ch.del = append(ch.del, ep.entries...)
+	ch.drop(ep.entries...)
 	r.held -= ep.bytes + ep.waiting
 	r.summed = nil
 }
@@ -287,7 +294,7 @@ func (r *replica) forget(id peer.ID, ch *change) {
 		r.drop(ep, ch)
 	}
 	if a.gone != nil {
-		ch.del = append(ch.del, *a.gone)
+		ch.drop(*a.gone)
 		r.held -= len(a.gone.raw)
 	}
 	delete(r.authors, id)
@@ -387,7 +394,7 @@ func (r *replica) fold(a *author, ch *change) (err error) {
 		}
 		r.dropOlder(a)
 		if a.gone != nil {
-			ch.del = append(ch.del, *a.gone)
+			ch.drop(*a.gone)
 			r.held -= len(a.gone.raw)
 		}
 		a.current, a.older, a.gone, a.lone = ep, nil, nil, nil
