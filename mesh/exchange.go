@@ -42,8 +42,8 @@ const (
 	syncers = 2
 	served  = 8
 
-	// maxUseless is how many entries that change nothing an exchange may bring: a log
-	// that came from elsewhere meanwhile, and this host's own.
+	// maxUseless is how many entries an exchange may bring that nobody has asked for: a
+	// log that may have grants which this host lacks, and this host's own.
 	maxUseless = 2 * maxLogEntries
 )
 
@@ -94,7 +94,7 @@ func (m *Mesh) exchange(l *link, client bool) (news []Entry, err error) {
 	}
 	err = inTurn(!client,
 		func() error { return m.sendMissing(l, theirs) },
-		func() (err error) { news, err = m.takeAll(l); return err })
+		func() (err error) { news, err = m.takeAll(l, newAsked(digest, theirs)); return err })
 	if err != nil {
 		return news, fmt.Errorf("exchange entries: %w", err)
 	}
@@ -167,7 +167,8 @@ func (m *Mesh) sendMissing(l *link, theirs []mark) error {
 	return l.write(msgDone, nil)
 }
 
-func (m *Mesh) takeAll(l *link) (news []Entry, err error) {
+func (m *Mesh) takeAll(l *link, asked *asked) (news []Entry, err error) {
+	defer m.settleOlder()
 	var departures []Entry
 	useless := 0
 	for {
@@ -185,6 +186,9 @@ func (m *Mesh) takeAll(l *link) (news []Entry, err error) {
 			return news, err
 		}
 		for _, e := range es {
+			if !asked.takes(e) {
+				useless++
+			}
 			if e.Kind == KindDepart && len(departures) < maxAuthors {
 				departures = append(departures, e)
 			}
@@ -193,7 +197,7 @@ func (m *Mesh) takeAll(l *link) (news []Entry, err error) {
 		if lie != nil {
 			return news, fmt.Errorf("take entries: %w", lie)
 		}
-		if useless += len(es) - len(fresh); useless > maxUseless {
+		if useless > maxUseless {
 			m.rejectSent(l.id, reasonFlood, errUseless)
 			return news, errUseless
 		}
@@ -205,7 +209,46 @@ func (m *Mesh) takeAll(l *link) (news []Entry, err error) {
 	}
 }
 
-var errUseless = errors.New("an exchange that brings nothing new")
+var errUseless = errors.New("an exchange that brings what nobody has asked for")
+
+// asked is what a digest asks for, and how far it was told in an exchange. Whether it
+// was news when it came does not matter: several hosts may tell the same at a time.
+type asked struct {
+	marks map[peer.ID]mark // of this host's digest; those that the other's contradicts are left out
+	told  map[peer.ID]place
+}
+
+type place struct{ epoch, seq uint64 }
+
+func newAsked(ours, theirs []mark) *asked {
+	a := &asked{make(map[peer.ID]mark, len(ours)), make(map[peer.ID]place)}
+	for _, k := range ours {
+		a.marks[k.author] = k
+	}
+	for _, k := range theirs { // all of it is told then: there may be a fork
+		if o := a.marks[k.author]; o.epoch == k.epoch && o.seq == k.seq && o.sum != k.sum {
+			delete(a.marks, k.author)
+		}
+	}
+	return a
+}
+
+// takes tells that an entry was asked for, and had not been told.
+func (a *asked) takes(e Entry) bool {
+	last, again := a.told[e.Author]
+	if !again && len(a.told) >= 2*maxAuthors {
+		return false
+	}
+	a.told[e.Author] = place{e.Epoch, e.Seq}
+	k, known := a.marks[e.Author]
+	switch {
+	case again && (e.Epoch != last.epoch || e.Seq <= last.seq): // an author has few epochs
+		return false
+	case known && (e.Epoch < k.epoch || e.Epoch == k.epoch && e.Seq <= k.seq):
+		return false
+	}
+	return true
+}
 
 // spreadMax is how many neighbours are told at once which mesh this is.
 const spreadMax = 8

@@ -101,7 +101,7 @@ func (m *Mesh) noteRecordLocked(rec Record, raw []byte, met bool) bool {
 	if id == m.id {
 		return false
 	}
-	h := m.hosts[id]
+	h, known := m.hosts[id]
 	if h == nil {
 		err := m.logs.learn(rec.Identity)
 		if err != nil && met && m.makeRoomLocked() {
@@ -121,7 +121,7 @@ func (m *Mesh) noteRecordLocked(rec Record, raw []byte, met bool) bool {
 		return false
 	}
 	h.rec, h.raw, h.left, h.news = rec, bytes.Clone(raw), rec.left(), time.Now()
-	m.dirtyLocked(bucketMesh, remembered(id), h.raw)
+	m.waitLocked(bucketMesh, remembered(id), h.raw, known)
 	poke(m.look)
 	return true
 }

@@ -60,7 +60,7 @@ type author struct {
 	key     ed25519.PublicKey // proven to be admitted
 	current *epoch            // effective; nil until one is complete
 	next    []*epoch          // higher ones, not complete or lacking grants; ascending
-	older   *epoch            // a lower one that may have grants which current lacks
+	older   *epoch            // a lower one that may have grants which current lacks; not on the disk
 	tick    uint64            // counts merges, to tell which of next lies idle
 	gone    *Entry            // departed, and the log removed: the entry that says so
 	lone    *Entry            // a departure that came alone, while the log may still come
@@ -84,6 +84,13 @@ type epoch struct {
 type change struct {
 	put []Entry // new in a log
 	del []Entry // dropped with their epoch
+	at  []int   // of each of del: how many of put came before
+}
+
+func (c *change) drop(es ...Entry) {
+	for _, e := range es {
+		c.del, c.at = append(c.del, e), append(c.at, len(c.put))
+	}
 }
 
 func (c *change) empty() bool { return len(c.put) == 0 && len(c.del) == 0 }
@@ -202,7 +209,7 @@ func (r *replica) merge(p proven, asked bool, ch *change) error {
 	switch {
 	case ep != nil:
 	case a.current != nil && p.Epoch < a.current.number:
-		r.drop(a.older, ch) // the latest that is told of; an exchange brings an epoch in one go, mostly
+		r.dropOlder(a) // the latest that is told of; an exchange brings an epoch in one go, mostly
 		ep = newEpoch(p.Epoch)
 		a.older = ep
 	default:
@@ -212,7 +219,11 @@ func (r *replica) merge(p proven, asked bool, ch *change) error {
 	ep.touched = a.tick
 	before := len(ep.entries)
 	size := ep.bytes + ep.waiting
-	err := ep.add(p, ch)
+	news := ch
+	if ep == a.older { // no news unless it takes effect
+		news = &change{}
+	}
+	err := ep.add(p, news)
 	r.held += ep.bytes + ep.waiting - size
 	if errors.Is(err, errFork) {
 		r.summed = nil
@@ -253,9 +264,24 @@ func (r *replica) drop(ep *epoch, ch *change) {
 	if ep == nil {
 		return
 	}
-	ch.del = append(ch.del, ep.entries...)
+	ch.drop(ep.entries...)
 	r.held -= ep.bytes + ep.waiting
 	r.summed = nil
+}
+
+// dropOlder forgets the epoch below the effective one.
+func (r *replica) dropOlder(a *author) {
+	r.drop(a.older, &change{})
+	a.older = nil
+}
+
+// settleOlder forgets epochs below the effective ones that have nothing to add to them.
+func (r *replica) settleOlder() {
+	for _, a := range r.authors {
+		if a.older != nil && a.older.complete() && a.older.keptBy(a.current) {
+			r.dropOlder(a)
+		}
+	}
 }
 
 // forget drops all that is known of an author.
@@ -268,7 +294,7 @@ func (r *replica) forget(id peer.ID, ch *change) {
 		r.drop(ep, ch)
 	}
 	if a.gone != nil {
-		ch.del = append(ch.del, *a.gone)
+		ch.drop(*a.gone)
 		r.held -= len(a.gone.raw)
 	}
 	delete(r.authors, id)
@@ -346,6 +372,7 @@ func (r *replica) fold(a *author, ch *change) (err error) {
 	if older := a.older; older != nil && older.complete() && !older.keptBy(a.current) {
 		a.next = slices.Insert(a.next, 0, a.current)
 		a.current, a.older = older, nil
+		ch.put = append(ch.put, older.entries...)
 		for _, ep := range a.next { // it was another one that they lacked grants of
 			ep.lacking = false
 		}
@@ -365,9 +392,9 @@ func (r *replica) fold(a *author, ch *change) (err error) {
 		for _, old := range a.next[:i] {
 			r.drop(old, ch)
 		}
-		r.drop(a.older, ch)
+		r.dropOlder(a)
 		if a.gone != nil {
-			ch.del = append(ch.del, *a.gone)
+			ch.drop(*a.gone)
 			r.held -= len(a.gone.raw)
 		}
 		a.current, a.older, a.gone, a.lone = ep, nil, nil, nil

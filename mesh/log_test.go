@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -372,6 +373,63 @@ func TestSnapshot(t *testing.T) {
 	} {
 		if got := show(snapshot(c.base, c.based, old)); !slices.Equal(got, c.want) {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+	}
+}
+
+// What comes and goes while the disk refuses does not add up, and the disk has what is
+// held once it takes it again.
+func TestDiskQueueIsBounded(t *testing.T) {
+	m := quietMesh(t, NewSecret())
+	d := m.o.Store.(*disk)
+	s := newScribe(t, m.o.Secret)
+	const names = 50
+	for e := range 40 {
+		if e == 2 {
+			d.refuse(errPowerCut) // what was written before is to be deleted
+		}
+		var es []Entry
+		for _, p := range s.epochOf(t, uint64(e+1)<<32, names, 0, func(i int) []byte { return fmt.Appendf(nil, "%d/%d", e, i) }) {
+			es = append(es, p.Entry)
+		}
+		if _, err := m.take(es, s.id.ID(), false); err != nil {
+			t.Fatal(err)
+		}
+		m.write()
+		for range 3 { // and hosts that come and go
+			raw, err := SignRecord(newIdentity(t), m.o.Secret, Record{Epoch: 1, ProtoMin: 1, ProtoMax: 1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			rec, err := VerifyRecord(raw, m.o.Secret)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.mu.Lock()
+			m.noteRecordLocked(rec, raw, false)
+			m.forgetHostLocked(rec.ID())
+			m.mu.Unlock()
+		}
+	}
+	if n := m.Stats().DiskQueue; n > 2*names+3*2 {
+		t.Errorf("%d values wait for the disk", n)
+	}
+	d.refuse(nil)
+	if !m.write() || m.Stats().DiskQueue != 0 {
+		t.Error("the disk takes it, and something still waits")
+	}
+	held, own := m.logs.log(s.id.ID()), len(m.logs.log(m.id))
+	if len(d.buckets[bucketLog]) != names+own || len(held) != names {
+		t.Errorf("%d entries are on the disk, %d held", len(d.buckets[bucketLog]), len(held)+own)
+	}
+	for _, e := range held {
+		if string(d.buckets[bucketLog][logKey(e)]) != string(e.raw) {
+			t.Fatalf("entry %d is not on the disk", e.Seq)
+		}
+	}
+	for k := range d.buckets[bucketMesh] {
+		if strings.HasPrefix(k, keyPeer) {
+			t.Errorf("%s is on the disk", k)
 		}
 	}
 }

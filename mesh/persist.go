@@ -29,8 +29,13 @@ const (
 	flushDelay = 200 * time.Millisecond
 )
 
-// dirtyBucket is what a bucket is to get: nil deletes.
-type dirtyBucket map[string][]byte
+// dirtyBucket is what a bucket is to get.
+type dirtyBucket map[string]dirtyValue
+
+type dirtyValue struct {
+	raw   []byte // nil deletes
+	there bool   // the disk may have something under the key
+}
 
 func logKey(e Entry) string {
 	b := append(make([]byte, 0, 26), e.Author[:]...)
@@ -96,31 +101,56 @@ func (m *Mesh) load() error {
 	}
 	m.mu.Lock()
 	for _, kv := range m.dirty { // what was just read is there; what it has made obsolete can go
-		maps.DeleteFunc(kv, func(_ string, v []byte) bool { return v != nil })
+		maps.DeleteFunc(kv, func(_ string, v dirtyValue) bool { return v.raw != nil })
 	}
 	m.mu.Unlock()
 	return nil
 }
 
-// dirtyLocked asks persist to write.
-func (m *Mesh) dirtyLocked(bucket, key string, value []byte) {
-	if m.dirty[bucket] == nil {
-		m.dirty[bucket] = make(dirtyBucket)
+// dirtyLocked asks persist to write; nil deletes.
+func (m *Mesh) dirtyLocked(bucket, key string, value []byte) { m.waitLocked(bucket, key, value, true) }
+
+// waitLocked is dirtyLocked for a key that may be known not to be on the disk: what
+// comes and goes while the disk refuses must not add up.
+func (m *Mesh) waitLocked(bucket, key string, value []byte, there bool) {
+	kv := m.dirty[bucket]
+	if kv == nil {
+		kv = make(dirtyBucket)
+		m.dirty[bucket] = kv
 	}
-	m.dirty[bucket][key] = value
+	if old, ok := kv[key]; ok {
+		there = old.there
+	}
+	if value == nil && !there {
+		delete(kv, key)
+		return
+	}
+	kv[key] = dirtyValue{value, there}
 	poke(m.flush)
 }
 
 // storeLocked asks persist to write what a merge changed. An entry may have gone
 // and come again within it: what is held now is what the disk is to have.
 func (m *Mesh) storeLocked(ch *change) {
+	came := make(map[string]int, len(ch.put)) // first
+	for i, e := range slices.Backward(ch.put) {
+		came[logKey(e)] = i
+	}
+	there := make(map[string]bool, len(ch.del)) // before all this
+	for i, e := range ch.del {
+		k := logKey(e)
+		if at, ok := came[k]; !ok || ch.at[i] <= at {
+			there[k] = true
+		}
+	}
 	for _, es := range [][]Entry{ch.put, ch.del} {
 		for _, e := range es {
+			k := logKey(e)
+			var raw []byte
 			if m.logs.holds(e) {
-				m.dirtyLocked(bucketLog, logKey(e), e.raw)
-			} else {
-				m.dirtyLocked(bucketLog, logKey(e), nil)
+				raw = e.raw
 			}
+			m.waitLocked(bucketLog, k, raw, there[k])
 		}
 	}
 }
@@ -179,10 +209,10 @@ func (m *Mesh) write() (ok bool) {
 	for bucket, kv := range dirty {
 		put, del := make(map[string][]byte), []string(nil)
 		for k, v := range kv {
-			if v == nil {
+			if v.raw == nil {
 				del = append(del, k)
 			} else {
-				put[k] = v
+				put[k] = v.raw
 			}
 		}
 		err := m.o.Store.Apply(bucket, put, del)
@@ -194,8 +224,11 @@ func (m *Mesh) write() (ok bool) {
 		m.log.Error("write mesh state", "bucket", bucket, "err", err)
 		m.mu.Lock()
 		for k, v := range kv {
-			if _, newer := m.dirty[bucket][k]; !newer {
-				m.dirtyLocked(bucket, k, v)
+			if newer, ok := m.dirty[bucket][k]; !ok {
+				m.waitLocked(bucket, k, v.raw, v.there)
+			} else if v.there {
+				newer.there = true
+				m.dirty[bucket][k] = newer
 			}
 		}
 		m.mu.Unlock()

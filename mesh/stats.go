@@ -5,7 +5,7 @@ type Stats struct {
 	Authors   int // hosts whose logs are known, this one included; at most 4,096
 	Entries   int // of all logs, those that wait for others before them included
 	LogBytes  int // of these entries; at most 512 MiB
-	DiskQueue int // values that wait to be written
+	DiskQueue int // values that wait to be written; while the disk refuses, at most what is held and what is on it
 	Inbox     int // datagrams that came and are not merged yet; at most 1,024
 	Outbox    int // own entries that wait to be sent; at most 1,024
 	Relay     int // others' entries that wait to be handed on; at most 1,024

@@ -45,3 +45,10 @@ func (a *author) lackingEpochs() (out []*epoch) {
 	}
 	return out
 }
+
+// settleOlder is called when an exchange is over: its other grants may come last.
+func (m *Mesh) settleOlder() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.logs.settleOlder()
+}
