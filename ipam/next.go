@@ -44,7 +44,10 @@ func (l *Ledger) Next(e Env) []Fact {
 			break // the next one sees what this one has taken
 		}
 	}
-	if v, ok := l.open.step(l.self, l.wish(e), e.Start, func(by Owner, v Value) bool { return l.agree(e, by, v) }); ok {
+	agree := func(by Owner, v Value) bool { return l.agree(e, by, v) }
+	// Who was dead when its takeover was proposed may have come back before a majority hears of that.
+	accept := func(v Value) bool { return v.Op != OpTake || e.Dead(v.Hosts[0]) }
+	if v, ok := l.open.step(l.self, l.wish(e), e.Start, agree, accept); ok {
 		say(Fact{Kind: FactVote, Vote: v})
 	}
 	return out
