@@ -410,6 +410,36 @@ func TestTakeoverOfATaker(t *testing.T) {
 	w.want("all that is dead", w.usable(host(1)), "A[10.0.0.0/24] ")
 }
 
+// A forced takeover does not wait for what its taker has taken over before, and does not do away with it either.
+func TestForceWhileATakeoverWaits(t *testing.T) {
+	for _, dies := range []bool{false, true} {
+		w := threeOwners(t, 5)
+		w.give(host(1), host(4), "10.0.0.64/26")
+		w.talk()
+		w.dead[host(5)], w.dead[host(3)] = true, true
+		w.rmpeer(1, 3)
+		w.talk() // decided; the fifth is unheard
+		w.dead[host(4)] = true
+		w.facts = append(w.facts, w.ledger(host(1)).Force(host(4)))
+		w.talk()
+		w.want("by force", w.usable(host(1), host(2)), "A[10.0.0.0/25] B[10.0.0.128/26] ")
+		if l := w.ledger(host(1)); !l.Pending(1) || l.Pending(2) {
+			t.Errorf("pending: the first %v, the forced one %v", l.Pending(1), l.Pending(2))
+		}
+		w.dead[host(5)] = false
+		if !dies {
+			w.talk()
+			w.want("when the fifth knows", w.usable(host(1), host(2)), "A[10.0.0.0/25 10.0.0.192/26] B[10.0.0.128/26] ")
+			continue
+		}
+		// Whoever takes over from it has what it had, and what it was still to have.
+		w.dead[host(1)] = true
+		w.facts = append(w.facts, w.ledger(host(2)).Force(host(1)))
+		w.talk()
+		w.want("the heir", w.usable(host(2)), "B[10.0.0.0/24] ")
+	}
+}
+
 func TestDepartedElectors(t *testing.T) {
 	w := threeOwners(t, 3)
 	w.gone[host(2)] = true
