@@ -12,6 +12,12 @@ type Takeover struct {
 	version  uint32 // of the grants by which To takes it
 }
 
+// taking is that a host has carried out the takeover of a number.
+type taking struct {
+	by     Owner
+	number uint32
+}
+
 // Ledger is what one host makes of all facts that it knows: who owns what, who may decide, what is being decided. It is a pure function
 // of them, whatever their order, and is never changed.
 type Ledger struct {
@@ -24,23 +30,24 @@ type Ledger struct {
 	conflicts     []Conflict
 	mine          []netip.Prefix
 
-	first      int // how many hosts begin the ring; 0: the founder alone
-	named      bool
-	seeds      []Owner
-	electors   []Owner
-	councils   [][]Owner // the electors of instance 1, of 2, … up to the open one
-	takeovers  []Takeover
-	open       election // the instance that is not decided yet
-	stands     map[Owner]bool
-	seen, took map[Owner]uint32
-	accepts    map[Grant]bool
-	waiting    []Grant // made to self and not accepted yet
+	first     int // how many hosts begin the ring; 0: the founder alone
+	named     bool
+	seeds     []Owner
+	electors  []Owner
+	councils  [][]Owner // the electors of instance 1, of 2, … up to the open one
+	takeovers []Takeover
+	open      election // the instance that is not decided yet
+	stands    map[Owner]bool
+	seen      map[Owner]uint32
+	took      map[taking]bool // each by itself: a forced takeover does not wait for its taker's earlier ones
+	accepts   map[Grant]bool
+	waiting   []Grant // made to self and not accepted yet
 }
 
 // NewLedger folds facts for the host self of a mesh that founder has founded with the range whole. Facts that do not pass their checks
 // are skipped.
 func NewLedger(self, founder Owner, whole netip.Prefix, facts []Fact) *Ledger {
-	l := &Ledger{self: self, founder: founder, whole: whole.Masked(), stands: map[Owner]bool{}, seen: map[Owner]uint32{}, took: map[Owner]uint32{}, accepts: map[Grant]bool{}}
+	l := &Ledger{self: self, founder: founder, whole: whole.Masked(), stands: map[Owner]bool{}, seen: map[Owner]uint32{}, took: map[taking]bool{}, accepts: map[Grant]bool{}}
 	votes := map[uint32]map[Owner][]Vote{}
 	forced := map[uint32][]Fact{}
 	var given []Grant
@@ -67,7 +74,7 @@ func NewLedger(self, founder Owner, whole netip.Prefix, facts []Fact) *Ledger {
 		case FactSeen:
 			l.seen[f.By] = max(l.seen[f.By], f.Count)
 		case FactTook:
-			l.took[f.By] = max(l.took[f.By], f.Count)
+			l.took[taking{f.By, f.Count}] = true
 		case FactForce:
 			forced[f.Vote.Instance] = append(forced[f.Vote.Instance], f)
 		}
