@@ -209,18 +209,21 @@ func (l *Ledger) wish(e Env) Value {
 
 // agree says whether self would have v decided, as by wants it.
 func (l *Ledger) agree(e Env, by Owner, v Value) bool {
+	every := func(ok func(Owner) bool) bool { return !slices.ContainsFunc(v.Hosts, func(h Owner) bool { return !ok(h) }) }
+	known := func(h Owner) bool { return slices.Contains(e.Hosts, h) && !e.Gone(h) }
 	switch v.Op {
 	case OpSeed:
 		if l.named {
 			return by == l.founder
 		}
-		return l.first > 0 && l.seeds == nil && len(l.electors) > l.first/2
-	case OpAdd:
-		return true
+		elector := func(h Owner) bool { return slices.Contains(l.electors, h) }
+		return l.first > 0 && l.seeds == nil && len(v.Hosts) > l.first/2 && every(elector)
+	case OpAdd: // a host that nobody knows would count for a majority that is never reached
+		return every(func(h Owner) bool { return known(h) && l.stands[h] })
 	case OpDrop:
 		return !slices.ContainsFunc(v.Hosts, func(h Owner) bool { return h != by && !e.Gone(h) })
 	case OpTake:
-		return v.Hosts[0] != l.self && e.Dead(v.Hosts[0]) && l.ring.Seeded() && l.Mortal(v.Hosts[0])
+		return v.Hosts[0] != l.self && e.Dead(v.Hosts[0]) && known(v.Hosts[1]) && l.ring.Seeded() && l.Mortal(v.Hosts[0])
 	}
 	return false
 }

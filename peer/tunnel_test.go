@@ -112,8 +112,9 @@ func TestRestart(t *testing.T) {
 		*da = Device{o: d.o, kind: d.kind, control: d.control}
 	}
 	noLoss(t, stop)
-	if at := handshake(t, a, da, pub); !at.Equal(before) || mustProcess(t, a) != pid {
-		t.Errorf("handshake at %s, before %s; process %v, before %v", at, before, mustProcess(t, a), pid)
+	sameSession(t, a, before, handshake(t, a, da, pub))
+	if now := mustProcess(t, a); now != pid {
+		t.Errorf("process %v, before %v", now, pid)
 	}
 }
 
@@ -158,9 +159,7 @@ func TestRouterKilled(t *testing.T) {
 	at := handshake(t, a, da, b.id.WireGuardPublic())
 	a.must("set", func() error { return da.Set([]Config{b.peerOf()}) })
 	noLoss(t, stop)
-	if now := handshake(t, a, da, b.id.WireGuardPublic()); !now.Equal(at) {
-		t.Errorf("handshake at %s and again at %s", at, now)
-	}
+	sameSession(t, a, at, handshake(t, a, da, b.id.WireGuardPublic()))
 	p := mustProcess(t, a)
 	for _, f := range []string{"cmdline", "environ"} {
 		text, err := os.ReadFile("/proc/" + strconv.Itoa(p.pid) + "/" + f)
@@ -170,6 +169,19 @@ func TestRouterKilled(t *testing.T) {
 	}
 	if sid, err := unix.Getsid(p.pid); err != nil || sid != p.pid {
 		t.Errorf("session of the device process: %d, %v", sid, err)
+	}
+}
+
+// sameSession checks that there was no other handshake. wireguard-go sets its timer for another try after it has sent the
+// first; if the answer comes in between, as on a busy machine, it tries again after 5 s although it has a session.
+func sameSession(t *testing.T, h *testHost, before, now time.Time) {
+	t.Helper()
+	if now.Equal(before) {
+		return
+	}
+	b, err := os.ReadFile(logPath(h.runDir))
+	if err != nil || !bytes.Contains(b, []byte("Handshake did not complete after")) {
+		t.Errorf("handshake at %s, before %s (%v)", now, before, err)
 	}
 }
 
@@ -222,9 +234,7 @@ func changeOthers(t *testing.T, a, b *testHost, da *Device) {
 		}
 	}
 	noLoss(t, stop)
-	if at := handshake(t, a, da, pub); !at.Equal(before) {
-		t.Errorf("handshake at %s, before %s", at, before)
-	}
+	sameSession(t, a, before, handshake(t, a, da, pub))
 }
 
 // TestKernel is the kernel's device against a userspace one.
@@ -246,9 +256,7 @@ func TestKernel(t *testing.T) {
 	da = a.open()
 	a.must("set", func() error { return da.Set([]Config{b.peerOf()}) })
 	noLoss(t, stop)
-	if at := handshake(t, a, da, b.id.WireGuardPublic()); !at.Equal(before) {
-		t.Errorf("handshake at %s, before %s", at, before)
-	}
+	sameSession(t, a, before, handshake(t, a, da, b.id.WireGuardPublic()))
 	a.must("renew", func() error { return da.Renew(b.id.WireGuardPublic()) })
 	noLoss(t, load(t, a, b))
 	a.kind = Userspace

@@ -1,0 +1,32 @@
+package ipam
+
+import "testing"
+
+// An elector does not have decided what would hand a mesh to hosts that nobody knows.
+func TestElectorsAgreeToHostsTheyKnow(t *testing.T) {
+	a, b, c, d := host(1), host(2), host(3), host(4)
+	facts := []Fact{{By: a, Kind: FactInit, First: 3}, {By: b, Kind: FactStand}}
+	l := NewLedger(a, a, pfx("10.0.0.0/24"), facts)
+	e := Env{Hosts: []Owner{a, b, c}, Alive: func(Owner) bool { return true }, Gone: func(o Owner) bool { return o == c }, Dead: func(o Owner) bool { return o == c }}
+	if !l.agree(e, a, Value{OpAdd, []Owner{b}}) {
+		t.Error("not to one that stands")
+	}
+	for what, v := range map[string]Value{
+		"one that does not stand":     {OpAdd, []Owner{b, d}},
+		"one that has departed":       {OpAdd, []Owner{c}},
+		"a seed by too few":           {OpSeed, []Owner{a}},
+		"a seed by who is no elector": {OpSeed, []Owner{a, b}},
+	} {
+		if l.agree(e, b, v) {
+			t.Errorf("to %s", what)
+		}
+	}
+	begun := NewLedger(a, a, pfx("10.0.0.0/24"), []Fact{{By: a, Kind: FactGrant, Grant: Seed(pfx("10.0.0.0/24"), a)}})
+	e.Gone = func(Owner) bool { return false }
+	if !begun.agree(e, b, Value{OpTake, []Owner{c, b}}) {
+		t.Error("not to a takeover from a dead host")
+	}
+	if begun.agree(e, b, Value{OpTake, []Owner{c, d}}) {
+		t.Error("to a takeover by a host that is not known")
+	}
+}
