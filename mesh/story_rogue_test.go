@@ -8,6 +8,7 @@ import (
 	"crypto/cipher"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"net"
@@ -160,7 +161,7 @@ func TestRogueMember(t *testing.T) {
 			t.Error("an exchange of lies comes to its end")
 		}
 		unharmed("lying in an exchange")
-		if n := b.rejected(r)[reasonInvalid]; n != 6 {
+		if n := b.rejected(r)[reasonInvalid]; n != 4 { // the first one ends it
 			t.Errorf("%d forged entries are counted after an exchange", n)
 		}
 
@@ -428,6 +429,51 @@ func TestOneMemberDoesNotTakeAllSessions(t *testing.T) {
 		}
 		if n := a.mesh.Stats().Locals; n == 0 || n > 2 {
 			t.Errorf("%d sessions are held", n)
+		}
+	})
+}
+
+// A member that has used up what it may send is not served where strangers are, either.
+func TestRogueGoesRoundTheTunnel(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		bs := w.meet(2)
+		a := bs[0]
+		r := newRogue(t, w, a)
+		w.within(20*time.Second, "three hosts", func() bool { return oneMesh(append(bs, r.box)...) })
+		try := func(p purpose, at netip.Addr) RefusalCode {
+			l, err := r.mesh.open(t.Context(), p, a.id.ID(), netip.AddrPortFrom(at, DefaultPort))
+			if err == nil {
+				l.close()
+				return Accepted
+			}
+			if v, ok := errors.AsType[*Refusal](err); ok {
+				return v.Code
+			}
+			return RefusedBusy // closed before a word was said
+		}
+		for _, c := range []struct {
+			p    purpose
+			at   netip.Addr
+			want RefusalCode
+		}{
+			{purposeSync, a.control(), Accepted}, {purposeCall, a.control(), Accepted}, {purposeJoin, a.addr, Accepted},
+			{purposeSync, a.addr, RefusedPurpose}, {purposeCall, a.addr, RefusedPurpose},
+		} {
+			if got := try(c.p, c.at); got != c.want {
+				t.Errorf("%v at %v: %d, want %d", c.p, c.at, got, c.want)
+			}
+		}
+		for range senderBurst / penalty * 2 {
+			a.mesh.rejectSent(r.id.ID(), reasonInvalid, errShort)
+		}
+		for _, at := range []netip.Addr{a.control(), a.addr} {
+			if got := try(purposeJoin, at); got != RefusedBusy {
+				t.Errorf("a join at %v: %d", at, got)
+			}
+		}
+		time.Sleep(2 * senderBurst / senderRate * time.Second)
+		if got := try(purposeJoin, a.addr); got != Accepted {
+			t.Errorf("a join later: %d", got)
 		}
 	})
 }
