@@ -10,12 +10,15 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"net"
 	"net/netip"
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/memberlist"
 
 	"weft/peer"
 )
@@ -406,6 +409,66 @@ func TestRogueMakesUpHosts(t *testing.T) {
 		w.within(30*time.Second, "a real host in", func() bool { return a.sees(b) == Alive && b.sees(a) == Alive })
 		a.append("web")
 		w.within(10*time.Second, "a name", func() bool { return len(b.names(a)) == 1 })
+	})
+}
+
+// Gossip's word is as cheap: a newcomer finds room beside hosts that it holds alive and
+// nobody has met, and those that are there, stay.
+func TestRogueMakesUpGossip(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.log = slog.New(slog.DiscardHandler)
+		a, b, c := w.box("host1"), w.box("host2"), w.box("host3")
+		a.found()
+		b.join(a)
+		w.within(10*time.Second, "two hosts", func() bool { return oneMesh(a, b) })
+		c.join(b) // what host1 knows of it, it has from gossip
+		w.within(10*time.Second, "three hosts", func() bool { return oneMesh(a, b, c) })
+		time.Sleep(10 * time.Second)
+		madeUp := func() (Record, []byte) {
+			raw, err := SignRecord(newIdentity(t), w.secret, Record{BootNonce: 9, Epoch: 1, Serial: 1, ProtoMin: 1, ProtoMax: 1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			rec, err := ParseRecord(raw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return rec, raw
+		}
+		d := &delegate{a.mesh}
+		for a.mesh.Stats().Authors < maxAuthors {
+			rec, raw := madeUp()
+			addr := a.mesh.controlAddr(rec.ID())
+			n := &memberlist.Node{Name: rec.Name(), Addr: addr.AsSlice(), Port: DefaultGossipPort, Meta: raw}
+			if err := d.NotifyAlive(n); err != nil {
+				t.Fatal(err)
+			}
+			d.NotifyJoin(n)
+			d.NotifyLeave(n)
+		}
+		time.Sleep(2 * watchTick)
+		a.mesh.mu.Lock()
+		defer a.mesh.mu.Unlock()
+		a.mesh.hosts[c.id.ID()].greeted = false // in case they have had an exchange
+		const left = 20
+		strangers := maxAuthors - 3
+		for _, h := range a.mesh.hosts { // as if all but so many were met
+			if !h.proven() && strangers > left {
+				h.greeted = true
+				strangers--
+			}
+		}
+		room := 0
+		for range left + 1 {
+			rec, raw := madeUp()
+			if a.mesh.noteRecordLocked(rec, raw, true) {
+				a.mesh.hosts[rec.ID()].greeted = true
+				room++
+			}
+		}
+		if _, known := a.mesh.logs.authors[c.id.ID()]; room != left || !known {
+			t.Errorf("room for %d newcomers, want %d; host3 is still known: %v", room, left, known)
+		}
 	})
 }
 
