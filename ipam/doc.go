@@ -32,7 +32,8 @@
 // majority of the electors that those before it have left. The founder of the mesh is the first elector; hosts that own space are added,
 // by decisions, as they come, and departed or dead ones dropped. So electorates change one decision at a time, and two operators, on two
 // sides of whatever, cannot both get a majority. Votes are facts: there are no other messages, and an elector's log is its disk. A host
-// promises a ballot only if it agrees with what its proposer intends, for a takeover: if it has seen the host fail, too.
+// promises a ballot only if it agrees with what its proposer intends, for a takeover: if it has seen the host fail, too. The proposer, once
+// it has its promises, proposes only what it still wants, and nobody accepts the takeover of a host that it does not see dead.
 //
 // A takeover that is decided is carried out when every other member has said that it knows of it, or is dead itself: what a member says
 // comes after everything that the dead host may have given it, and after that it accepts nothing that the dead host gave. Then the taker

@@ -59,10 +59,13 @@ func (w *councilWorld) view(i int) *election {
 	return e
 }
 
-func (w *councilWorld) step(i int, start bool) {
+func anything(Value) bool { return true }
+
+// step lets a host act; a picky one accepts no value but its own.
+func (w *councilWorld) step(i int, start, picky bool) {
 	wish := Value{OpSeed, []Owner{w.electors[i]}}
 	for range 4 { // until it has nothing to say
-		v, ok := w.view(i).step(w.electors[i], wish, start, func(Owner, Value) bool { return true })
+		v, ok := w.view(i).step(w.electors[i], wish, start, func(Owner, Value) bool { return true }, func(v Value) bool { return !picky || v.equal(wish) })
 		if !ok {
 			return
 		}
@@ -105,8 +108,9 @@ func (w *councilWorld) decided() []Value {
 
 // Every schedule of three hosts that begin a few ballots between them. A host that acts has seen, of each other's votes, any one or
 // none, whatever it had seen before: so votes are lost, late, repeated and overtaken in every way, and a host may crash at any moment
-// and come back with its disk and nothing else. At most one value is decided.
+// and come back with its disk and nothing else. Any may refuse to accept others' values, at any time. At most one value is decided.
 func TestElectionExhaustively(t *testing.T) {
+	accepted := func(vs []Vote) bool { return len(vs) > 0 && vs[len(vs)-1].Accepted != Ballot{} }
 	first := &councilWorld{ballots: ballots}
 	for i := range 3 {
 		first.electors = append(first.electors, host(i+1))
@@ -126,13 +130,13 @@ func TestElectionExhaustively(t *testing.T) {
 		for _, d := range ds {
 			decided[letter(d.Hosts[0])]++
 		}
-		act := func(i int, start bool, seen ...int) {
+		act := func(i int, start, picky bool, seen ...int) {
 			w := now.clone()
 			w.seen[i] = seen
 			if start {
 				w.ballots--
 			}
-			w.step(i, start)
+			w.step(i, start, picky)
 			w.seen[i] = make([]int, 3)
 			if k := w.key(); !known[k] {
 				known[k] = true
@@ -145,9 +149,14 @@ func TestElectionExhaustively(t *testing.T) {
 				for nb := 0; nb <= len(now.cast[b]); nb++ {
 					seen := make([]int, 3)
 					seen[a], seen[b] = na, nb
-					act(i, false, seen...)
-					if now.ballots > 0 {
-						act(i, true, seen...)
+					for _, picky := range []bool{false, true} {
+						if picky && !accepted(now.cast[a][:na]) && !accepted(now.cast[b][:nb]) {
+							continue // there is nothing to refuse
+						}
+						act(i, false, picky, slices.Clone(seen)...)
+						if now.ballots > 0 {
+							act(i, true, picky, slices.Clone(seen)...)
+						}
 					}
 				}
 			}
@@ -171,15 +180,16 @@ func TestElectionAtRandom(t *testing.T) {
 		}
 		for range rapid.IntRange(0, 120).Draw(t, "steps") {
 			i, j := rapid.IntRange(0, n-1).Draw(t, "host"), rapid.IntRange(0, n-1).Draw(t, "other")
+			picky := rapid.IntRange(0, 3).Draw(t, "picky") == 0
 			switch rapid.IntRange(0, 9).Draw(t, "what") {
 			case 0:
-				w.step(i, true)
+				w.step(i, true, picky)
 			case 1:
 				clear(w.seen[i])
 			default:
 				if len(w.cast[j]) > 0 {
 					w.seen[i][j] = max(w.seen[i][j], rapid.IntRange(1, len(w.cast[j])).Draw(t, "vote"))
-					w.step(i, false)
+					w.step(i, false, picky)
 				}
 			}
 			if ds := w.decided(); len(ds) > 1 {
@@ -192,7 +202,7 @@ func TestElectionAtRandom(t *testing.T) {
 				for j := range n {
 					w.seen[i][j] = len(w.cast[j])
 				}
-				w.step(i, i == 0 && len(w.decided()) == 0)
+				w.step(i, i == 0 && len(w.decided()) == 0, false)
 			}
 		}
 		after := w.decided()
@@ -204,7 +214,7 @@ func TestElectionAtRandom(t *testing.T) {
 
 func TestVotesOfStrangers(t *testing.T) {
 	e := &election{instance: 1, electors: []Owner{host(1), host(2), host(3)}, latest: map[Owner]Vote{}, all: map[Owner][]Vote{}}
-	if _, ok := e.step(host(4), Value{OpAdd, []Owner{host(4)}}, true, func(Owner, Value) bool { return true }); ok {
+	if _, ok := e.step(host(4), Value{OpAdd, []Owner{host(4)}}, true, func(Owner, Value) bool { return true }, anything); ok {
 		t.Error("who is no elector votes")
 	}
 	b := Ballot{1, host(1)}
@@ -224,20 +234,20 @@ func TestVotesOfStrangers(t *testing.T) {
 // What nobody agrees to is not promised, and so blocks nothing else.
 func TestElectionWithoutAgreement(t *testing.T) {
 	w := &councilWorld{electors: []Owner{host(1), host(2), host(3)}, cast: make([][]Vote, 3), seen: [][]int{{0, 0, 0}, {0, 0, 0}, {0, 0, 0}}}
-	w.step(0, true)
+	w.step(0, true, false)
 	w.seen[1][0] = 1
-	if v, ok := w.view(1).step(host(2), Value{}, false, func(Owner, Value) bool { return false }); ok {
+	if v, ok := w.view(1).step(host(2), Value{}, false, func(Owner, Value) bool { return false }, anything); ok {
 		t.Errorf("promised what it does not agree to: %v", v)
 	}
-	v, ok := w.view(1).step(host(2), Value{OpSeed, []Owner{host(2)}}, true, func(by Owner, _ Value) bool { return by == host(2) })
+	v, ok := w.view(1).step(host(2), Value{OpSeed, []Owner{host(2)}}, true, func(by Owner, _ Value) bool { return by == host(2) }, anything)
 	if !ok || v.Promised != (Ballot{2, host(2)}) {
 		t.Fatalf("its own ballot is %+v", v)
 	}
 	w.cast[1] = append(w.cast[1], v)
 	w.seen[0][1] = 1
-	w.step(0, false)
+	w.step(0, false, false)
 	w.seen[1][0] = len(w.cast[0])
-	w.step(1, false)
+	w.step(1, false, false)
 	if v = w.cast[1][len(w.cast[1])-1]; v.Accepted.By != host(2) || v.Value.Hosts[0] != host(2) {
 		t.Errorf("the other's value was not proposed: %v", fmt.Sprint(v))
 	}

@@ -16,7 +16,7 @@ const (
 	FactStand                      // By may become an elector
 	FactVote                       // By votes
 	FactSeen                       // By knows of the first Count takeovers, and takes nothing any more of what their hosts gave before
-	FactTook                       // By has accepted all that takeover number Count brought it
+	FactTook                       // By has accepted all that takeover number Count brought it; says nothing of those before
 	FactForce                      // By decides Vote.Value in Vote.Instance without a majority, by its operator's order
 )
 
@@ -31,7 +31,7 @@ type Fact struct {
 	Grant Grant  // FactGrant, FactAccept
 	First uint8  // FactInit: how many, 1 to MaxElectors
 	Named bool   // FactInit: the founder names them; else it is whoever comes first
-	Count uint32 // FactSeen, FactTook: a number of takeovers
+	Count uint32 // FactSeen: how many takeovers; FactTook: which one
 	Vote  Vote   // FactVote; of FactForce only Instance and Value
 }
 

@@ -12,6 +12,12 @@ type Takeover struct {
 	version  uint32 // of the grants by which To takes it
 }
 
+// taking is that a host has carried out the takeover of a number.
+type taking struct {
+	by     Owner
+	number uint32
+}
+
 // Ledger is what one host makes of all facts that it knows: who owns what, who may decide, what is being decided. It is a pure function
 // of them, whatever their order, and is never changed.
 type Ledger struct {
@@ -24,22 +30,24 @@ type Ledger struct {
 	conflicts     []Conflict
 	mine          []netip.Prefix
 
-	first      int // how many hosts begin the ring; 0: the founder alone
-	named      bool
-	seeds      []Owner
-	electors   []Owner
-	takeovers  []Takeover
-	open       election // the instance that is not decided yet
-	stands     map[Owner]bool
-	seen, took map[Owner]uint32
-	accepts    map[Grant]bool
-	waiting    []Grant // made to self and not accepted yet
+	first     int // how many hosts begin the ring; 0: the founder alone
+	named     bool
+	seeds     []Owner
+	electors  []Owner
+	councils  [][]Owner // the electors of instance 1, of 2, … up to the open one
+	takeovers []Takeover
+	open      election // the instance that is not decided yet
+	stands    map[Owner]bool
+	seen      map[Owner]uint32
+	took      map[taking]bool // each by itself: a forced takeover does not wait for its taker's earlier ones
+	accepts   map[Grant]bool
+	waiting   []Grant // made to self and not accepted yet
 }
 
 // NewLedger folds facts for the host self of a mesh that founder has founded with the range whole. Facts that do not pass their checks
 // are skipped.
 func NewLedger(self, founder Owner, whole netip.Prefix, facts []Fact) *Ledger {
-	l := &Ledger{self: self, founder: founder, whole: whole.Masked(), stands: map[Owner]bool{}, seen: map[Owner]uint32{}, took: map[Owner]uint32{}, accepts: map[Grant]bool{}}
+	l := &Ledger{self: self, founder: founder, whole: whole.Masked(), stands: map[Owner]bool{}, seen: map[Owner]uint32{}, took: map[taking]bool{}, accepts: map[Grant]bool{}}
 	votes := map[uint32]map[Owner][]Vote{}
 	forced := map[uint32][]Fact{}
 	var given []Grant
@@ -66,7 +74,7 @@ func NewLedger(self, founder Owner, whole netip.Prefix, facts []Fact) *Ledger {
 		case FactSeen:
 			l.seen[f.By] = max(l.seen[f.By], f.Count)
 		case FactTook:
-			l.took[f.By] = max(l.took[f.By], f.Count)
+			l.took[taking{f.By, f.Count}] = true
 		case FactForce:
 			forced[f.Vote.Instance] = append(forced[f.Vote.Instance], f)
 		}
@@ -85,6 +93,7 @@ func NewLedger(self, founder Owner, whole netip.Prefix, facts []Fact) *Ledger {
 func (l *Ledger) decide(votes map[uint32]map[Owner][]Vote, forced map[uint32][]Fact) {
 	l.electors = []Owner{l.founder}
 	for i := uint32(1); ; i++ {
+		l.councils = append(l.councils, l.electors)
 		e := election{instance: i, electors: l.electors, latest: map[Owner]Vote{}, all: votes[i]}
 		for _, by := range l.electors {
 			for _, v := range votes[i][by] {
@@ -226,6 +235,21 @@ func (l *Ledger) Waiting() []Grant { return slices.Clone(l.waiting) }
 
 // MayAccept says whether self may accept a grant to it: not what a dead host has given, once that host's space is another's.
 func (l *Ledger) MayAccept(g Grant) bool { return g.To == l.self && l.mayAccept(g) }
+
+// Relies says whether the ledger rests on a fact beside grants: how the ring begins, what was decided, by whose votes, and who has
+// carried it out. Of votes in decided instances those count that accept something, by electors of the time.
+func (l *Ledger) Relies(f Fact) bool {
+	switch f.Kind {
+	case FactInit:
+		return f.By == l.founder
+	case FactForce, FactTook:
+		return slices.ContainsFunc(l.takeovers, func(t Takeover) bool { return t.To == f.By })
+	case FactVote:
+		i := int(f.Vote.Instance)
+		return i <= len(l.councils) && slices.Contains(l.councils[i-1], f.By) && (f.Vote.Accepted != (Ballot{}) || i == len(l.councils))
+	}
+	return false
+}
 
 // Electors are the hosts that decide, sorted.
 func (l *Ledger) Electors() []Owner { return slices.Clone(l.electors) }

@@ -224,6 +224,94 @@ func TestTakeoverNeedsAMajority(t *testing.T) {
 	w.want("by force", w.usable(host(1)), "A[10.0.0.0/25 10.0.0.192/26] ")
 }
 
+// What was refused stays refused: a ballot that a majority promises later than anybody wishes it takes over nobody.
+func TestTakeoverThatNobodyWishesAnyMore(t *testing.T) {
+	for _, back := range []bool{false, true} {
+		w := threeOwners(t, 4)
+		w.dead[host(2)], w.dead[host(3)] = true, true
+		w.rmpeer(1, 3)
+		w.facts = append(w.facts, w.ledger(host(1)).Next(w.env(host(1)))...) // A prepares, and finds no majority
+		delete(w.take, host(1))
+		w.dead[host(2)], w.dead[host(3)] = false, !back
+		w.talk()
+		if ts := w.ledger(host(1)).Takeovers(); len(ts) > 0 {
+			t.Fatalf("C back: %v; taken over: %v", back, ts)
+		}
+		// The old ballot is in nobody's way.
+		w.give(host(1), host(4), "10.0.0.64/26")
+		w.talk()
+		w.rmpeer(2, 3)
+		w.dead[host(3)] = true
+		w.talk()
+		w.want("usable", w.usable(host(1), host(2), host(4)), "A[10.0.0.0/26] B[10.0.0.128/25] D[10.0.0.64/26] ")
+		if n := len(w.ledger(host(1)).Electors()); n != 3 {
+			t.Errorf("C back: %v; %d electors", back, n)
+		}
+	}
+}
+
+// A proposer that is cut off in the middle, and comes back when the host that it wanted to take over has long done so, too.
+func TestTakeoverOfOneThatIsBack(t *testing.T) {
+	for _, proposed := range []bool{false, true} {
+		w := threeOwners(t, 4)
+		w.dead[host(3)] = true
+		w.rmpeer(1, 3)
+		say := func(i int) { w.facts = append(w.facts, w.ledger(host(i)).Next(w.env(host(i)))...) }
+		say(1) // prepares
+		say(2) // promises
+		if proposed {
+			say(1) // accepts, and is the only one that knows
+			if v := w.ledger(host(1)).open.latest[host(1)]; v.Value.Op != OpTake {
+				t.Fatalf("A has not proposed: %+v", v)
+			}
+		}
+		w.dead[host(3)] = false
+		w.talk() // the operator still waits, or not
+		delete(w.take, host(1))
+		w.talk()
+		if ts := w.ledger(host(1)).Takeovers(); len(ts) > 0 {
+			t.Fatalf("proposed: %v; a living host was taken over: %v", proposed, ts)
+		}
+		w.want("usable", w.usable(w.hosts...), "A[10.0.0.0/25] B[10.0.0.128/26] C[10.0.0.192/26] D[] ")
+		// What one has accepted binds nobody when all have spoken.
+		w.give(host(1), host(4), "10.0.0.64/26")
+		w.talk()
+		if n := len(w.ledger(host(2)).Electors()); n != 4 {
+			t.Errorf("proposed: %v; nothing can be decided any more: %d electors", proposed, n)
+		}
+	}
+}
+
+// What may have been decided by hosts that are out of reach is not decided otherwise, and a living host is not taken over for that: all wait.
+func TestTakeoverThatMayBeDecided(t *testing.T) {
+	w := threeOwners(t, 4)
+	w.dead[host(3)] = true
+	w.rmpeer(1, 3)
+	for _, i := range []int{1, 2, 1} {
+		w.facts = append(w.facts, w.ledger(host(i)).Next(w.env(host(i)))...)
+	}
+	second := w.ledger(host(2)).Next(w.env(host(2))) // accepts, so that it is decided, and is cut off before anybody hears of it
+	delete(w.take, host(1))
+	w.dead[host(3)], w.dead[host(2)] = false, true
+	w.give(host(1), host(4), "10.0.0.64/26")
+	w.talk()
+	if l := w.ledger(host(1)); len(l.Takeovers()) > 0 || len(l.Electors()) != 3 {
+		t.Fatalf("takeovers %v, electors %v", l.Takeovers(), l.Electors())
+	}
+	n := len(w.facts)
+	for range 5 {
+		w.talk()
+	}
+	if len(w.facts) != n {
+		t.Error("they fill their logs with ballots")
+	}
+	w.facts, w.dead[host(2)] = append(w.facts, second...), false
+	w.talk()
+	if l := w.ledger(host(1)); len(l.Takeovers()) != 1 || !slices.Contains(l.Electors(), host(4)) {
+		t.Errorf("takeovers %v, electors %v", l.Takeovers(), l.Electors())
+	}
+}
+
 // The dead host has given a part away that the others do not know of: to one that they wait for, or to one that has not taken it.
 func TestTakeoverWaitsForTheUnheard(t *testing.T) {
 	w := threeOwners(t, 4)
@@ -320,6 +408,36 @@ func TestTakeoverOfATaker(t *testing.T) {
 	w.facts = append(w.facts, w.ledger(host(1)).Force(host(2)))
 	w.talk()
 	w.want("all that is dead", w.usable(host(1)), "A[10.0.0.0/24] ")
+}
+
+// A forced takeover does not wait for what its taker has taken over before, and does not do away with it either.
+func TestForceWhileATakeoverWaits(t *testing.T) {
+	for _, dies := range []bool{false, true} {
+		w := threeOwners(t, 5)
+		w.give(host(1), host(4), "10.0.0.64/26")
+		w.talk()
+		w.dead[host(5)], w.dead[host(3)] = true, true
+		w.rmpeer(1, 3)
+		w.talk() // decided; the fifth is unheard
+		w.dead[host(4)] = true
+		w.facts = append(w.facts, w.ledger(host(1)).Force(host(4)))
+		w.talk()
+		w.want("by force", w.usable(host(1), host(2)), "A[10.0.0.0/25] B[10.0.0.128/26] ")
+		if l := w.ledger(host(1)); !l.Pending(1) || l.Pending(2) {
+			t.Errorf("pending: the first %v, the forced one %v", l.Pending(1), l.Pending(2))
+		}
+		w.dead[host(5)] = false
+		if !dies {
+			w.talk()
+			w.want("when the fifth knows", w.usable(host(1), host(2)), "A[10.0.0.0/25 10.0.0.192/26] B[10.0.0.128/26] ")
+			continue
+		}
+		// Whoever takes over from it has what it had, and what it was still to have.
+		w.dead[host(1)] = true
+		w.facts = append(w.facts, w.ledger(host(2)).Force(host(1)))
+		w.talk()
+		w.want("the heir", w.usable(host(2)), "B[10.0.0.0/24] ")
+	}
 }
 
 func TestDepartedElectors(t *testing.T) {

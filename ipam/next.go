@@ -44,7 +44,10 @@ func (l *Ledger) Next(e Env) []Fact {
 			break // the next one sees what this one has taken
 		}
 	}
-	if v, ok := l.open.step(l.self, l.wish(e), e.Start, func(by Owner, v Value) bool { return l.agree(e, by, v) }); ok {
+	agree := func(by Owner, v Value) bool { return l.agree(e, by, v) }
+	// Who was dead when its takeover was proposed may have come back before a majority hears of that.
+	accept := func(v Value) bool { return v.Op != OpTake || e.Dead(v.Hosts[0]) }
+	if v, ok := l.open.step(l.self, l.wish(e), e.Start, agree, accept); ok {
 		say(Fact{Kind: FactVote, Vote: v})
 	}
 	return out
@@ -90,7 +93,7 @@ func (l *Ledger) Unheard(n uint32, e Env) []Owner {
 // Pending says whether the space of takeover number n is still to be taken by its taker.
 func (l *Ledger) Pending(n uint32) bool {
 	t := l.takeovers[n-1]
-	return l.took[t.To] < n && l.outranked(t.To) < t.version
+	return !l.took[taking{t.To, n}] && l.outranked(t.To) < t.version
 }
 
 // inTurn says whether all takeovers before the one at i are carried out. What two dead hosts have given each other must not be taken
@@ -121,7 +124,7 @@ func (l *Ledger) spoils(i int) []Grant {
 			if before.From == u.From {
 				e.above = before.version // what is older went to the taker of then
 			}
-			if before.To == u.From && l.took[u.From] < uint32(m+1) {
+			if before.To == u.From && !l.took[taking{u.From, uint32(m + 1)}] {
 				add(m)
 			}
 		}

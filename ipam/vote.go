@@ -86,8 +86,9 @@ func (e *election) decided() (Value, bool) {
 
 // step returns the vote that self casts next, if there is one. wish is what it would have decided, none for nothing; with start it may
 // begin a ballot for that, which outbids those under way. agree is asked before a ballot is promised: whether self would have its
-// proposer's intent decided. It is not asked again when a value is to be accepted, since that may be another's, and was agreed to then.
-func (e *election) step(self Owner, wish Value, start bool, agree func(by Owner, v Value) bool) (Vote, bool) {
+// proposer's intent decided; and again before self proposes an intent of its own, since a majority's promises may come days later.
+// accept is asked before a value is accepted, whoever it was that first proposed it. To accept nothing is always safe.
+func (e *election) step(self Owner, wish Value, start bool, agree func(by Owner, v Value) bool, accept func(Value) bool) (Vote, bool) {
 	if !slices.Contains(e.electors, self) {
 		return Vote{}, false
 	}
@@ -97,7 +98,7 @@ func (e *election) step(self Owner, wish Value, start bool, agree func(by Owner,
 	mine := e.latest[self]
 	mine.Instance = e.instance
 	for _, by := range e.electors { // accept the highest proposal that no promise forbids
-		if v := e.latest[by]; by != self && v.Accepted.By == by && mine.Accepted.less(v.Accepted) && !v.Accepted.less(mine.Promised) {
+		if v := e.latest[by]; by != self && v.Accepted.By == by && mine.Accepted.less(v.Accepted) && !v.Accepted.less(mine.Promised) && accept(v.Value) {
 			mine.Promised, mine.Intent, mine.Accepted, mine.Value = v.Accepted, Value{}, v.Accepted, v.Value
 		}
 	}
@@ -107,21 +108,15 @@ func (e *election) step(self Owner, wish Value, start bool, agree func(by Owner,
 		}
 	}
 	if mine.Promised.By == self && mine.Accepted != mine.Promised { // propose, once a majority has promised
-		n, highest, value := 0, Ballot{}, mine.Intent
-		for _, by := range e.electors {
-			v := e.latest[by]
-			if by == self {
-				v = mine
-			}
-			if v.Promised != mine.Promised {
-				continue
-			}
-			if n++; highest.less(v.Accepted) {
-				highest, value = v.Accepted, v.Value
-			}
-		}
-		if n >= e.quorum() {
-			mine.Accepted, mine.Value = mine.Promised, value
+		free, bound := e.promised(self, mine)
+		wanted := agree(self, mine.Intent) && (mine.Intent.Op != OpTake || mine.Intent.equal(wish))
+		switch {
+		case bound.Op != 0 && accept(bound):
+			mine.Accepted, mine.Value = mine.Promised, bound
+		case free && wanted:
+			mine.Accepted, mine.Value = mine.Promised, mine.Intent
+		case bound.Op != 0 && !free && wanted:
+			start = false // the next ballot would be bound by the same
 		}
 	}
 	if start && wish.Op != 0 && !mine.after(e.latest[self]) && agree(self, wish) {
@@ -139,4 +134,37 @@ func (e *election) step(self Owner, wish Value, start bool, agree func(by Owner,
 		}
 	}
 	return mine, mine.after(e.latest[self])
+}
+
+// promised says what the promises for self's ballot, of which mine is one, let it propose: what it likes, if free, and the value that
+// was accepted at the highest ballot, if there is one. Without a majority it is neither.
+//
+// That value may be passed over if it cannot have been decided, and never will be: not even if all that have promised nothing yet have
+// accepted it. Had it been decided, then all higher ballots were for it, and who has accepted it has accepted nothing else since.
+// Nothing else was decided at lower ballots either, or it would not have been proposed.
+func (e *election) promised(self Owner, mine Vote) (free bool, bound Value) {
+	var ps []Vote
+	var highest Ballot
+	for _, by := range e.electors {
+		v := e.latest[by]
+		if by == self {
+			v = mine
+		}
+		if v.Promised != mine.Promised {
+			continue
+		}
+		if ps = append(ps, v); highest.less(v.Accepted) {
+			highest, bound = v.Accepted, v.Value
+		}
+	}
+	if len(ps) < e.quorum() {
+		return false, Value{}
+	}
+	having := len(e.electors) - len(ps)
+	for _, v := range ps {
+		if bound.Op != 0 && v.Value.equal(bound) {
+			having++
+		}
+	}
+	return bound.Op == 0 || having < e.quorum(), bound
 }

@@ -76,6 +76,11 @@ func TestBackoff(t *testing.T) {
 	if tg.state != stateFailed || tg.peer != (peer.ID{1}) || tg.next.Sub(now) > 2*backoffMin {
 		t.Errorf("%+v", tg)
 	}
+	for range 12 { // one that was met is tried as often as any known host
+		if tg.ended(peer.ID{}, io.EOF, now); tg.next.Sub(now) > redialEvery {
+			t.Errorf("a target that was met waits %v", tg.next.Sub(now))
+		}
+	}
 }
 
 func TestSourceLimits(t *testing.T) {

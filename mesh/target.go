@@ -186,12 +186,13 @@ func (t *target) ended(id peer.ID, err error, now time.Time) {
 		t.state, t.err, t.next = stateSelf, nil, now.Add(backoffMax)
 		return
 	}
+	limit := redialEvery // as for every host that is known
 	if t.state != stateFailed {
-		t.state = stateRetrying
+		t.state, limit = stateRetrying, backoffMax
 	}
 	t.err = err
-	t.backoff = min(max(2*t.backoff, backoffMin), backoffMax)
-	t.next = now.Add(min(backoffMax, t.backoff*3/4+rand.N(t.backoff/2)))
+	t.backoff = min(max(2*t.backoff, backoffMin), limit)
+	t.next = now.Add(min(limit, t.backoff*3/4+rand.N(t.backoff/2)))
 }
 
 // lost notes that the host behind an established target is not alive any more.

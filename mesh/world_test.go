@@ -45,8 +45,9 @@ type world struct {
 	boxes  []*box
 	log    *slog.Logger // of the hosts
 
-	mu     sync.Mutex            // guards inside, and every box's peers
+	mu     sync.Mutex            // guards inside, watch, and every box's peers
 	inside map[netip.Addr][]*box // by control address
+	watch  func(*box)            // of a router that is told of a change; nil: nobody does
 }
 
 // box is a host: disk, tunnels and addresses outlive its router.
@@ -77,6 +78,19 @@ func newWorld(t *testing.T) *world {
 	}
 	w.net.SetGate(w.gate)
 	return w
+}
+
+// setWatch has f called when a router is told of a change.
+func (w *world) setWatch(f func(*box)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.watch = f
+}
+
+func (w *world) watching() func(*box) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.watch
 }
 
 // gate lets control addresses through only where both sides have the tunnel.
@@ -166,7 +180,12 @@ func (b *box) launch(edit ...func(*Options)) {
 		},
 	}
 	poked := make(chan struct{}, 1)
-	o.OnChange = func() { poke(poked) }
+	o.OnChange = func() {
+		poke(poked)
+		if watch := b.w.watching(); watch != nil {
+			watch(b)
+		}
+	}
 	for _, f := range edit {
 		f(&o)
 	}

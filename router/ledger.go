@@ -55,6 +55,9 @@ func (r *Router) proofs(b *books, prefixes []netip.Prefix, to, leaver peer.ID) [
 		have[string(e.Payload)] = true
 	}
 	for _, s := range b.folded.Source {
+		if f := s.Fact; f.Kind == ipam.FactVote && !b.ledger.Relies(f) {
+			continue // a promise, of use until the instance is decided, or of nobody's concern
+		}
 		link := (s.Fact.Kind == ipam.FactGrant || s.Fact.Kind == ipam.FactAccept) && slices.ContainsFunc(prefixes, s.Fact.Grant.Prefix.Overlaps)
 		left := !leaver.IsZero() && (s.Entry.Author == leaver || s.Key != nil)
 		if s.Entry.Author == to || !link && !left {
@@ -172,6 +175,7 @@ func (r *Router) deliberate() []error {
 		more, err := r.acceptance(b, key, gift, peer.ID{})
 		ds, errs = append(ds, more...), append(errs, err)
 	}
+	ds = append(ds, r.inherit(b, e)...)
 	for _, f := range b.ledger.Next(e) {
 		p, err := encodeFact(f)
 		if err != nil {
@@ -229,6 +233,43 @@ var (
 	errRingLogFull = errors.New("the log of what this host has said about the ring is full: see docs/operations.md, \"A mesh that has had many hosts\"")
 	errNotHeard    = errors.New("a proof is of what this host has not heard of yet")
 )
+
+// heirs is how many electors keep what a departed host has said.
+const heirs = 2
+
+// inherit are copies of what a departed host has said that the ring rests on: its log
+// will be removed. The first electors in reach keep it. What proves who owns what, the
+// owners have.
+func (r *Router) inherit(b *books, e ipam.Env) []mesh.Draft {
+	var keepers []ipam.Owner
+	for _, o := range b.ledger.Electors() {
+		if e.Alive(o) && !e.Gone(o) && len(keepers) < heirs {
+			keepers = append(keepers, o)
+		}
+	}
+	if len(keepers) > 0 && !slices.Contains(keepers, ipam.Owner(b.st.Self)) {
+		return nil
+	}
+	var ds []mesh.Draft
+	var have map[string]bool
+	for _, s := range b.folded.Source {
+		h, ok := b.st.Host(s.Entry.Author)
+		if s.Key != nil || !b.folded.Gone[s.Entry.Author] || !b.ledger.Relies(s.Fact) || !ok || len(h.Record.Identity) != 32 {
+			continue
+		}
+		if have == nil {
+			have = map[string]bool{}
+			for _, e := range b.st.Logs[b.st.Self] {
+				have[string(e.Payload)] = true
+			}
+		}
+		if p := encodeKept(h.Record.Identity, s.Entry); !have[string(p)] {
+			have[string(p)] = true
+			ds = append(ds, mesh.Draft{Kind: mesh.KindGrant, Payload: p})
+		}
+	}
+	return ds
+}
 
 // acceptance are the entries by which this host takes grants that the host with
 // that identity key made to it, and keeps the chains that prove them: of the copies

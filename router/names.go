@@ -223,8 +223,30 @@ func (r *Router) alias(ctx context.Context, q nameRequest, fqdn string, add bool
 	if err != nil {
 		return nameResponse{}, err
 	}
-	r.pass(ctx)
-	return nameResponse{Name: fqdn, CNAME: target}, nil
+	warn := warnings(r.pass(ctx))
+	if add {
+		warn = append(warn, aliasWarnings(r.zone.table.Load(), fqdn, target)...)
+	}
+	return nameResponse{Name: fqdn, CNAME: target, Warnings: warn}, nil
+}
+
+// aliasWarnings say what keeps an alias from being answered.
+func aliasWarnings(t *dns.Table, fqdn, target string) (out []string) {
+	if slices.ContainsFunc(t.At(fqdn), func(o dns.Record) bool { return o.Addr.IsValid() }) {
+		out = append(out, fmt.Sprintf("%s has addresses, which are answered instead of the alias", fqdn))
+	}
+	for at, steps := target, 0; steps < 8; steps++ {
+		if at == fqdn {
+			return append(out, fmt.Sprintf("%s stands for itself by way of %s, and is answered with an error", fqdn, target))
+		}
+		rs := t.At(at)
+		i := slices.IndexFunc(rs, func(o dns.Record) bool { return o.Type() == "CNAME" })
+		if i < 0 {
+			break
+		}
+		at = rs[i].Target
+	}
+	return out
 }
 
 func addrKeys(ips []netip.Addr, fqdn string) (ks []nameKey) {

@@ -111,6 +111,88 @@ func TestChainOutlivesItsGivers(t *testing.T) {
 	}
 }
 
+// The founder decides, alone, that b decides with it; both decide that the founder
+// no longer does, and that b takes over from d. Then the founder is reset without a word to
+// anybody, and a day later its log goes.
+func TestDecisionsOutliveTheirElectors(t *testing.T) {
+	s := mesh.NewSecret()
+	a, b, c, d := newSigner(t, s), newSigner(t, s), newSigner(t, s), newSigner(t, s)
+	owner := func(x *signer) ipam.Owner { return ipam.Owner(x.id.ID()) }
+	whole := netip.MustParsePrefix("10.32.0.0/12")
+	logs := map[peer.ID][]mesh.Entry{}
+	var hosts []mesh.Host
+	for _, x := range []*signer{a, b, c, d} {
+		hosts = append(hosts, mesh.Host{ID: x.id.ID(), Record: mesh.Record{Identity: x.id.Public()}})
+	}
+	slices.SortFunc(hosts, func(x, y mesh.Host) int { return x.ID.Compare(y.ID) })
+	r := &Router{member: membership{Secret: s}}
+	booksOf := func(x *signer) *books {
+		st := &mesh.State{Self: x.id.ID(), Founding: mesh.Founding{Founder: a.id.ID(), Nonce: 7, Range: whole, Subnet: whole}, Hosts: hosts, Logs: logs}
+		bk := &books{st: st, folded: fold(st, s.MeshID(), new(grantCache))}
+		bk.ledger = ipam.NewLedger(owner(x), owner(a), whole, bk.folded.Facts)
+		return bk
+	}
+	write := func(x *signer, kind mesh.Kind, payload []byte) {
+		logs[x.id.ID()] = append(logs[x.id.ID()], x.entry(t, kind, payload))
+	}
+	vote := func(x *signer, v ipam.Vote) {
+		t.Helper()
+		p, err := encodeFact(ipam.Fact{By: owner(x), Kind: ipam.FactVote, Vote: v})
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(x, mesh.KindGrant, p)
+	}
+	decide := func(instance uint32, v ipam.Value, by ...*signer) {
+		t.Helper()
+		ballot := ipam.Ballot{Round: 1, By: owner(by[0])}
+		for _, x := range by {
+			vt := ipam.Vote{Instance: instance, Promised: ballot}
+			if x == by[0] {
+				vt.Intent = v
+			}
+			vote(x, vt)
+			vt.Accepted, vt.Value = ballot, v
+			vote(x, vt)
+		}
+	}
+	logs[a.id.ID()] = []mesh.Entry{a.grant(t, ipam.Seed(whole, owner(a)))}
+	decide(1, ipam.Value{Op: ipam.OpAdd, Hosts: []ipam.Owner{owner(b)}}, a)
+	decide(2, ipam.Value{Op: ipam.OpTake, Hosts: []ipam.Owner{owner(d), owner(b)}}, a, b)
+	decide(3, ipam.Value{Op: ipam.OpDrop, Hosts: []ipam.Owner{owner(a)}}, b, a)
+	vote(a, ipam.Vote{Instance: 9, Promised: ipam.Ballot{Round: 9, By: owner(a)}, Intent: ipam.Value{Op: ipam.OpDrop, Hosts: []ipam.Owner{owner(b)}}}) // of nobody's concern
+	want := booksOf(c).ledger
+	if !slices.Equal(want.Electors(), []ipam.Owner{owner(b)}) || len(want.Takeovers()) != 1 {
+		t.Fatalf("electors %v, takeovers %v", want.Electors(), want.Takeovers())
+	}
+	env := func(x *signer) (*books, ipam.Env) {
+		bk := booksOf(x)
+		return bk, ipam.Env{Alive: func(ipam.Owner) bool { return true }, Gone: func(o ipam.Owner) bool { return bk.folded.Gone[peer.ID(o)] }}
+	}
+	if ds := r.inherit(env(b)); len(ds) > 0 {
+		t.Errorf("%d copies of the log of a host that is there", len(ds))
+	}
+	write(a, mesh.KindDepart, nil)
+	if ds := r.inherit(env(c)); len(ds) > 0 {
+		t.Errorf("who decides nothing keeps %d copies, while somebody does", len(ds))
+	}
+	ds := r.inherit(env(b))
+	if len(ds) != 3 { // the vote of each instance that accepts something
+		t.Errorf("%d copies", len(ds))
+	}
+	for _, x := range ds {
+		write(b, x.Kind, x.Payload)
+	}
+	if again := r.inherit(env(b)); len(again) > 0 {
+		t.Errorf("%d copies again", len(again))
+	}
+	delete(logs, a.id.ID())
+	got := booksOf(c).ledger
+	if !slices.Equal(got.Electors(), want.Electors()) || !slices.Equal(got.Takeovers(), want.Takeovers()) || got.Instance() != want.Instance() {
+		t.Errorf("electors %v, takeovers %v, want %v and %v", got.Electors(), got.Takeovers(), want.Electors(), want.Takeovers())
+	}
+}
+
 func TestFactsInOtherForms(t *testing.T) {
 	s := mesh.NewSecret()
 	a := newSigner(t, s)
