@@ -84,11 +84,12 @@ func FuzzServe(f *testing.F) {
 	f.Add(uint8(9), msgs(Refusal{Code: RefusedBusy, Text: "no"}.encode()))
 	f.Fuzz(func(t *testing.T, p uint8, b []byte) {
 		a, z := net.Pipe()
+		m.senders = newSourceLimits(senderBurst, senderRate)
 		served := make(chan struct{})
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		go func() {
-			m.handle(ctx, z)
+			m.handle(ctx, tunnelled{z, netip.AddrPortFrom(m.controlAddr(client.ID()), 4711)})
 			close(served)
 		}()
 		s, err := Client(ctx, a, client, secret)
@@ -116,6 +117,14 @@ func FuzzServe(f *testing.F) {
 		<-served
 	})
 }
+
+// tunnelled is a connection that comes through the tunnel.
+type tunnelled struct {
+	net.Conn
+	from netip.AddrPort
+}
+
+func (c tunnelled) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.from) }
 
 // quietMesh is a Mesh that does not run.
 func quietMesh(t testing.TB, s Secret) *Mesh {

@@ -21,6 +21,7 @@ type host struct {
 
 	met     bool   // a member of gossip since this router started
 	greeted bool   // a session with it was accepted since then
+	reached bool   // our tunnel has had something from it since then; looked at when it is crowded
 	gossip  bool   // gossip holds the start of rec alive
 	vetted  uint64 // a boot nonce, not rec's, that was challenged and is a restart
 	live    Liveness
@@ -126,12 +127,18 @@ func (m *Mesh) noteRecordLocked(rec Record, raw []byte, met bool) bool {
 	return true
 }
 
+// crowded is from how many known hosts on it is looked at which of them are there.
+const crowded = maxAuthors / 2
+
+// proven tells that a host is there by more than others' word: gossip's is cheap, too.
+func (h *host) proven() bool { return h.greeted || h.reached }
+
 // makeRoomLocked forgets a host that has only been told of and that nothing rests on:
 // whoever has the secret can make up identities.
 func (m *Mesh) makeRoomLocked() bool {
 	for id, a := range m.logs.authors {
 		h := m.hosts[id]
-		if id == m.id || h != nil && (h.met || h.greeted) ||
+		if id == m.id || h != nil && h.proven() ||
 			slices.ContainsFunc(m.logs.log(id), func(e Entry) bool { return e.Kind == KindGrant }) || a.gone != nil {
 			continue
 		}

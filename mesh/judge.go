@@ -27,6 +27,14 @@ func (m *Mesh) judge(ctx context.Context, l *link, h hello) *Refusal {
 		}
 		return m.cloneRefusal(l.id, l.rec.Nickname, "")
 	}
+	if (l.purpose == purposeSync || l.purpose == purposeCall) && !l.inside {
+		return &Refusal{RefusedPurpose, fmt.Sprintf("a %v is served through the tunnel only", l.purpose)}
+	}
+	// Who it is, is proven here, wherever it comes from: what it has used up counts.
+	if !m.senders.take(m.controlAddr(l.id), 0, false, time.Now()) {
+		m.count.add("session_refused_flood")
+		return &Refusal{RefusedBusy, "it has sent more than one member may: it is heard again in a few seconds"}
+	}
 	if r := m.judgeFounding(l, h); r != nil {
 		return r
 	}

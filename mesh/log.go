@@ -122,15 +122,19 @@ type proven struct {
 
 // prove checks entries without a lock held: it costs 70 µs each. keys holds the
 // identities that are known; those of valid Begins are added. What does not
-// verify is left out and handed to reject.
-func prove(es []Entry, keys map[peer.ID]ed25519.PublicKey, s Secret, reject func(Entry, error)) []proven {
+// verify is left out and handed to reject, which says whether to go on.
+func prove(es []Entry, keys map[peer.ID]ed25519.PublicKey, s Secret, reject func(Entry, error) bool) []proven {
 	mesh := s.MeshID()
 	out := make([]proven, 0, len(es))
+	goOn := true
 	for _, e := range es {
+		if !goOn {
+			break
+		}
 		if e.Kind == KindBegin {
 			b, err := VerifyBegin(e, s)
 			if err != nil {
-				reject(e, err)
+				goOn = reject(e, err)
 				continue
 			}
 			keys[e.Author] = b.Identity
@@ -139,11 +143,11 @@ func prove(es []Entry, keys map[peer.ID]ed25519.PublicKey, s Secret, reject func
 		}
 		key, ok := keys[e.Author]
 		if !ok {
-			reject(e, errUnknownAuthor)
+			goOn = reject(e, errUnknownAuthor)
 			continue
 		}
 		if err := e.Verify(key, mesh); err != nil {
-			reject(e, err)
+			goOn = reject(e, err)
 			continue
 		}
 		out = append(out, proven{Entry: e})

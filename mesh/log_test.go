@@ -209,7 +209,10 @@ func TestProve(t *testing.T) {
 	}
 	var rejected []error
 	in := []Entry{e[0].Entry, e[1].Entry, bad, stranger.epoch(t, 1, 1, 0)[0].Entry, forger.epoch(t, 5, 1, 1)[1].Entry}
-	out := prove(in, map[peer.ID]ed25519.PublicKey{}, secret, func(_ Entry, err error) { rejected = append(rejected, err) })
+	out := prove(in, map[peer.ID]ed25519.PublicKey{}, secret, func(_ Entry, err error) bool {
+		rejected = append(rejected, err)
+		return true
+	})
 	if len(out) != 2 || len(rejected) != 3 {
 		t.Errorf("took %d, rejected %v", len(out), rejected)
 	}

@@ -17,7 +17,8 @@ import (
 // body. memberlist's begin with the version of its encryption, 0 or 1. They are not
 // sealed again: the tunnel seals them, their entries are signed, and their source
 // address is the sender's, because a tunnel takes from a host its own addresses
-// only. So whoever misbehaves has a name.
+// only. So whoever misbehaves has a name. A kind that is not known is of a later
+// release, whose entries come by the digests all the same: it is let pass.
 const (
 	gossipMagic byte = 0x77
 
@@ -255,11 +256,14 @@ func (m *Mesh) sortMail(from netip.Addr, b []byte) (pass bool) {
 func (m *Mesh) receive(from netip.Addr, b []byte) {
 	id := idAt(from)
 	switch {
-	case len(b) < 2 || len(b) > maxGossip || b[1] < gossipDirect || b[1] > gossipRoot || b[1] == gossipRoot && len(b) < 34:
+	case len(b) < 2 || len(b) > maxGossip || b[1] == gossipRoot && len(b) < 34:
 		m.rejectSent(id, reasonMalformed, errShort)
 		return
 	case !m.senders.allow(from, time.Now()):
 		m.reject(id, reasonFlood, errFlood)
+		return
+	case b[1] < gossipDirect || b[1] > gossipRoot:
+		m.count.add("gossip_unknown_kind")
 		return
 	}
 	if !m.queued.take(from) { // its share of the inbox: the others must find room

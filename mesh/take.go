@@ -33,11 +33,12 @@ func (m *Mesh) take(es []Entry, from peer.ID, asked bool) (news []Entry, lie err
 		return nil, nil
 	}
 
-	ps := prove(unknown, keys, m.o.Secret, func(e Entry, err error) {
+	ps := prove(unknown, keys, m.o.Secret, func(e Entry, err error) (goOn bool) {
 		m.rejectEntry(e, from, err)
 		if !errors.Is(err, errUnknownAuthor) {
 			lie = err
 		}
+		return lie == nil || !asked // a lie ends an exchange: no time is spent on the rest
 	})
 	records := m.recordsOf(ps)
 

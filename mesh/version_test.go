@@ -74,3 +74,19 @@ func FuzzParseNodeName(f *testing.F) {
 		}
 	})
 }
+
+// Datagrams of a kind that only a later release knows are no offence.
+func TestUnknownDatagramsAreIgnored(t *testing.T) {
+	m := quietMesh(t, NewSecret())
+	from := m.controlAddr(newIdentity(t).ID())
+	const n = senderBurst / 2
+	for range n {
+		m.receive(from, []byte{gossipMagic, gossipRoot + 1, 1, 2, 3})
+	}
+	if got := m.Rejections(); len(got) > 0 || len(m.inbox) > 0 {
+		t.Errorf("rejected %v, %d in the inbox", got, len(m.inbox))
+	}
+	if !m.senders.allow(from, time.Now()) || m.Counters()["gossip_unknown_kind"] != n {
+		t.Errorf("the sender is not heard any more; counters %v", m.Counters())
+	}
+}

@@ -42,7 +42,7 @@ func (m *Mesh) lookAtHosts() (ask []doubtful) {
 	m.stale = false
 	m.eachHostLocked(func(id peer.ID, h *host, s sign) {
 		if at, ok := heard[id]; ok {
-			s.silent, s.heard = now.Sub(at), true
+			s.silent, s.heard, h.reached = now.Sub(at), true, true
 		}
 		live := s.liveness()
 		if s.dead() && h.live == Alive && now.Sub(h.doubted) >= grace {
@@ -90,13 +90,15 @@ func (m *Mesh) lookAtHosts() (ask []doubtful) {
 }
 
 // askTunnel tells when the tunnel had something last from those that gossip calls
-// dead. It is asked without a lock: it has locks of its own. Mostly there is nobody
-// to ask about.
+// dead, or that nothing but gossip vouches for when so many are known that some may
+// have to go. It is asked without a lock: it has locks of its own. Mostly there is
+// nobody to ask about.
 func (m *Mesh) askTunnel() map[peer.ID]time.Time {
 	var ids []peer.ID
 	m.mu.Lock()
-	m.eachHostLocked(func(id peer.ID, _ *host, s sign) {
-		if s.dead() {
+	full := len(m.logs.authors) >= crowded
+	m.eachHostLocked(func(id peer.ID, h *host, s sign) {
+		if s.dead() || full && !h.proven() {
 			ids = append(ids, id)
 		}
 	})
