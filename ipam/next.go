@@ -209,7 +209,9 @@ func (l *Ledger) wish(e Env) Value {
 
 // agree says whether self would have v decided, as by wants it.
 func (l *Ledger) agree(e Env, by Owner, v Value) bool {
-	every := func(ok func(Owner) bool) bool { return !slices.ContainsFunc(v.Hosts, func(h Owner) bool { return !ok(h) }) }
+	every := func(ok func(Owner) bool) bool {
+		return !slices.ContainsFunc(v.Hosts, func(h Owner) bool { return !ok(h) })
+	}
 	known := func(h Owner) bool { return slices.Contains(e.Hosts, h) && !e.Gone(h) }
 	switch v.Op {
 	case OpSeed:
