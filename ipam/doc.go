@@ -38,6 +38,8 @@
 // A takeover that is decided is carried out when every other member has said that it knows of it, or is dead itself: what a member says
 // comes after everything that the dead host may have given it, and after that it accepts nothing that the dead host gave. Then the taker
 // accepts, by facts, exactly what the dead host still owned. Versions of takeovers outrank all that the dead host may have written.
+// What two dead hosts gave each other can be left out by both takers, if they know of different parts of it. When all is carried out, and
+// it has heard of the gift, the last taker takes that, too.
 // The dead host, if it comes back, finds the decision and may use nothing of what it had; see [Ledger.Usable], [Allocator.Stray].
 //
 // What this cannot know: a host that is merely cut off, and taken over because its operator says that it is dead, goes on using its

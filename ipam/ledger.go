@@ -28,6 +28,7 @@ type Ledger struct {
 	ring          *Ring
 	solid         *Ring // without those
 	conflicts     []Conflict
+	orphaned      []Part
 	mine          []netip.Prefix
 
 	first     int // how many hosts begin the ring; 0: the founder alone
@@ -85,7 +86,7 @@ func NewLedger(self, founder Owner, whole netip.Prefix, facts []Fact) *Ledger {
 	if l.solid = l.ring; len(l.void) > 0 {
 		l.solid, _ = NewRing(l.whole, l.grants)
 	}
-	l.mine = l.usable()
+	l.mine, l.orphaned = l.usable(), l.orphans()
 	return l
 }
 

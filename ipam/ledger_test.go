@@ -410,6 +410,114 @@ func TestTakeoverOfATaker(t *testing.T) {
 	w.want("all that is dead", w.usable(host(1)), "A[10.0.0.0/24] ")
 }
 
+// giftOfTheDead is a mesh in which D has given E something, both are dead, and A has taken over from the one, B from the other. Only the
+// first or the second of the two takers knows of the gift, and if taken, that it was taken; late are the facts that the others lack.
+func giftOfTheDead(t *testing.T, knows int, taken, giverFirst bool) (w *table, late []Fact) {
+	w = threeOwners(t, 5)
+	w.give(host(1), host(4), "10.0.0.64/26")
+	w.give(host(1), host(5), "10.0.0.32/27")
+	w.talk()
+	g := w.give(host(4), host(5), "10.0.0.96/27")
+	late = []Fact{w.facts[len(w.facts)-1], {By: host(5), Kind: FactAccept, Grant: g}}
+	w.facts = w.facts[:len(w.facts)-1]
+	heard := late
+	if !taken {
+		heard = late[:1]
+	}
+	w.dead[host(4)], w.dead[host(5)] = true, true
+	first, second := 4, 5
+	if !giverFirst {
+		first, second = 5, 4
+	}
+	say := func() bool {
+		n := len(w.facts)
+		for i, h := range w.hosts[:3] {
+			l := w.ledger(h)
+			if i+1 == knows {
+				l = NewLedger(h, host(1), w.whole, append(slices.Clone(w.facts), heard...))
+			}
+			w.facts = append(w.facts, l.Next(w.env(h))...)
+		}
+		return len(w.facts) > n
+	}
+	w.rmpeer(1, first)
+	for len(w.ledger(host(1)).Takeovers()) == 0 && say() {
+	}
+	delete(w.take, host(1))
+	w.rmpeer(2, second)
+	for range 60 {
+		if !say() {
+			break
+		}
+	}
+	if l := w.ledger(host(1)); len(l.Takeovers()) != 2 || l.Pending(1) || l.Pending(2) {
+		t.Fatalf("takeovers %v", l.Takeovers())
+	}
+	return w, late
+}
+
+// Two dead hosts have given each other something, and their takers know of different parts of that: nobody takes it twice, and in the end
+// somebody has it, whoever knows more and whoever comes first.
+func TestTakeoversThatKnowDifferently(t *testing.T) {
+	for i := range 16 {
+		knows, taken, giverFirst, back := i&1+1, i&2 > 0, i&4 > 0, i&8 > 0
+		w, late := giftOfTheDead(t, knows, taken, giverFirst)
+		w.dead[host(4)], w.dead[host(5)] = !back, !back
+		w.facts = append(w.facts, late...)
+		w.talk()
+		users := ""
+		for _, h := range w.hosts {
+			if slices.ContainsFunc(w.ledger(h).Usable(), func(p netip.Prefix) bool { return p.Overlaps(pfx("10.0.0.96/27")) }) {
+				users += letter(h)
+			}
+		}
+		l := w.ledger(host(1))
+		if users != "A" && users != "B" || users != letter(l.Ring().Owner(netip.MustParseAddr("10.0.0.96"))) || len(l.Conflicts()) > 0 {
+			t.Errorf("the taker %d knows of it (taken: %v), giver first %v, back %v: the gift is used by %q\n%s", knows, taken, giverFirst, back, users, show(l.Ring()))
+		}
+		if !back && (l.Mortal(host(4)) || l.Mortal(host(5))) {
+			t.Errorf("the taker %d knows of it (taken: %v), giver first %v: what has nothing left can be taken over", knows, taken, giverFirst)
+		}
+	}
+}
+
+// What is left over waits for those who are out of reach, too: one of them may have it.
+func TestLeftOversWaitForTheUnheard(t *testing.T) {
+	w, late := giftOfTheDead(t, 1, true, true)
+	w.hosts = append(w.hosts, host(6)) // whom the taker has not known of
+	w.dead[host(6)] = true
+	w.facts = append(w.facts, late...)
+	w.talk()
+	w.want("before", w.usable(host(1), host(2), host(6)), "A[10.0.0.0/27 10.0.0.64/27] B[10.0.0.32/27 10.0.0.128/26] F[] ")
+	w.facts = append(w.facts, Fact{By: host(6), Kind: FactAccept, Grant: Grant{Prefix: pfx("10.0.0.112/28"), From: host(5), To: host(6), Version: 4}})
+	w.dead[host(6)] = false
+	w.talk()
+	w.want("after", w.usable(host(1), host(2), host(6)), "A[10.0.0.0/27 10.0.0.64/27] B[10.0.0.32/27 10.0.0.96/28 10.0.0.128/26] F[10.0.0.112/28] ")
+}
+
+// If who would take what is left over has gone, the dead host is taken over once more.
+func TestTakeoverOfWhatIsLeftOver(t *testing.T) {
+	w, late := giftOfTheDead(t, 1, true, true)
+	w.gone[host(2)] = true
+	w.facts = append(w.facts, late...)
+	w.talk()
+	if l := w.ledger(host(1)); !l.Mortal(host(5)) || l.Mortal(host(4)) {
+		t.Errorf("may be taken over: the one that owns the rest %v, the one that owns nothing %v", l.Mortal(host(5)), l.Mortal(host(4)))
+	}
+	w.take[host(1)] = Value{OpTake, []Owner{host(5), host(1)}}
+	for len(w.ledger(host(1)).Takeovers()) < 3 {
+		n := len(w.facts)
+		for _, h := range []Owner{host(1), host(3)} {
+			w.facts = append(w.facts, w.ledger(h).Next(w.env(h))...)
+		}
+		if len(w.facts) == n {
+			t.Fatal("it is not decided")
+		}
+	}
+	w.talk()
+	w.want("usable", w.usable(host(1), host(3)), "A[10.0.0.0/27 10.0.0.64/26] C[10.0.0.192/26] ")
+}
+
 // A forced takeover does not wait for what its taker has taken over before, and does not do away with it either.
 func TestForceWhileATakeoverWaits(t *testing.T) {
 	for _, dies := range []bool{false, true} {

@@ -44,6 +44,9 @@ func (l *Ledger) Next(e Env) []Fact {
 			break // the next one sees what this one has taken
 		}
 	}
+	for _, g := range l.gleanings(e) {
+		say(Fact{Kind: FactAccept, Grant: g})
+	}
 	agree := func(by Owner, v Value) bool { return l.agree(e, by, v) }
 	// Who was dead when its takeover was proposed may have come back before a majority hears of that.
 	accept := func(v Value) bool { return v.Op != OpTake || e.Dead(v.Hosts[0]) }
@@ -110,7 +113,6 @@ func (l *Ledger) inTurn(i int) bool {
 // spoils are the grants by which self carries out the takeover at i: what the dead host owned, without what it had given to hosts that
 // have not accepted it, and never will; and with what it should have taken itself before it died.
 func (l *Ledger) spoils(i int) []Grant {
-	t := l.takeovers[i]
 	type estate struct {
 		of           Owner
 		above, below uint32 // versions
@@ -120,9 +122,11 @@ func (l *Ledger) spoils(i int) []Grant {
 	add = func(k int) {
 		u := l.takeovers[k]
 		e := estate{of: u.From, below: u.version}
-		for m, before := range l.takeovers[:k] {
+		for m := k - 1; m >= 0; m-- {
+			before := l.takeovers[m]
 			if before.From == u.From {
-				e.above = before.version // what is older went to the taker of then
+				e.above = before.version // what is older, its own and others', went to the taker of then
+				break
 			}
 			if before.To == u.From && !l.took[taking{u.From, uint32(m + 1)}] {
 				add(m)
@@ -134,20 +138,81 @@ func (l *Ledger) spoils(i int) []Grant {
 	in := func(of Owner, v uint32) bool {
 		return slices.ContainsFunc(all, func(e estate) bool { return e.of == of && e.above < v && v < e.below })
 	}
-	r, _ := NewRing(l.whole, slices.DeleteFunc(slices.Clone(l.grants), func(g Grant) bool {
-		return in(g.From, g.Version) && !l.accepts[g]
-	}))
+	return l.bring(i, l.had(in))
+}
+
+// had are the parts that of says that hosts had, by the version of the grant, once what they have given at such versions, and nobody
+// has accepted, is void.
+func (l *Ledger) had(of func(h Owner, version uint32) bool) []Part {
+	r, _ := NewRing(l.whole, slices.DeleteFunc(slices.Clone(l.grants), func(g Grant) bool { return of(g.From, g.Version) && !l.accepts[g] }))
+	return slices.DeleteFunc(r.parts, func(p Part) bool { return !of(p.Owner, p.Version) })
+}
+
+// bring are the grants by which self takes parts by the takeover at i.
+func (l *Ledger) bring(i int, parts []Part) []Grant {
+	t := l.takeovers[i]
 	var had []netip.Prefix
-	for _, p := range r.parts {
-		if in(p.Owner, p.Version) {
-			had = append(had, p.Prefix)
-		}
+	for _, p := range parts {
+		had = append(had, p.Prefix)
 	}
 	var out []Grant
 	for _, p := range merge(had) {
 		out = append(out, Grant{Prefix: p, From: t.From, To: l.self, Version: t.version})
 	}
 	return out
+}
+
+// settled says whether the takeover at i is carried out: by its taker, or, if that died first, by the one who took over from it.
+func (l *Ledger) settled(i int) bool {
+	t := l.takeovers[i]
+	if l.took[taking{t.To, uint32(i + 1)}] {
+		return true
+	}
+	heir := slices.IndexFunc(l.takeovers[i+1:], func(u Takeover) bool { return u.From == t.To })
+	return heir >= 0 && l.settled(i+1+heir)
+}
+
+// orphans are what a host was given by another before both were taken over, and no taker has taken: they have known of different parts of
+// that, and each left it out as what the other would take. What a dead host got from one that was not, and that its taker has left, is
+// none of these: the taker has known that it was given on, and self is still to hear of that.
+func (l *Ledger) orphans() []Part {
+	lost := func(h Owner, version uint32) bool {
+		i := slices.IndexFunc(l.takeovers, func(t Takeover) bool { return t.From == h && version < t.version })
+		return i >= 0 && l.settled(i)
+	}
+	var gifts []Grant
+	for _, g := range l.grants {
+		if lost(g.From, g.Version) && lost(g.To, g.Version) {
+			gifts = append(gifts, g)
+		}
+	}
+	if len(gifts) == 0 {
+		return nil
+	}
+	slices.SortFunc(gifts, func(a, b Grant) int { return a.Prefix.Compare(b.Prefix) })
+	var out []Part
+	for _, p := range l.had(lost) {
+		for _, g := range gifts {
+			both, meet := intersect(p.Prefix, g.Prefix) // a part can be of several grants
+			if !meet || g.To != p.Owner || g.Version != p.Version {
+				continue
+			}
+			if n := len(out); n == 0 || !within(both, out[n-1].Prefix) {
+				out = append(out, Part{Prefix: both, Owner: p.Owner, Version: p.Version})
+			}
+		}
+	}
+	return out
+}
+
+// gleanings are the grants by which self takes orphans. That is the last taker's, when all is carried out and all have been heard: so
+// there is one, and if there has been another decision since then the next taker waits for what this one has said before it knew.
+func (l *Ledger) gleanings(e Env) []Grant {
+	i := len(l.takeovers) - 1
+	if len(l.orphaned) == 0 || l.takeovers[i].To != l.self || !l.inTurn(i+1) || len(l.Unheard(uint32(i+1), e)) > 0 {
+		return nil
+	}
+	return l.bring(i, l.orphaned)
 }
 
 // wish is what self would have decided. What concerns everybody is left to the first elector in reach, so that electors do not outbid
@@ -230,12 +295,13 @@ func (l *Ledger) agree(e Env, by Owner, v Value) bool {
 	return false
 }
 
-// Mortal says whether a host can be taken over: not twice, unless it has come back or got something new in between. One that owns nothing
-// can be, too: others then need not wait for what it may know.
+// Mortal says whether a host can be taken over: not twice, unless it has come back or got something new in between, or has something
+// still that nobody took. One that owns nothing can be, too: others then need not wait for what it may know.
 func (l *Ledger) Mortal(h Owner) bool {
 	for i, t := range slices.Backward(l.takeovers) {
 		if t.From == h {
-			return l.seen[h] > uint32(i) || slices.ContainsFunc(l.ring.parts, func(p Part) bool { return p.Owner == h && p.Version > t.version })
+			return l.seen[h] > uint32(i) || slices.ContainsFunc(l.ring.parts, func(p Part) bool { return p.Owner == h && p.Version > t.version }) ||
+				slices.ContainsFunc(l.orphaned, func(p Part) bool { return p.Owner == h })
 		}
 	}
 	return true
