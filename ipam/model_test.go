@@ -166,7 +166,7 @@ func (w *world) tick(m *member, start, wanted bool) {
 	if fs := m.led.Next(e); len(fs) > 0 {
 		w.write(m, fs...)
 	}
-	if m.take.Op != 0 && !e.Dead(m.take.Hosts[0]) || slices.ContainsFunc(m.led.Takeovers(), func(t Takeover) bool { return m.take.Op != 0 && t.From == m.take.Hosts[0] }) {
+	if m.take.Op != 0 && (!e.Dead(m.take.Hosts[0]) || !m.led.Mortal(m.take.Hosts[0])) { // it lives, or is taken over
 		m.take = Value{}
 	}
 }
