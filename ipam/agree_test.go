@@ -30,3 +30,29 @@ func TestElectorsAgreeToHostsTheyKnow(t *testing.T) {
 		t.Error("to a takeover by a host that is not known")
 	}
 }
+
+// Space with the highest version could never be given or taken over again.
+func TestVersionsHaveABound(t *testing.T) {
+	a, b := host(1), host(2)
+	seed, half := Fact{By: a, Kind: FactGrant, Grant: Seed(pfx("10.0.0.0/24"), a)}, pfx("10.0.0.128/25")
+	for _, tc := range []struct {
+		version uint32
+		counts  bool
+	}{{2, true}, {takeoverStep + 1, true}, {2*takeoverStep - 1, true}, {2*takeoverStep + 1, false}, {1<<32 - 1, false}} {
+		g := Grant{Prefix: half, From: a, To: b, Version: tc.version}
+		facts := []Fact{seed, {By: a, Kind: FactGrant, Grant: g}}
+		l := NewLedger(b, a, pfx("10.0.0.0/24"), facts)
+		if got := l.MayAccept(g) && len(l.Waiting()) == 1; got != tc.counts {
+			t.Errorf("version %d may be accepted: %v", tc.version, got)
+		}
+		l = NewLedger(b, a, pfx("10.0.0.0/24"), append(facts, Fact{By: b, Kind: FactAccept, Grant: g}))
+		if got := l.Ring().Owner(half.Addr()) == b; got != tc.counts {
+			t.Errorf("version %d is in the ring: %v", tc.version, got)
+		}
+		for _, g := range l.HandOver(a) {
+			if _, err := g.AppendBinary(nil); err != nil {
+				t.Errorf("handed over: %v", err)
+			}
+		}
+	}
+}

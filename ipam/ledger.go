@@ -154,7 +154,11 @@ func (l *Ledger) collect(given []Grant) {
 	if l.seeds != nil {
 		l.grants = append(l.grants, seedGrants(l.whole, l.seeds)...)
 	}
+	given = slices.DeleteFunc(given, l.tooHigh)
 	for g := range l.accepts {
+		if l.tooHigh(g) {
+			continue
+		}
 		if !g.Takeover() || slices.ContainsFunc(l.takeovers, func(t Takeover) bool { return t.version == g.Version && t.From == g.From && t.To == g.To }) {
 			l.grants = append(l.grants, g)
 		}
@@ -177,6 +181,12 @@ func (l *Ledger) collect(given []Grant) {
 	}
 }
 
+// tooHigh says that a grant's version is beyond what hand-overs between the takeovers that were decided can bring about, with room for
+// some that are not known here yet. What has the highest version there is could never be given or taken over any more: it does not count.
+func (l *Ledger) tooHigh(g Grant) bool {
+	return uint64(g.Version)/takeoverStep > uint64(len(l.takeovers))+1
+}
+
 // outranked is the version of the last takeover of a host's space: what it had or gave by lower ones is void.
 func (l *Ledger) outranked(h Owner) uint32 {
 	for _, t := range slices.Backward(l.takeovers) {
@@ -190,7 +200,7 @@ func (l *Ledger) outranked(h Owner) uint32 {
 // mayAccept says whether self may take what it was given. What comes from or to a host whose space was taken over since may be
 // somebody else's by now.
 func (l *Ledger) mayAccept(g Grant) bool {
-	return g.Version > l.outranked(g.From) && g.Version > l.outranked(l.self)
+	return !l.tooHigh(g) && g.Version > l.outranked(g.From) && g.Version > l.outranked(l.self)
 }
 
 func (l *Ledger) usable() []netip.Prefix {
