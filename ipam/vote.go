@@ -87,7 +87,8 @@ func (e *election) decided() (Value, bool) {
 // step returns the vote that self casts next, if there is one. wish is what it would have decided, none for nothing; with start it may
 // begin a ballot for that, which outbids those under way. agree is asked before a ballot is promised: whether self would have its
 // proposer's intent decided; and again before self proposes an intent of its own, since a majority's promises may come days later.
-// accept is asked before a value is accepted, whoever it was that first proposed it. To accept nothing is always safe.
+// accept is asked before a value is accepted, whoever it was that first proposed it, unless it may have been decided already: then it is
+// carried through, or nothing would ever be decided while who knows is away. To accept nothing is always safe.
 func (e *election) step(self Owner, wish Value, start bool, agree func(by Owner, v Value) bool, accept func(Value) bool) (Vote, bool) {
 	if !slices.Contains(e.electors, self) {
 		return Vote{}, false
@@ -98,7 +99,7 @@ func (e *election) step(self Owner, wish Value, start bool, agree func(by Owner,
 	mine := e.latest[self]
 	mine.Instance = e.instance
 	for _, by := range e.electors { // accept the highest proposal that no promise forbids
-		if v := e.latest[by]; by != self && v.Accepted.By == by && mine.Accepted.less(v.Accepted) && !v.Accepted.less(mine.Promised) && accept(v.Value) {
+		if v := e.latest[by]; by != self && v.Accepted.By == by && mine.Accepted.less(v.Accepted) && !v.Accepted.less(mine.Promised) && (accept(v.Value) || e.mustPropose(by, v)) {
 			mine.Promised, mine.Intent, mine.Accepted, mine.Value = v.Accepted, Value{}, v.Accepted, v.Value
 		}
 	}
@@ -111,12 +112,10 @@ func (e *election) step(self Owner, wish Value, start bool, agree func(by Owner,
 		free, bound := e.promised(self, mine)
 		wanted := agree(self, mine.Intent) && (mine.Intent.Op != OpTake || mine.Intent.equal(wish))
 		switch {
-		case bound.Op != 0 && accept(bound):
+		case bound.Op != 0 && (accept(bound) || !free):
 			mine.Accepted, mine.Value = mine.Promised, bound
 		case free && wanted:
 			mine.Accepted, mine.Value = mine.Promised, mine.Intent
-		case bound.Op != 0 && !free && wanted:
-			start = false // the next ballot would be bound by the same
 		}
 	}
 	if start && wish.Op != 0 && !mine.after(e.latest[self]) && agree(self, wish) {
@@ -167,4 +166,16 @@ func (e *election) promised(self Owner, mine Vote) (free bool, bound Value) {
 		}
 	}
 	return bound.Op == 0 || having < e.quorum(), bound
+}
+
+// mustPropose says whether by, which proposes what v accepts, had no choice, as far as the votes that are known here tell.
+func (e *election) mustPropose(by Owner, v Vote) bool {
+	before := Vote{Instance: v.Instance, Promised: v.Accepted}
+	for _, x := range e.all[by] { // its proposal is an acceptance, too
+		if x.Accepted != v.Accepted && before.Accepted.less(x.Accepted) {
+			before.Accepted, before.Value = x.Accepted, x.Value
+		}
+	}
+	free, bound := e.promised(by, before)
+	return !free && bound.Op != 0 && bound.equal(v.Value)
 }
