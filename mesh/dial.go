@@ -16,7 +16,7 @@ import (
 
 const (
 	dialers     = 256             // hosts dialled at a time, beside targets: so many dead ones do not delay a dial of another
-	joiners     = 32              // joins under way at a time, from the exchange of logs on
+	joiners     = 32              // joins that exchange logs or make a tunnel at a time
 	dialTick    = time.Second     // one random host that is not in gossip is dialled through the tunnel
 	redialEvery = 5 * time.Second // each host that is not in gossip is dialled at its join port
 	insideTry   = 4 * time.Second // how long a dial through a tunnel, likely dead, may take

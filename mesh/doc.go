@@ -73,7 +73,8 @@
 // # Goroutines and locks
 //
 // New starts nothing. Run starts the listeners with a goroutine per session, the
-// dialler with at most 256 dials of hosts, some more of targets, and 32 joins beyond the handshake, exchanges with at most 4, and one goroutine each for
+// dialler with at most 256 dials of hosts and some more of targets, of which 32 at a
+// time exchange logs or make a tunnel, exchanges with at most 4, and one goroutine each for
 // liveness, gossip's inbox and outbox, roots, the disk and the own record; all have
 // ended when Run returns,
 // but for memberlist's own, which end with their timers within seconds.

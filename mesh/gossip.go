@@ -78,15 +78,19 @@ func (m *Mesh) stopGossip() {
 	m.mu.Unlock()
 }
 
-// joinGossip makes this host and another members of one gossip, through the tunnel.
+// joinGossip makes this host and another members of one gossip, through the tunnel. It
+// ends with ctx: memberlist knows of none, but the transport does what it dials.
 func (m *Mesh) joinGossip(ctx context.Context, id peer.ID) error {
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		ml := m.gossip.Load()
-		if ml == nil {
+		ml, t := m.gossip.Load(), m.transport.Load()
+		if ml == nil || t == nil {
 			return errNotRunning
 		}
-		// memberlist wants a node name, and takes what is before the first slash.
-		_, err := ml.Join([]string{"weft/" + netip.AddrPortFrom(m.controlAddr(id), uint16(m.o.GossipPort)).String()})
+		// memberlist wants a node name, takes what is before the first slash, and dials by it.
+		name := fmt.Sprintf("join-%d", m.tries.Add(1))
+		stop := context.AfterFunc(ctx, func() { t.hangUp(name) })
+		_, err := ml.Join([]string{name + "/" + netip.AddrPortFrom(m.controlAddr(id), uint16(m.o.GossipPort)).String()})
+		stop()
 		if err == nil {
 			return nil
 		}

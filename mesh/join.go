@@ -10,8 +10,8 @@ import (
 	"weft/peer"
 )
 
-// joinTimeout bounds a join apart from the exchange of logs: making the tunnel
-// and meeting in gossip.
+// joinTimeout bounds what a join does after the exchange of logs: making the tunnel,
+// and then meeting in gossip.
 const joinTimeout = 20 * time.Second
 
 // joinAt joins with a host that serves the join port at one of the addresses, the
@@ -25,6 +25,28 @@ func (m *Mesh) joinAt(ctx context.Context, want peer.ID, addrs ...netip.AddrPort
 		return peer.ID{}, err
 	}
 	defer l.close()
+	news, err := m.introduce(ctx, l)
+	if err != nil {
+		return l.id, err
+	}
+	wait := joinTimeout
+	if !want.IsZero() {
+		wait = dialTimeout // a known host is dialled again soon, also where only its UDP is blocked
+	}
+	ctx, cancel = context.WithTimeout(ctx, wait)
+	defer cancel()
+	if err := m.joinGossip(ctx, l.id); err != nil {
+		return l.id, fmt.Errorf("join %v: %w", l.id, err)
+	}
+	m.count.add("joins")
+	m.log.Info("joined", "peer", l.id, "nickname", l.rec.Nickname, "endpoint", l.s.RemoteAddr())
+	m.handOn(news)
+	return l.id, nil
+}
+
+// introduce is the part of a join that takes a turn: the logs and the tunnel's making,
+// but not the wait for the tunnel.
+func (m *Mesh) introduce(ctx context.Context, l *link) ([]Entry, error) {
 	// Only who has proved the secret gets this far, so that what accepts a
 	// connection and says nothing takes no turn. The other side waits meanwhile.
 	turn := time.NewTimer(linkPatience / 2)
@@ -33,36 +55,27 @@ func (m *Mesh) joinAt(ctx context.Context, want peer.ID, addrs ...netip.AddrPort
 	case m.joins <- struct{}{}:
 		defer func() { <-m.joins }()
 	case <-turn.C:
-		return l.id, fmt.Errorf("join %v: %d joins are under way", l.id, joiners)
+		return nil, fmt.Errorf("join %v: %d joins are under way", l.id, joiners)
 	case <-ctx.Done():
-		return l.id, ctx.Err()
+		return nil, ctx.Err()
 	}
 	news, err := m.exchange(l, true)
 	if err != nil {
-		return l.id, fmt.Errorf("join %v: %w", l.id, err)
+		return nil, fmt.Errorf("join %v: %w", l.id, err)
 	}
-	ctx, cancel = context.WithTimeout(ctx, joinTimeout)
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
 	// The server's device knows this host first, so that the tunnel's first
 	// handshake is not lost on it, and leaves that handshake to this side.
 	_ = l.s.SetDeadline(time.Now().Add(joinTimeout))
 	_, b, err := readMsg(l.s, 1+maxRefusal, msgReady)
 	if err != nil {
-		return l.id, fmt.Errorf("join %v: %w", l.id, err)
+		return nil, fmt.Errorf("join %v: %w", l.id, err)
 	}
 	if v, err := parseRefusal(b); err != nil || v.Code != Accepted {
-		return l.id, fmt.Errorf("join %v: %w", l.id, errors.Join(err, &v))
+		return nil, fmt.Errorf("join %v: %w", l.id, errors.Join(err, &v))
 	}
-	if err := m.connect(ctx, l, l.s.RemoteAddr(), true); err != nil {
-		return l.id, err
-	}
-	if err := m.joinGossip(ctx, l.id); err != nil {
-		return l.id, fmt.Errorf("join %v: %w", l.id, err)
-	}
-	m.count.add("joins")
-	m.log.Info("joined", "peer", l.id, "nickname", l.rec.Nickname, "endpoint", l.s.RemoteAddr())
-	m.handOn(news)
-	return l.id, nil
+	return news, m.connect(ctx, l, l.s.RemoteAddr(), true)
 }
 
 // serveJoin is the other half of joinAt.

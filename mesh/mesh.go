@@ -36,6 +36,7 @@ type Mesh struct {
 	guestHolds, localHolds *holds // of one source among them
 
 	transport atomic.Pointer[transport] // gossip's
+	tries     atomic.Uint64             // joins of gossip so far
 	senders   *sourceLimits             // of members, for datagrams of ours
 	gossipers *sourceLimits             // of members, for memberlist's: what one breaks with its own does not make it look dead
 	queued    *holds                    // of members, in the inbox

@@ -237,6 +237,7 @@ func (s *sim) introduce() {
 	}
 	for _, a := range up[1:] {
 		if group[a] != group[up[0]] {
+			s.connects++
 			s.tell("the operator connects %s to %s", a.name, up[0].name)
 			if err := a.mesh.Connect([]string{up[0].target()}, false); err != nil {
 				s.fail("connect: %v", err)

@@ -207,6 +207,63 @@ func TestOthersAnswerAtItsAddresses(t *testing.T) {
 	})
 }
 
+// A host whose join port answers and whose tunnel does not work is dialled as often as
+// any, and takes nobody's turn meanwhile.
+func TestJoinPortWithoutTunnel(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.box("host1"), w.box("host2")
+		a.found()
+		b.join() // it knows nobody
+		w.net.SetGate(func(src, dst netip.Addr) bool { return !src.Is6() || src == dst })
+		a.knows(b)
+		served := func() uint64 { return b.mesh.Counters()["joins_served"] }
+		w.within(10*time.Second, "a join without a tunnel", func() bool { return served() > 0 })
+		if time.Sleep(time.Second); len(a.mesh.joins) > 0 {
+			t.Error("a join that waits for its tunnel has a turn")
+		}
+		before := served()
+		if time.Sleep(time.Minute); served()-before < 10 {
+			t.Errorf("%d joins in a minute", served()-before)
+		}
+		w.net.SetGate(w.gate)
+		w.within(redialEvery+2*time.Second, "one mesh", func() bool { return oneMesh(a, b) })
+	})
+}
+
+// A member whose gossip port accepts and says nothing, as that of a stopped process does,
+// holds up neither a try nor the stop of the router.
+func TestSilentGossipPort(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, silent := w.box("host1"), w.box("silent")
+		a.found()
+		w.mu.Lock()
+		silent.device = true
+		w.mu.Unlock()
+		a.tunnelTo(silent.id.ID())
+		silent.tunnelTo(a.id.ID())
+		ln, err := silent.host.Listen(t.Context(), netip.AddrPortFrom(silent.control(), DefaultGossipPort))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = ln.Close() })
+		w.within(5*time.Second, "gossip", func() bool { return a.mesh.gossip.Load() != nil })
+		ctx, cancel := context.WithTimeout(t.Context(), insideTry)
+		defer cancel()
+		start := time.Now()
+		if err := a.mesh.joinGossip(ctx, silent.id.ID()); err == nil || time.Since(start) > insideTry+100*time.Millisecond {
+			t.Errorf("a try of %v ends after %v: %v", insideTry, time.Since(start), err)
+		}
+		over := make(chan error, 1)
+		go func() { over <- a.mesh.joinGossip(t.Context(), silent.id.ID()) }()
+		time.Sleep(time.Second)
+		start = time.Now()
+		a.quit()
+		if err := <-over; err == nil || time.Since(start) > time.Second {
+			t.Errorf("a try ends %v after the stop: %v", time.Since(start), err)
+		}
+	})
+}
+
 func TestSelfAsTarget(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		a := w.box("host1")

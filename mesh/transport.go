@@ -18,7 +18,6 @@ const (
 	maxStream     = 4 << 20 // bytes of one stream: the states of 4,096 hosts
 	gossipStreams = 64      // streams from other members at a time; more wait in the kernel's backlog
 	memberStreams = 4       // of one member
-	gossipDial    = 5 * time.Second
 )
 
 // transport carries memberlist over a Network: one datagram socket and one
@@ -38,6 +37,10 @@ type transport struct {
 	done    chan struct{}
 	wg      sync.WaitGroup
 	once    sync.Once
+
+	mu      sync.Mutex // guards the fields below, and those of every dialled
+	dialled map[*dialled]struct{}
+	ended   bool
 }
 
 var _ memberlist.NodeAwareTransport = (*transport)(nil)
@@ -60,6 +63,7 @@ func newTransport(ctx context.Context, n Network, self netip.AddrPort, inside ne
 		slots:   make(chan struct{}, gossipStreams),
 		done:    make(chan struct{}),
 		holds:   newHolds(memberStreams),
+		dialled: make(map[*dialled]struct{}),
 	}
 	t.wg.Go(t.readPackets)
 	t.wg.Go(t.accept)
@@ -187,16 +191,66 @@ func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Durati
 	if err != nil {
 		return nil, fmt.Errorf("dial gossip of %q: %w", a.Addr, err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), min(timeout, gossipDial))
+	ctx, cancel := context.WithTimeout(context.Background(), min(timeout, insideTry))
 	defer cancel()
-	go func() { // ends with this function: a dial must not outlive Shutdown
-		select {
-		case <-t.done:
-			cancel()
-		case <-ctx.Done():
+	d := &dialled{t: t, name: a.Name, cancel: cancel}
+	t.mu.Lock()
+	ended := t.ended
+	if !ended {
+		t.dialled[d] = struct{}{}
+	}
+	t.mu.Unlock()
+	if ended {
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(to), Err: net.ErrClosed}
+	}
+	c, err := t.network.Dial(ctx, to)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err != nil {
+		delete(t.dialled, d)
+		return nil, err
+	}
+	d.Conn = c
+	if d.ended {
+		_ = c.Close() // the first use tells memberlist
+	}
+	return d, nil
+}
+
+// dialled is a stream to another member, or the dial of one. Who accepts it may never
+// say anything, and memberlist would wait.
+type dialled struct {
+	net.Conn // nil until the dial has succeeded
+	t        *transport
+	name     string // memberlist's, of whom it dials
+	cancel   context.CancelFunc
+	ended    bool
+}
+
+func (d *dialled) Close() error {
+	d.t.mu.Lock()
+	delete(d.t.dialled, d)
+	d.t.mu.Unlock()
+	return d.Conn.Close()
+}
+
+// hangUp ends what was dialled by that name.
+func (t *transport) hangUp(name string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for d := range t.dialled {
+		if d.name == name {
+			d.endLocked()
 		}
-	}()
-	return t.network.Dial(ctx, to)
+	}
+}
+
+func (d *dialled) endLocked() {
+	d.ended = true
+	d.cancel()
+	if d.Conn != nil {
+		_ = d.Conn.Close()
+	}
 }
 
 // send sends a datagram of ours.
@@ -208,12 +262,19 @@ func (t *transport) send(b []byte, to netip.AddrPort) error {
 func (t *transport) PacketCh() <-chan *memberlist.Packet { return t.packets }
 func (t *transport) StreamCh() <-chan net.Conn           { return t.streams }
 
-// Shutdown closes the sockets and returns when nothing reads them any more.
+// Shutdown closes the sockets and what was dialled, and returns when nothing reads the
+// sockets any more.
 func (t *transport) Shutdown() error {
 	t.once.Do(func() {
 		close(t.done)
 		_ = t.ln.Close()
 		_ = t.pc.Close()
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.ended = true
+		for d := range t.dialled {
+			d.endLocked()
+		}
 	})
 	t.wg.Wait()
 	return nil

@@ -16,6 +16,9 @@
 //     and each lost SYN of a dial, waits for a timeout that doubles with every
 //     further loss, and all behind it waits too. What is written while the link is
 //     cut arrives some time after it has healed, at the next such timeout.
+//     Acknowledgements travel the other way, and may be lost there: over a link that
+//     is cut on the way back a stream stalls when its window is full, and its sender
+//     hears nothing.
 //
 // It is not a model of bandwidth, of congestion or of routing. Two runs with one seed
 // draw the same for the n-th packet of each direction; which packet is the n-th, and

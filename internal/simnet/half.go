@@ -14,10 +14,13 @@ type half struct {
 	flight  []*segment // on the way, in order
 	buf     []byte     // arrived, not read
 	size    int        // bytes in flight and buf
+	entered int        // bytes that were sent in all
+	came    int        // … of which have come, in order
+	acked   int        // … of which the writer knows
 	fin     bool       // the writer's end has arrived
 	readErr error      // set: nothing can be read any more
 	sendErr error      // set: nothing can be written any more
-	dead    bool       // nobody reads this: what is on the way is dropped
+	dead    bool       // nobody reads this, or nobody sends it: what is on the way is dropped
 
 	readBy, writeBy time.Time
 	changed         chan struct{} // closed and renewed at each change
@@ -78,7 +81,7 @@ func (h *half) write(b []byte, send func([]byte)) (int, error) {
 	done := 0
 	for done < len(b) {
 		h.mu.Lock()
-		for h.sendErr == nil && !past(h.writeBy) && h.size >= streamWindow {
+		for h.sendErr == nil && !past(h.writeBy) && h.takenLocked() >= streamWindow {
 			h.waitLocked(h.writeBy)
 		}
 		err := h.sendErr
@@ -89,7 +92,7 @@ func (h *half) write(b []byte, send func([]byte)) (int, error) {
 			h.mu.Unlock()
 			return done, err
 		}
-		n := min(len(b)-done, streamWindow-h.size)
+		n := min(len(b)-done, streamWindow-h.takenLocked())
 		h.size += n
 		h.mu.Unlock()
 		send(append([]byte(nil), b[done:done+n]...))
@@ -98,14 +101,28 @@ func (h *half) write(b []byte, send func([]byte)) (int, error) {
 	return done, nil
 }
 
-// arrive hands over s, as soon as all before it has come.
-func (h *half) arrive(s *segment) {
+// takenLocked is how much of the window is in use.
+func (h *half) takenLocked() int { return max(h.size, h.entered-h.acked) }
+
+// enter puts s on the way.
+func (h *half) enter(s *segment) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.entered += len(s.data)
+	s.end = h.entered
+	h.flight = append(h.flight, s)
+}
+
+// arrive hands over s, as soon as all before it has come. It returns how much has come
+// in order; s may come twice.
+func (h *half) arrive(s *segment) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s.there = true
 	for len(h.flight) > 0 && h.flight[0].there {
 		s = h.flight[0]
 		h.flight = h.flight[1:]
+		h.came = s.end
 		switch {
 		case s.fin:
 			h.fin = true
@@ -116,13 +133,31 @@ func (h *half) arrive(s *segment) {
 		}
 		h.wakeLocked()
 	}
+	return h.came
 }
 
-// abandoned tells that the reader's end is gone, so that nothing need travel.
-func (h *half) abandoned() bool {
+// acknowledge tells the writer's end how much has come.
+func (h *half) acknowledge(upTo int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.dead
+	h.acked = max(h.acked, upTo)
+	h.wakeLocked()
+}
+
+// settled tells that s need not travel any more: the writer knows that it has come, or
+// one of the ends is gone.
+func (h *half) settled(s *segment) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.dead || s.there && h.acked >= s.end
+}
+
+// abandon is the end of the writer's machine or program: what it has not sent so far,
+// nobody sends.
+func (h *half) abandon() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.dead = true
 }
 
 // reset makes both ends of this direction fail at once.

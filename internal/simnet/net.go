@@ -386,7 +386,9 @@ func (h *Host) LastReceive(from netip.Addr) (age time.Duration, ok bool) {
 func (h *Host) hear(from netip.Addr) {
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
-	h.heard[from] = time.Now()
+	if !h.down {
+		h.heard[from] = time.Now()
+	}
 }
 
 // sourceLocked picks the address that h sends from towards dst: one that shares

@@ -133,6 +133,70 @@ func TestLossHurtsStreams(t *testing.T) {
 	})
 }
 
+// What a stream's sender hears of the other side are the acknowledgements, and they go
+// the way back.
+func TestAcknowledgementsTravel(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		n, a, b := pair(t, 1)
+		c, s := stream(t, a, b)
+		defer s.Close()
+		go func() { _, _ = io.Copy(io.Discard, s) }()
+		silent := func() time.Duration {
+			age, _ := a.LastReceive(addrB)
+			return age
+		}
+		n.SetLink(b, a, Link{Delay: time.Second})
+		time.Sleep(time.Minute)
+		if _, err := c.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if time.Sleep(900 * time.Millisecond); silent() < time.Minute {
+			t.Errorf("an acknowledgement took %v less than a second", silent())
+		}
+		if time.Sleep(200 * time.Millisecond); silent() > 100*time.Millisecond {
+			t.Errorf("no acknowledgement for %v", silent())
+		}
+
+		n.CutOneWay(b, a)
+		time.Sleep(time.Minute)
+		_ = c.SetWriteDeadline(time.Now().Add(time.Minute))
+		wrote, err := c.Write(make([]byte, 2*streamWindow))
+		if wrote != streamWindow || !errors.Is(err, os.ErrDeadlineExceeded) || silent() < 2*time.Minute {
+			t.Errorf("without a way back: %d bytes written, %v; heard %v ago", wrote, err, silent())
+		}
+		if age, _ := b.LastReceive(addrA); age > time.Minute {
+			t.Errorf("the sender does not repeat what is not acknowledged, for %v", age)
+		}
+		n.Heal(a, b)
+		_ = c.SetWriteDeadline(time.Now().Add(3 * time.Minute))
+		if wrote, err := c.Write(make([]byte, 2*streamWindow)); err != nil {
+			t.Errorf("healed: %d bytes written, %v", wrote, err)
+		}
+	})
+}
+
+// What a machine had not sent when its power was cut nobody sends when it is back.
+func TestCrashEndsRepetitions(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		n, a, b := pair(t, 1)
+		c, s := stream(t, a, b)
+		n.CutOneWay(a, b)
+		if _, err := c.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		a.Crash()
+		a.Up()
+		n.Heal(a, b)
+		_ = s.SetReadDeadline(time.Now().Add(time.Minute))
+		if n, err := s.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%d bytes came from before the crash, %v", n, err)
+		}
+		if age, _ := b.LastReceive(addrA); age < time.Minute {
+			t.Errorf("something came %v ago", age)
+		}
+	})
+}
+
 // exchange sends 400 numbered datagrams, a millisecond apart, and returns those that come, in order.
 func exchange(t *testing.T, seed uint64, l Link, before func(n *Net, a, b *Host)) (got []int, took time.Duration, sent Traffic) {
 	t.Helper()

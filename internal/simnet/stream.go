@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	streamWindow = 256 << 10 // bytes on the way before a writer waits
+	streamWindow = 256 << 10 // bytes on the way, unread or not acknowledged before a writer waits
 	backlog      = 64        // connections that wait for Accept
 )
 
@@ -106,6 +106,7 @@ func (h *Host) Dial(ctx context.Context, addr netip.AddrPort) (net.Conn, error) 
 		ok := there.lost == 0
 		wait := min(synRetransmit<<tries, maxRetransmit)
 		if ok {
+			there.to.deliver(there.delay, func() { there.to.hear(src) })
 			back := h.net.pass(there.to, addr.Addr(), src, syn)
 			if ok = back.lost == 0; ok {
 				wait = max(there.delay, there.to.still()) + back.delay
@@ -137,7 +138,6 @@ func (h *Host) Dial(ctx context.Context, addr netip.AddrPort) (net.Conn, error) 
 func (h *Host) connect(to *Host, local, addr netip.AddrPort) (net.Conn, error) {
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
-	to.heard[local.Addr()] = time.Now()
 	h.heard[addr.Addr()] = time.Now()
 	l := to.listenerLocked(addr)
 	if l == nil {
@@ -188,48 +188,64 @@ func (c *conn) Write(b []byte) (int, error) {
 type segment struct {
 	data  []byte
 	fin   bool
+	end   int  // bytes of the stream up to here
 	there bool // all of it has come; guarded by the half's mu
 }
 
 // send starts the journey of a segment. Segments keep their order, whatever
 // delay each draws.
 func (c *conn) send(s *segment) {
-	h := c.out
-	h.mu.Lock()
-	h.flight = append(h.flight, s)
-	h.mu.Unlock()
+	c.out.enter(s)
 	c.travel(s, parcel{packets: max(1, (len(s.data)+segmentSize-1)/segmentSize), bytes: len(s.data), stream: true}, 0)
+}
+
+// pass sends a parcel to the other end. Who has that end's address by now, but not the
+// stream, takes nothing.
+func (c *conn) pass(p parcel) passage {
+	way := c.host.net.pass(c.host, c.local.Addr(), c.remote.Addr(), p)
+	if way.to != c.peer.host {
+		way.open, way.lost = false, p.packets
+	}
+	return way
 }
 
 // travel sends the packets of a segment, and what is lost of them again, later
 // each time.
 func (c *conn) travel(s *segment, p parcel, tries int) {
-	way := c.host.net.pass(c.host, c.local.Addr(), c.remote.Addr(), p)
+	way := c.pass(p)
 	if way.lost > 0 {
-		if c.out.abandoned() {
-			return
-		}
 		p.bytes, p.packets = p.bytes*way.lost/p.packets, way.lost
-		time.AfterFunc(min(retransmit<<tries, maxRetransmit), func() { c.travel(s, p, min(tries+1, 16)) })
+		c.again(s, p, tries)
 		return
 	}
 	c.peer.host.deliver(way.delay, func() {
 		c.peer.host.hear(c.local.Addr())
-		c.peer.acknowledge(p)
-		c.out.arrive(s)
+		c.acknowledge(s, p, tries, c.out.arrive(s))
 	})
 }
 
-// acknowledge counts what a kernel would answer. That acknowledgements are lost
-// is not modelled: the next one makes up for it.
-func (c *conn) acknowledge(p parcel) {
-	if c.host == c.peer.host {
+func (c *conn) again(s *segment, p parcel, tries int) {
+	time.AfterFunc(min(retransmit<<tries, maxRetransmit), func() {
+		if !c.out.settled(s) {
+			c.travel(s, p, min(tries+1, 16))
+		}
+	})
+}
+
+// acknowledge sends what the other end's kernel would answer: a packet for every other
+// one, which says how much has come in all. If they are lost, the segment's last packet
+// is sent again, unless a later answer has made up for it by then.
+func (c *conn) acknowledge(s *segment, p parcel, tries, upTo int) {
+	n := (p.packets + 1) / 2
+	way := c.peer.pass(parcel{packets: n, stream: true})
+	if way.lost == n {
+		c.again(s, parcel{packets: 1, bytes: min(len(s.data), segmentSize), stream: true}, tries)
 		return
 	}
-	c.host.net.mu.Lock()
-	defer c.host.net.mu.Unlock()
-	c.host.sentLocked(parcel{packets: (p.packets + 1) / 2, stream: true})
-	c.peer.host.heard[c.local.Addr()] = time.Now()
+	c.host.deliver(way.delay, func() {
+		c.host.hear(c.remote.Addr())
+		c.out.acknowledge(upTo)
+	})
 }
 
 // Close sends the end of the stream behind what was written.
@@ -246,9 +262,10 @@ func (c *conn) Close() error {
 // send one.
 func (c *conn) abort() {
 	if c.forget() {
-		tell := c.host.net.pass(c.host, c.local.Addr(), c.remote.Addr(), parcel{packets: 1, stream: true}).open
+		tell := c.pass(parcel{packets: 1, stream: true}).open
 		c.in.closeRead(net.ErrClosed, tell)
 		c.out.closeWrite(net.ErrClosed)
+		c.out.abandon()
 		if tell {
 			c.out.reset()
 		}
