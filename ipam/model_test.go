@@ -106,6 +106,25 @@ func (w *world) sync(a, b *member) {
 	}
 }
 
+// spread makes m know all, and all know what m knows: also who is switched off then, and no backup is older.
+func (w *world) spread(m *member) {
+	for _, x := range w.members {
+		w.learn(m, x.id, w.best(x.id))
+	}
+	w.refold(m)
+	for _, o := range w.members {
+		if o == m || o.replaced {
+			continue
+		}
+		for _, x := range w.members {
+			w.learn(o, x.id, m.disk.logs[x.id])
+		}
+		o.old = nil
+		w.refold(o)
+	}
+	m.old = nil
+}
+
 // knownBest says that nobody knows more of m's past than m: that there is a host in reach which does is what promise 1 needs.
 // Whoever has accepted something of m's knows that much.
 func (w *world) knownBest(m *member) bool {
@@ -419,6 +438,24 @@ func TestModel(t *testing.T) {
 					m.take = Value{OpTake, []Owner{d.id, m.id}}
 				}
 			},
+			// The dead host never comes back, and nobody decides anything meanwhile: that is the operator's word.
+			"rmpeer --force": func(t *rapid.T) {
+				m, d := pick("operator's host"), pick("dead host")
+				if !m.up || !m.proven || d.up || d == founder || m == d {
+					return
+				}
+				w.spread(m)
+				if !m.led.Ring().Seeded() || !m.led.Mortal(d.id) {
+					return
+				}
+				d.replaced, d.disk = true, disk{logs: map[Owner][]Fact{}}
+				w.write(m, m.led.Force(d.id))
+				for range 2 { // it knows, and takes
+					w.tick(m, false, false)
+				}
+				w.spread(m)
+				w.check()
+			},
 			"": func(*rapid.T) { w.check() },
 		})
 		w.end(t)
@@ -437,6 +474,8 @@ func (w *world) dump() string {
 				s += fmt.Sprintf(" %v v%d %s->%s", f.Grant.Prefix, f.Grant.Version, letter(f.Grant.From), letter(f.Grant.To))
 			case FactSeen, FactTook:
 				s += fmt.Sprint(" ", f.Count)
+			case FactForce:
+				s += fmt.Sprintf(" #%d %s", f.Vote.Instance, letter(f.Vote.Value.Hosts[0]))
 			case FactVote:
 				s += fmt.Sprintf(" #%d promised %d%s accepted %d%s op %d", f.Vote.Instance, f.Vote.Promised.Round, letter(f.Vote.Promised.By), f.Vote.Accepted.Round, letter(f.Vote.Accepted.By), f.Vote.Value.Op)
 				for _, h := range f.Vote.Value.Hosts {
