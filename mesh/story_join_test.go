@@ -207,6 +207,55 @@ func TestOthersAnswerAtItsAddresses(t *testing.T) {
 	})
 }
 
+// namedNetwork resolves one name.
+type namedNetwork struct {
+	Network
+	name string
+	at   []netip.Addr
+}
+
+func (n *namedNetwork) Resolve(ctx context.Context, host string) ([]netip.Addr, error) {
+	if host == n.name {
+		return n.at, nil
+	}
+	return n.Network.Resolve(ctx, host)
+}
+
+// A target's name may lead to what is no weft, to this host itself, and then to a host.
+func TestTargetOfSeveralAddresses(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b, other := w.box("host1"), w.box("host2"), w.box("other")
+		ln, err := other.host.Listen(t.Context(), netip.AddrPortFrom(other.addr, DefaultPort))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = ln.Close() })
+		go func() {
+			for {
+				c, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				_, _ = c.Read(make([]byte, 1)) // closed sooner, it would only look like a connection that broke
+				_, _ = c.Write([]byte("220 mail.example ESMTP ready, and more than a handshake is long\r\n"))
+				_ = c.Close()
+			}
+		}()
+		dns := &namedNetwork{Network: a.host, name: "weft.example", at: []netip.Addr{other.addr, a.addr}}
+		a.found(func(o *Options) { o.Network, o.Targets = dns, []string{"weft.example"} })
+		b.join()
+		w.within(5*time.Second, "a clear reason", func() bool { return a.mesh.Targets()[0].Reason == NotWeft })
+		dns.at = append(dns.at, b.addr)
+		if err := a.mesh.Connect([]string{"weft.example"}, true); err != nil {
+			t.Fatal(err)
+		}
+		w.within(5*time.Second, "one mesh", func() bool { return oneMesh(a, b) })
+		if x := a.mesh.Targets()[0]; x.State != stateEstablished || x.Peer != b.id.ID() {
+			t.Errorf("the target: %+v", x)
+		}
+	})
+}
+
 // A host whose join port answers and whose tunnel does not work is dialled as often as
 // any, and takes nobody's turn meanwhile.
 func TestJoinPortWithoutTunnel(t *testing.T) {
