@@ -215,3 +215,17 @@ func FuzzParseStat(f *testing.F) {
 		}
 	})
 }
+
+// A process whose first thread has ended may have others that still hold its sockets.
+func TestZombiesWithThreads(t *testing.T) {
+	for stat, want := range map[string]bool{
+		"7 (weft) S 1 7 7 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 5 0 900 0 0": true,
+		"7 (weft) Z 1 7 7 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 5 0 900 0 0": true,
+		"7 (weft) Z 1 7 7 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 900 0 0": false,
+		"7 (weft) X 1 7 7 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 0 0 900 0 0": false,
+	} {
+		if p, alive := parseStat(7, stat); alive != want || alive && p.start != 900 {
+			t.Errorf("%s: %v, %+v", stat, alive, p)
+		}
+	}
+}

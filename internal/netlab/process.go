@@ -98,7 +98,8 @@ func (m mark) on(pid int) bool {
 	return false
 }
 
-// readProcess reads /proc/PID/stat (proc_pid_stat(5)); zombies are not alive.
+// readProcess reads /proc/PID/stat (proc_pid_stat(5)); zombies are not alive, unless other threads of theirs
+// still end: these hold the process's files, its sockets among them.
 func readProcess(pid int) (process, bool) {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
@@ -111,7 +112,7 @@ func parseStat(pid int, stat string) (process, bool) {
 	// The name, in parentheses, may hold anything, also parentheses.
 	_, rest, ok := cutLast(stat, ") ")
 	f := strings.Fields(rest)
-	if !ok || len(f) < 20 || f[0] == "Z" || f[0] == "X" {
+	if !ok || len(f) < 20 || f[0] == "Z" && (f[17] == "1" || f[17] == "0") || f[0] == "X" {
 		return process{}, false
 	}
 	parent, err1 := strconv.Atoi(f[1])
