@@ -258,14 +258,20 @@ func (f *forgetful) Take() (map[string]*os.File, error) {
 	return f.keeping.Take()
 }
 
-// What the holder does not give at once is taken when it does, and not mistaken for another program's.
-func TestHolderThatIsLate(t *testing.T) {
+// newKeeping is a holder that lets go at the end.
+func newKeeping(t *testing.T) keeping {
 	k := keeping{}
 	t.Cleanup(func() {
 		for name := range k {
 			k.Drop(name)
 		}
 	})
+	return k
+}
+
+// What the holder does not give at once is taken when it does, and not mistaken for another program's.
+func TestHolderThatIsLate(t *testing.T) {
+	k := newKeeping(t)
 	free := newServer(t, Options{})
 	at := netip.MustParseAddrPort(listen(t, free))
 	run(t, free)()
@@ -286,12 +292,7 @@ func TestHolderThatIsLate(t *testing.T) {
 
 // Questions that come between two servers are answered by the second.
 func TestSocketsOutliveTheServer(t *testing.T) {
-	k := keeping{}
-	t.Cleanup(func() {
-		for name := range k {
-			k.Drop(name)
-		}
-	})
+	k := newKeeping(t)
 	free := newServer(t, Options{})
 	at := netip.MustParseAddrPort(listen(t, free))
 	stop := run(t, free)

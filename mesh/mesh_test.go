@@ -568,3 +568,27 @@ func TestDatagramsFromHere(t *testing.T) {
 		t.Errorf("counters %v", c)
 	}
 }
+
+// After a doubt, what was on its way does not count as news of this host's past.
+func TestDoubt(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := quietMesh(t, w.secret)
+		heard := func(want bool, when string) {
+			t.Helper()
+			if got := m.State().Heard; got != want {
+				t.Errorf("%s: heard %v", when, got)
+			}
+		}
+		m.hear(nil)
+		heard(true, "another host has told")
+		m.Doubt()
+		heard(false, "in doubt")
+		m.hear(nil)
+		heard(false, "what was on its way")
+		time.Sleep(doubtDrain)
+		m.hear([]mark{{author: peer.ID{9}}})
+		heard(false, "somebody who does not know this host")
+		m.hear(nil)
+		heard(true, "another host has told anew")
+	})
+}

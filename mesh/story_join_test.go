@@ -160,11 +160,7 @@ func TestSilentHostsDoNotDelayOthers(t *testing.T) {
 				a.found()
 				for i := range n {
 					x := w.box(fmt.Sprintf("silent%d", i))
-					ln, err := x.host.Listen(t.Context(), netip.AddrPortFrom(x.addr, DefaultPort))
-					if err != nil {
-						t.Fatal(err)
-					}
-					t.Cleanup(func() { _ = ln.Close() })
+					x.listen()
 					a.knows(x)
 				}
 				time.Sleep(20 * time.Second)
@@ -183,11 +179,7 @@ func TestSilentHostsDoNotDelayOthers(t *testing.T) {
 func TestOthersAnswerAtItsAddresses(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		a, member, silent := w.box("host1"), w.box("host2"), w.box("silent")
-		ln, err := silent.host.Listen(t.Context(), netip.AddrPortFrom(silent.addr, DefaultPort))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = ln.Close() })
+		silent.listen()
 		a.found()
 		member.join(a)
 		w.within(5*time.Second, "two hosts", func() bool { return oneMesh(a, member) })
@@ -225,11 +217,7 @@ func (n *namedNetwork) Resolve(ctx context.Context, host string) ([]netip.Addr, 
 func TestTargetOfSeveralAddresses(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		a, b, other := w.box("host1"), w.box("host2"), w.box("other")
-		ln, err := other.host.Listen(t.Context(), netip.AddrPortFrom(other.addr, DefaultPort))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = ln.Close() })
+		ln := other.listen()
 		go func() {
 			for {
 				c, err := ln.Accept()

@@ -8,13 +8,11 @@ import (
 	"crypto/cipher"
 	"crypto/rand"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math"
 	"net"
 	"net/netip"
-	"slices"
 	"testing"
 	"time"
 
@@ -492,114 +490,6 @@ func TestOneMemberDoesNotTakeAllSessions(t *testing.T) {
 		}
 		if n := a.mesh.Stats().Locals; n == 0 || n > 2 {
 			t.Errorf("%d sessions are held", n)
-		}
-	})
-}
-
-// A member that has used up what it may send is not served where strangers are, either.
-func TestRogueGoesRoundTheTunnel(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		bs := w.meet(2)
-		a := bs[0]
-		r := newRogue(t, w, a)
-		w.within(20*time.Second, "three hosts", func() bool { return oneMesh(append(bs, r.box)...) })
-		try := func(p purpose, at netip.Addr) RefusalCode {
-			l, err := r.mesh.open(t.Context(), p, a.id.ID(), netip.AddrPortFrom(at, DefaultPort))
-			if err == nil {
-				l.close()
-				return Accepted
-			}
-			if v, ok := errors.AsType[*Refusal](err); ok {
-				return v.Code
-			}
-			return RefusedBusy // closed before a word was said
-		}
-		for _, c := range []struct {
-			p    purpose
-			at   netip.Addr
-			want RefusalCode
-		}{
-			{purposeSync, a.control(), Accepted}, {purposeCall, a.control(), Accepted}, {purposeJoin, a.addr, Accepted},
-			{purposeSync, a.addr, RefusedPurpose}, {purposeCall, a.addr, RefusedPurpose},
-		} {
-			if got := try(c.p, c.at); got != c.want {
-				t.Errorf("%v at %v: %d, want %d", c.p, c.at, got, c.want)
-			}
-		}
-		for range senderBurst / penalty * 2 {
-			a.mesh.rejectSent(r.id.ID(), reasonInvalid, errShort)
-		}
-		for _, at := range []netip.Addr{a.control(), a.addr} {
-			if got := try(purposeJoin, at); got != RefusedBusy {
-				t.Errorf("a join at %v: %d", at, got)
-			}
-		}
-		time.Sleep(2 * senderBurst / senderRate * time.Second)
-		if got := try(purposeJoin, a.addr); got != Accepted {
-			t.Errorf("a join later: %d", got)
-		}
-	})
-}
-
-// dawdle exchanges logs with a host again and again, as slowly as it is let.
-func (r *rogue) dawdle(ctx context.Context, to *box) {
-	const pause = linkPatience - time.Second
-	for ctx.Err() == nil {
-		time.Sleep(10 * time.Millisecond)
-		l, err := r.mesh.open(ctx, purposeSync, to.id.ID(), netip.AddrPortFrom(to.control(), DefaultPort))
-		if err != nil {
-			continue
-		}
-		_ = l.write(msgRoot, make([]byte, 32))
-		_, _, err = l.read(33, msgRoot)
-		time.Sleep(pause)
-		_ = l.write(msgDigest, nil)
-		for t := msgDigest; err == nil && t != msgDone; {
-			t, _, err = l.read(1+maxChunk, msgDigest, msgEntries, msgDone)
-		}
-		for err == nil && ctx.Err() == nil {
-			time.Sleep(pause)
-			err = l.write(msgEntries, nil)
-		}
-		l.close()
-	}
-}
-
-// A member that makes each exchange of logs last holds up nobody's repair but its own.
-func TestRogueDawdles(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		bs := w.meet(3)
-		r := newRogue(t, w, bs[0])
-		w.within(20*time.Second, "four hosts", func() bool { return oneMesh(append(bs, r.box)...) })
-		for range served { // it is of no help itself
-			r.mesh.exchanges <- struct{}{}
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		for _, x := range bs {
-			for range served + 2 {
-				go r.dawdle(ctx, x)
-			}
-		}
-		time.Sleep(time.Second)
-		for i := range 5 {
-			lost := fmt.Sprint("lost ", i) // its datagrams never leave
-			if _, err := bs[1].mesh.appendLocking([]Draft{{KindName, []byte(lost)}}, nil); err != nil {
-				t.Fatal(err)
-			}
-			took := w.within(5*time.Second, "repaired", func() bool { return len(bs[2].names(bs[1])) == i+1 })
-			t.Logf("repaired after %v", took)
-			time.Sleep(7 * time.Second)
-		}
-		for _, x := range bs {
-			if n := x.rejected(r)[reasonSlow]; n == 0 {
-				t.Errorf("%s does not name who is slow: %v", x.name, x.mesh.Rejections())
-			}
-			for _, y := range bs {
-				if x.mesh.Counters()["sync_refused_busy"] == 0 || slices.ContainsFunc(x.mesh.Rejections(), func(o Rejection) bool { return o.Peer == y.id.ID() }) {
-					t.Errorf("%s refuses %d and names %v", x.name, x.mesh.Counters()["sync_refused_busy"], x.mesh.Rejections())
-				}
-			}
 		}
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -235,6 +236,17 @@ func (b *box) knows(x *box, first ...*box) {
 	b.mesh.mu.Lock()
 	defer b.mesh.mu.Unlock()
 	b.mesh.noteRecordLocked(rec, raw, false)
+}
+
+// listen has a host without a router take connections to the join port.
+func (b *box) listen() net.Listener {
+	b.w.t.Helper()
+	ln, err := b.host.Listen(b.w.t.Context(), netip.AddrPortFrom(b.addr, DefaultPort))
+	if err != nil {
+		b.w.t.Fatal(err)
+	}
+	b.w.t.Cleanup(func() { _ = ln.Close() })
+	return ln
 }
 
 func (b *box) tunnelTo(id peer.ID) {

@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"strings"
@@ -41,6 +42,31 @@ func (r *Router) adopt(containers map[string]docker.Container, answered bool) {
 	if len(r.strangers) > 0 {
 		r.log.Warn("containers run whose addresses are known to their engine only: nothing is given out until it answers", "containers", len(r.strangers))
 	}
+}
+
+// lookForStrangers adopts them if the engine answers, and forgets those that have ended:
+// no engine may ever say so. What fails is tried again by watchNamespaces.
+func (r *Router) lookForStrangers(ctx context.Context, engine bool) {
+	keys, err := r.host.AttachedKeys()
+	if err == nil {
+		r.keepStrangers(keys)
+	}
+	if engine {
+		ctx, cancel := context.WithTimeout(ctx, engineTimeout)
+		defer cancel()
+		err = errors.Join(err, r.adoptLate(ctx))
+	}
+	if err != nil {
+		r.log.Debug("look at running containers", "err", err)
+	}
+}
+
+// keepStrangers forgets those that have no interface any more.
+func (r *Router) keepStrangers(attached []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.strangers = slices.DeleteFunc(r.strangers, func(k string) bool { return !slices.Contains(attached, k) })
+	r.suspendLocked()
 }
 
 // adoptLate is adopt for those that could not be looked at.

@@ -1,10 +1,13 @@
 package router
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
+
+	"weft/ipam"
 )
 
 func TestAdopted(t *testing.T) {
@@ -35,6 +38,22 @@ func TestAdopted(t *testing.T) {
 		}
 		if got != tc.want {
 			t.Errorf("%s: %q, want %q", tc.name, got, tc.want)
+		}
+	}
+}
+
+// While containers run whose addresses nobody knows, none are given out; when they
+// have ended, or are known, they are.
+func TestStrangersHoldAddressesBack(t *testing.T) {
+	r := newFounder(t).start()
+	r.strangers = []string{"one", "two"}
+	for _, c := range []struct {
+		attached []string
+		held     bool
+	}{{[]string{"one", "two", "three"}, true}, {[]string{"two"}, true}, {[]string{"three"}, false}} {
+		r.keepStrangers(c.attached)
+		if _, _, err := r.tryAllocate("c", netip.Prefix{}); errors.Is(err, ipam.ErrUnproven) != c.held {
+			t.Errorf("with %v on the mesh: %v", c.attached, err)
 		}
 	}
 }

@@ -143,12 +143,7 @@ func (r *Router) onEvent(ctx context.Context) func(docker.Event) {
 
 // engineConnected looks at everything: events may have been missed.
 func (r *Router) engineConnected(ctx context.Context) {
-	late, done := context.WithTimeout(ctx, engineTimeout)
-	err := r.adoptLate(late)
-	done()
-	if err != nil && ctx.Err() == nil {
-		r.log.Warn("look at running containers", "err", err)
-	}
+	r.lookForStrangers(ctx, true)
 	r.mu.Lock()
 	r.engine = true
 	var keys []string
@@ -311,7 +306,11 @@ func (r *Router) watchNamespaces(ctx context.Context) error {
 				unwatched = append(unwatched, k)
 			}
 		}
+		strange, engine := len(r.strangers) > 0, r.engine
 		r.mu.Unlock()
+		if strange {
+			r.lookForStrangers(ctx, engine)
+		}
 		for _, k := range again {
 			r.lookAt(ctx, k)
 		}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"weft/ipam"
@@ -184,4 +185,31 @@ func TestAsleepAndUnproven(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// A host that is its whole mesh waits after a reboot, so that one that knows more can meet it.
+func TestAloneAfterAReboot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFounder(t)
+		r := f.restart(f.start(), func() {
+			if err := os.Remove(filepath.Join(f.run, markFile)); err != nil {
+				t.Error(err)
+			}
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- r.proveState(ctx) }()
+		time.Sleep(dialIn - time.Second)
+		if !r.isUnproven() {
+			t.Error("it does not wait")
+		}
+		time.Sleep(markEvery + time.Second)
+		if r.isUnproven() {
+			t.Error("it waits for ever")
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
 }
