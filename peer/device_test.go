@@ -2,6 +2,7 @@ package peer
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"net"
 	"net/netip"
@@ -240,6 +241,36 @@ func TestDeviceHangs(t *testing.T) {
 	h.must("remove", func() error { return d.Remove(t.Context()) })
 	if p.alive() {
 		t.Error("it survived Remove")
+	}
+}
+
+// TestStartHangs: a process that does not get ready is ended, and has told where it was.
+func TestStartHangs(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, "a")
+	o := h.options()
+	o.Executable = []string{o.Executable[0], "hang"}
+	h.must("open", func() error {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go func() { // until the program runs, the signal would just end it
+			for pause(ctx) == nil {
+				if b, _ := os.ReadFile(logPath(h.runDir)); len(b) > 0 {
+					cancel()
+				}
+			}
+		}()
+		_, err := Open(ctx, o)
+		mustHint(t, err, "it is not ready: context canceled; it is in state", "")
+		return nil
+	})
+	b, err := os.ReadFile(logPath(h.runDir))
+	if err != nil || !bytes.Contains(b, []byte("goroutine ")) || !bytes.Contains(b, []byte("TestMain")) {
+		t.Errorf("its log (%v): %s", err, b)
+	}
+	_, err = readProcess(h.runDir)
+	if !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a pid file: %v", err)
 	}
 }
 

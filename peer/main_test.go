@@ -16,7 +16,8 @@ import (
 )
 
 // TestMain is also the programs that the tests start: "device" is what
-// "weft device" is, "router" opens a device and waits to be killed.
+// "weft device" is, "router" opens a device and waits to be killed, "hang" is a
+// device process that does not get ready.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
@@ -24,6 +25,9 @@ func TestMain(m *testing.M) {
 			os.Exit(deviceMain(os.Args[2:]))
 		case "router":
 			os.Exit(routerMain())
+		case "hang":
+			fmt.Fprintln(os.Stderr, "hangs")
+			unix.Pause()
 		}
 	}
 	goleak.VerifyTestMain(m)

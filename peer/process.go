@@ -78,11 +78,16 @@ func startProcess(ctx context.Context, o Options) (pid int, err error) {
 		pid := p.Pid // Release overwrites it
 		return pid, p.Release()
 	}
+	where := ""
+	if err != nil {
+		where = whereabouts(p.Pid)
+		dump(p)
+	}
 	p.Kill()
 	state, _ := p.Wait()
 	switch {
 	case err != nil:
-		return 0, fmt.Errorf("start the device process: %w (see %s)", err, logPath(o.RunDir))
+		return 0, fmt.Errorf("start the device process: %w%s (see %s)", err, where, logPath(o.RunDir))
 	case answer == "":
 		return 0, fmt.Errorf("start the device process: it ended with %v (see %s)", state, logPath(o.RunDir))
 	}
@@ -92,6 +97,34 @@ func startProcess(ctx context.Context, o Options) (pid int, err error) {
 		err = withHint(err, hint)
 	}
 	return 0, err
+}
+
+// whereabouts says what a process that does not answer is doing.
+func whereabouts(pid int) string {
+	st, err := statOf(pid)
+	if err != nil {
+		return ""
+	}
+	in, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/wchan")
+	if err != nil || len(in) == 0 {
+		in = []byte("0")
+	}
+	return fmt.Sprintf("; it is in state %c with %d threads, the first waits in %s", st.state, st.threads, in)
+}
+
+// dump has a process that hangs write its stacks into its log, and waits a moment
+// for that. It knows no keys before it is ready.
+func dump(p *os.Process) {
+	if p.Signal(unix.SIGQUIT) != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	for {
+		if st, err := statOf(p.Pid); err != nil || st.state == 'Z' || pause(ctx) != nil {
+			return
+		}
+	}
 }
 
 // awaitReady reads what the device process says until it closes the pipe.
