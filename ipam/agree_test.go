@@ -38,7 +38,7 @@ func TestVersionsHaveABound(t *testing.T) {
 	for _, tc := range []struct {
 		version uint32
 		counts  bool
-	}{{2, true}, {takeoverStep + 1, true}, {2*takeoverStep - 1, true}, {2*takeoverStep + 1, false}, {1<<32 - 1, false}} {
+	}{{2, true}, {takeoverStep + 1, true}, {6*takeoverStep - 1, true}, {6*takeoverStep + 1, false}, {1<<32 - 1, false}} {
 		g := Grant{Prefix: half, From: a, To: b, Version: tc.version}
 		facts := []Fact{seed, {By: a, Kind: FactGrant, Grant: g}}
 		l := NewLedger(b, a, pfx("10.0.0.0/24"), facts)

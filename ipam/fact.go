@@ -15,9 +15,9 @@ const (
 	FactInit                       // the founder: First hosts begin the ring
 	FactStand                      // By may become an elector
 	FactVote                       // By votes
-	FactSeen                       // By knows of the first Count takeovers, and takes nothing any more of what their hosts gave before
-	FactTook                       // By has accepted all that takeover number Count brought it; says nothing of those before
-	FactForce                      // By decides Vote.Value in Vote.Instance without a majority, by its operator's order
+	FactSeen                       // By knows of takeover Count, and takes nothing any more of what its host gave before
+	FactTook                       // By has accepted all that takeover Count brought it; says nothing of others
+	FactForce                      // By takes over, without a majority, by its operator's order: Vote.Value, while Vote.Instance was open to it
 )
 
 // MaxElectors bounds the council, and so what a vote has to hold.
@@ -31,7 +31,7 @@ type Fact struct {
 	Grant Grant  // FactGrant, FactAccept
 	First uint8  // FactInit: how many, 1 to MaxElectors
 	Named bool   // FactInit: the founder names them; else it is whoever comes first
-	Count uint32 // FactSeen: how many takeovers; FactTook: which one
+	Count uint32 // FactSeen, FactTook: a takeover's ID; a decided one that is seen stands for the decided ones before it, too
 	Vote  Vote   // FactVote; of FactForce only Instance and Value
 }
 

@@ -15,9 +15,9 @@ type Grant struct {
 	Version uint32       // 1 in a seed, else more than that of any grant by which From got an address of Prefix
 }
 
-// takeoverStep is the distance of the versions of takeovers: the nth has n times as much. Whatever a dead host may have granted that
-// nobody has heard of is of a lower version.
-const takeoverStep = 1 << 16
+// takeoverStep is the distance of the versions of takeovers: the version of each is its ID times this. Whatever a dead host may have
+// granted that nobody has heard of is of a lower version.
+const takeoverStep = 1 << 13
 
 // Takeover says that g takes the space of a host that is dead, by the council's decision: see Ledger. Its version outranks what that
 // host may still have given away.
@@ -26,7 +26,7 @@ func (g Grant) Takeover() bool { return g.Version > 0 && g.Version%takeoverStep 
 // after is the version of a grant that follows one of version v.
 func after(v uint32) uint32 {
 	if v++; v%takeoverStep == 0 {
-		v++ // 65,535 grants in a row, and no takeover: still not one
+		v++ // 8,191 grants in a row, and no takeover: still not one
 	}
 	return v
 }

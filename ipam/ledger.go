@@ -1,21 +1,30 @@
 package ipam
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 )
 
-// Takeover is a decision that all that From owned is To's.
+// Takeover is that all that From owned is To's: by a decision, or by force.
 type Takeover struct {
 	From, To Owner
 	Forced   bool   // by an operator, without a majority
-	version  uint32 // of the grants by which To takes it
+	ID       uint32 // twice the instance, and one more if it was decided; of forced ones several may have the same
 }
 
-// taking is that a host has carried out the takeover of a number.
+// version is that of the grants by which To takes what From had. It does not depend on what else is decided: what was taken by force
+// stays taken, whatever a majority has decided meanwhile. It gives way to a decision about the same host.
+func (t Takeover) version() uint32 { return t.ID * takeoverStep }
+
+func (t Takeover) compare(o Takeover) int {
+	return cmp.Or(cmp.Compare(t.ID, o.ID), t.From.Compare(o.From))
+}
+
+// taking is that a host has carried out, or heard of, a takeover.
 type taking struct {
-	by     Owner
-	number uint32
+	by Owner
+	id uint32
 }
 
 // Ledger is what one host makes of all facts that it knows: who owns what, who may decide, what is being decided. It is a pure function
@@ -39,16 +48,20 @@ type Ledger struct {
 	takeovers []Takeover
 	open      election // the instance that is not decided yet
 	stands    map[Owner]bool
-	seen      map[Owner]uint32
-	took      map[taking]bool // each by itself: a forced takeover does not wait for its taker's earlier ones
+	seen      map[Owner]uint32 // the last decided takeover that a host has said it knows of
+	heard     map[taking]bool  // forced ones
+	took      map[taking]bool  // each by itself: a forced takeover does not wait for its taker's earlier ones
 	accepts   map[Grant]bool
-	waiting   []Grant // made to self and not accepted yet
+	forced    []Takeover                // by self
+	taken     map[uint32][]netip.Prefix // by self, by takeover
+	waiting   []Grant                   // made to self and not accepted yet
 }
 
 // NewLedger folds facts for the host self of a mesh that founder has founded with the range whole. Facts that do not pass their checks
 // are skipped.
 func NewLedger(self, founder Owner, whole netip.Prefix, facts []Fact) *Ledger {
-	l := &Ledger{self: self, founder: founder, whole: whole.Masked(), stands: map[Owner]bool{}, seen: map[Owner]uint32{}, took: map[taking]bool{}, accepts: map[Grant]bool{}}
+	l := &Ledger{self: self, founder: founder, whole: whole.Masked(), stands: map[Owner]bool{},
+		seen: map[Owner]uint32{}, heard: map[taking]bool{}, took: map[taking]bool{}, taken: map[uint32][]netip.Prefix{}, accepts: map[Grant]bool{}}
 	votes := map[uint32]map[Owner][]Vote{}
 	forced := map[uint32][]Fact{}
 	var given []Grant
@@ -61,6 +74,10 @@ func NewLedger(self, founder Owner, whole netip.Prefix, facts []Fact) *Ledger {
 			given = append(given, f.Grant)
 		case FactAccept:
 			l.accepts[f.Grant] = true
+			if f.By == self && f.Grant.Takeover() {
+				id := f.Grant.Version / takeoverStep
+				l.taken[id] = append(l.taken[id], f.Grant.Prefix)
+			}
 		case FactInit:
 			if f.By == founder {
 				l.first, l.named = max(l.first, int(f.First)), l.named || f.Named
@@ -73,11 +90,18 @@ func NewLedger(self, founder Owner, whole netip.Prefix, facts []Fact) *Ledger {
 			}
 			votes[f.Vote.Instance][f.By] = append(votes[f.Vote.Instance][f.By], f.Vote)
 		case FactSeen:
-			l.seen[f.By] = max(l.seen[f.By], f.Count)
+			if isForced(f.Count) {
+				l.heard[taking{f.By, f.Count}] = true
+			} else {
+				l.seen[f.By] = max(l.seen[f.By], f.Count)
+			}
 		case FactTook:
 			l.took[taking{f.By, f.Count}] = true
 		case FactForce:
 			forced[f.Vote.Instance] = append(forced[f.Vote.Instance], f)
+			if f.By == self {
+				l.forced = append(l.forced, forcedTakeover(f))
+			}
 		}
 	}
 	l.decide(votes, forced)
@@ -104,20 +128,56 @@ func (l *Ledger) decide(votes map[uint32]map[Owner][]Vote, forced map[uint32][]F
 			}
 		}
 		v, ok := e.decided()
-		force := false
-		if fs := forced[i]; !ok && len(fs) > 0 {
-			first := slices.MinFunc(fs, func(a, b Fact) int { return a.By.Compare(b.By) })
-			v, ok, force = first.Vote.Value, true, true
+		if ok {
+			l.apply(v)
+		}
+		if v.Op == OpTake {
+			l.takeovers = append(l.takeovers, Takeover{From: v.Hosts[0], To: v.Hosts[1], ID: decidedID(i)})
+		}
+		fs := forced[i]
+		slices.SortFunc(fs, func(a, b Fact) int { return a.By.Compare(b.By) })
+		for _, f := range fs {
+			t := forcedTakeover(f)
+			if !slices.ContainsFunc(l.takeovers, func(o Takeover) bool { return o.ID == t.ID && o.From == t.From }) {
+				l.takeovers = append(l.takeovers, t)
+			}
+		}
+		if !ok && len(fs) > 0 { // the instance is closed, for whoever knows no decision
+			ok = true
+			l.apply(fs[0].Vote.Value)
 		}
 		if !ok {
 			l.open = e
+			slices.SortFunc(l.takeovers, Takeover.compare)
 			return
 		}
-		l.apply(v, force)
 	}
 }
 
-func (l *Ledger) apply(v Value, forced bool) {
+func decidedID(instance uint32) uint32 { return 2*instance + 1 }
+func isForced(id uint32) bool          { return id%2 == 0 }
+
+func forcedTakeover(f Fact) Takeover {
+	return Takeover{From: f.Vote.Value.Hosts[0], To: f.By, Forced: true, ID: 2 * f.Vote.Instance}
+}
+
+// Overruled are takeovers that self's operator has forced and that do not count, since another one by force came first, or of which a
+// part is another's: a takeover of the same host was decided, and carried out before it could be heard of this one.
+func (l *Ledger) Overruled() []Takeover {
+	return slices.DeleteFunc(slices.Clone(l.forced), func(t Takeover) bool {
+		if !slices.Contains(l.takeovers, t) {
+			return t.ID >= 2*l.open.instance // nobody knows yet
+		}
+		return !slices.ContainsFunc(l.takeovers, func(o Takeover) bool {
+			return o.From == t.From && o.To != t.To && o.ID > t.ID && slices.ContainsFunc(l.ring.parts, func(p Part) bool {
+				return p.Owner == o.To && p.Version == o.version() && slices.ContainsFunc(l.taken[t.ID], p.Prefix.Overlaps)
+			})
+		})
+	})
+}
+
+// apply makes the electors what v leaves.
+func (l *Ledger) apply(v Value) {
 	electors := slices.Clone(l.electors)
 	drop := func(h Owner) { electors = slices.DeleteFunc(electors, func(o Owner) bool { return o == h }) }
 	switch v.Op {
@@ -137,7 +197,6 @@ func (l *Ledger) apply(v Value, forced bool) {
 		}
 	case OpTake:
 		drop(v.Hosts[0])
-		l.takeovers = append(l.takeovers, Takeover{From: v.Hosts[0], To: v.Hosts[1], Forced: forced, version: uint32(len(l.takeovers)+1) * takeoverStep})
 	}
 	if len(electors) == 0 { // the last one has gone: whoever is left begins anew
 		if electors = []Owner{l.founder}; v.Op == OpTake {
@@ -159,7 +218,7 @@ func (l *Ledger) collect(given []Grant) {
 		if l.tooHigh(g) {
 			continue
 		}
-		if !g.Takeover() || slices.ContainsFunc(l.takeovers, func(t Takeover) bool { return t.version == g.Version && t.From == g.From && t.To == g.To }) {
+		if !g.Takeover() || slices.ContainsFunc(l.takeovers, func(t Takeover) bool { return t.Brings(g) }) {
 			l.grants = append(l.grants, g)
 		}
 	}
@@ -184,14 +243,14 @@ func (l *Ledger) collect(given []Grant) {
 // tooHigh says that a grant's version is beyond what hand-overs between the takeovers that were decided can bring about, with room for
 // some that are not known here yet. What has the highest version there is could never be given or taken over any more: it does not count.
 func (l *Ledger) tooHigh(g Grant) bool {
-	return uint64(g.Version)/takeoverStep > uint64(len(l.takeovers))+1
+	return uint64(g.Version)/takeoverStep > uint64(decidedID(l.open.instance))+2
 }
 
 // outranked is the version of the last takeover of a host's space: what it had or gave by lower ones is void.
 func (l *Ledger) outranked(h Owner) uint32 {
 	for _, t := range slices.Backward(l.takeovers) {
 		if t.From == h {
-			return t.version
+			return t.version()
 		}
 	}
 	return 0
@@ -274,7 +333,7 @@ func (l *Ledger) Instance() uint32 { return l.open.instance }
 // Seeds are the hosts that an election shared the range out to; nil if there was none.
 func (l *Ledger) Seeds() []Owner { return slices.Clone(l.seeds) }
 
-// Takeovers are those that were decided, in their order.
+// Takeovers are those that were decided or forced, in the order of their IDs.
 func (l *Ledger) Takeovers() []Takeover { return slices.Clone(l.takeovers) }
 
 // Lost is the last takeover of self's space, if it was ever taken over.
@@ -306,8 +365,12 @@ func (l *Ledger) own() *Ring {
 
 // lift gives grants versions above those of all takeovers: a host that was dead and has come back may take them.
 func (l *Ledger) lift(gs []Grant) []Grant {
+	last := uint32(0)
+	if n := len(l.takeovers); n > 0 {
+		last = l.takeovers[n-1].version()
+	}
 	for i := range gs {
-		gs[i].Version = max(gs[i].Version, after(uint32(len(l.takeovers))*takeoverStep))
+		gs[i].Version = max(gs[i].Version, after(last))
 	}
 	return gs
 }
@@ -345,7 +408,7 @@ func seedGrants(whole netip.Prefix, hosts []Owner) []Grant {
 
 // Brings says whether g is one of the grants by which a takeover was carried out.
 func (t Takeover) Brings(g Grant) bool {
-	return g.From == t.From && g.To == t.To && g.Version == t.version
+	return g.From == t.From && g.To == t.To && g.Version == t.version()
 }
 
 // Size is the number of addresses of p; the largest uint64 stands for all that is more.

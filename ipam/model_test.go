@@ -125,6 +125,20 @@ func (w *world) spread(m *member) {
 	m.old = nil
 }
 
+// knowsSpaceOf says that m sees as everybody would what a host has, and that nobody was to take that over.
+func (w *world) knowsSpaceOf(m, of *member) bool {
+	var facts []Fact
+	for _, x := range w.members {
+		facts = append(facts, w.best(x.id)...)
+	}
+	all := NewLedger(m.id, w.members[0].id, w.whole, facts)
+	mine := func(l *Ledger) []Part {
+		return slices.DeleteFunc(l.Ring().Parts(), func(p Part) bool { return p.Owner != of.id })
+	}
+	known := len(m.disk.logs[of.id]) == len(w.best(of.id))
+	return known && slices.Equal(mine(all), mine(m.led)) && !slices.ContainsFunc(all.takeovers, func(t Takeover) bool { return t.From == of.id || t.To == of.id })
+}
+
 // knownBest says that nobody knows more of m's past than m: that there is a host in reach which does is what promise 1 needs.
 // Whoever has accepted something of m's knows that much.
 func (w *world) knownBest(m *member) bool {
@@ -438,22 +452,31 @@ func TestModel(t *testing.T) {
 					m.take = Value{OpTake, []Owner{d.id, m.id}}
 				}
 			},
-			// The dead host never comes back, and nobody decides anything meanwhile: that is the operator's word.
+			// The dead host never comes back, and the operator's host knows what that has given to whom: that is the operator's word. Of what
+			// is decided meanwhile about others it may have heard nothing.
 			"rmpeer --force": func(t *rapid.T) {
 				m, d := pick("operator's host"), pick("dead host")
 				if !m.up || !m.proven || d.up || d == founder || m == d {
 					return
 				}
-				w.spread(m)
+				cutOff := rapid.Bool().Draw(t, "cut off") && w.knowsSpaceOf(m, d)
+				if !cutOff {
+					w.spread(m)
+				}
 				if !m.led.Ring().Seeded() || !m.led.Mortal(d.id) {
 					return
+				}
+				for _, x := range w.members {
+					x.disk.logs[d.id], x.old = slices.Clip(m.disk.logs[d.id]), nil
 				}
 				d.replaced, d.disk = true, disk{logs: map[Owner][]Fact{}}
 				w.write(m, m.led.Force(d.id))
 				for range 2 { // it knows, and takes
 					w.tick(m, false, false)
 				}
-				w.spread(m)
+				if !cutOff {
+					w.spread(m)
+				}
 				w.check()
 			},
 			"": func(*rapid.T) { w.check() },

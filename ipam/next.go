@@ -31,16 +31,18 @@ func (l *Ledger) Next(e Env) []Fact {
 	if !e.Observer && !e.Leaving && !l.stands[l.self] {
 		say(Fact{Kind: FactStand})
 	}
-	if n := l.known(e); n > l.seen[l.self] {
-		say(Fact{Kind: FactSeen, Count: n})
+	if ids := l.news(e); len(ids) > 0 {
+		for _, id := range ids {
+			say(Fact{Kind: FactSeen, Count: id})
+		}
 		return out // what follows from it comes when it is on disk
 	}
 	for i, t := range l.takeovers {
-		if n := uint32(i + 1); t.To == l.self && l.Pending(n) && (t.Forced || len(l.Unheard(n, e)) == 0 && l.inTurn(i)) {
+		if t.To == l.self && l.Pending(t) && (t.Forced || len(l.Unheard(t, e)) == 0 && l.inTurn(i)) {
 			for _, g := range l.spoils(i) {
 				say(Fact{Kind: FactAccept, Grant: g})
 			}
-			say(Fact{Kind: FactTook, Count: n})
+			say(Fact{Kind: FactTook, Count: t.ID})
 			break // the next one sees what this one has taken
 		}
 	}
@@ -62,29 +64,47 @@ func (l *Ledger) Wishes(e Env) bool {
 	return w.Op != 0 && slices.Contains(l.electors, l.self) && l.agree(e, l.self, w)
 }
 
-// known is how many takeovers self may say that it knows of. A host that came back from the dead before it could hear of its takeover,
-// by way of this host perhaps, has to say so first: until then it uses its space.
-func (l *Ledger) known(e Env) uint32 {
-	for i, t := range l.takeovers {
-		if n := uint32(i + 1); t.From != l.self && l.seen[t.From] < n && !e.Dead(t.From) {
-			return uint32(i)
-		}
+// sees says whether a host has said that it knows of a takeover.
+func (l *Ledger) sees(h Owner, t Takeover) bool {
+	if t.Forced {
+		return l.heard[taking{h, t.ID}]
 	}
-	return uint32(len(l.takeovers))
+	return l.seen[h] >= t.ID
 }
 
-// Unheard are the hosts that have not said that they know of takeover number n. Any of them may have been given space by the dead host
+// news are the takeovers that self is to say it knows of: the last decided one, and forced ones. A host that came back from the dead
+// before it could hear of its takeover, by way of this host perhaps, has to say so first: until then it uses its space.
+func (l *Ledger) news(e Env) (ids []uint32) {
+	last := uint32(0)
+	late := false
+	for _, t := range l.takeovers {
+		back := t.From != l.self && !l.sees(t.From, t) && !e.Dead(t.From)
+		switch {
+		case !t.Forced:
+			if late = late || back; !late {
+				last = t.ID
+			}
+		case !back && !l.sees(l.self, t) && !slices.Contains(ids, t.ID):
+			ids = append(ids, t.ID)
+		}
+	}
+	if last > l.seen[l.self] {
+		ids = append(ids, last)
+	}
+	return ids
+}
+
+// Unheard are the hosts that have not said that they know of a takeover. Any of them may have been given space by the dead host
 // that nobody else has heard of; until they have spoken, or are dead or gone themselves, the taker uses nothing of it.
-func (l *Ledger) Unheard(n uint32, e Env) []Owner {
+func (l *Ledger) Unheard(of Takeover, e Env) []Owner {
 	var out []Owner
-	from := l.takeovers[n-1].From
 	for _, h := range e.Hosts {
-		if h == l.self || l.seen[h] >= n || h == from && e.Dead(h) {
+		if h == l.self || l.sees(h, of) || h == of.From && e.Dead(h) {
 			continue
 		}
 		dead := false // taken over, and not heard of since
-		for i, t := range l.takeovers {
-			dead = dead || h != from && t.From == h && l.seen[h] <= uint32(i) && e.Dead(h)
+		for _, t := range l.takeovers {
+			dead = dead || h != of.From && t.From == h && !l.sees(h, t) && e.Dead(h)
 		}
 		if !dead {
 			out = append(out, h)
@@ -93,21 +113,15 @@ func (l *Ledger) Unheard(n uint32, e Env) []Owner {
 	return out
 }
 
-// Pending says whether the space of takeover number n is still to be taken by its taker.
-func (l *Ledger) Pending(n uint32) bool {
-	t := l.takeovers[n-1]
-	return !l.took[taking{t.To, n}] && l.outranked(t.To) < t.version
+// Pending says whether the space of a takeover is still to be taken by its taker.
+func (l *Ledger) Pending(t Takeover) bool {
+	return !l.took[taking{t.To, t.ID}] && l.outranked(t.To) < t.version()
 }
 
 // inTurn says whether all takeovers before the one at i are carried out. What two dead hosts have given each other must not be taken
 // twice: whoever comes second sees what the first has taken.
 func (l *Ledger) inTurn(i int) bool {
-	for n := uint32(1); n <= uint32(i); n++ {
-		if l.Pending(n) {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(l.takeovers[:i], l.Pending)
 }
 
 // spoils are the grants by which self carries out the takeover at i: what the dead host owned, without what it had given to hosts that
@@ -121,14 +135,14 @@ func (l *Ledger) spoils(i int) []Grant {
 	var add func(k int)
 	add = func(k int) {
 		u := l.takeovers[k]
-		e := estate{of: u.From, below: u.version}
+		e := estate{of: u.From, below: u.version()}
 		for m := k - 1; m >= 0; m-- {
 			before := l.takeovers[m]
 			if before.From == u.From {
-				e.above = before.version // what is older, its own and others', went to the taker of then
+				e.above = before.version() // what is older, its own and others', went to the taker of then
 				break
 			}
-			if before.To == u.From && !l.took[taking{u.From, uint32(m + 1)}] {
+			if before.To == u.From && !l.took[taking{u.From, before.ID}] {
 				add(m)
 			}
 		}
@@ -157,7 +171,7 @@ func (l *Ledger) bring(i int, parts []Part) []Grant {
 	}
 	var out []Grant
 	for _, p := range merge(had) {
-		out = append(out, Grant{Prefix: p, From: t.From, To: l.self, Version: t.version})
+		out = append(out, Grant{Prefix: p, From: t.From, To: l.self, Version: t.version()})
 	}
 	return out
 }
@@ -165,7 +179,7 @@ func (l *Ledger) bring(i int, parts []Part) []Grant {
 // settled says whether the takeover at i is carried out: by its taker, or, if that died first, by the one who took over from it.
 func (l *Ledger) settled(i int) bool {
 	t := l.takeovers[i]
-	if l.took[taking{t.To, uint32(i + 1)}] {
+	if l.took[taking{t.To, t.ID}] {
 		return true
 	}
 	heir := slices.IndexFunc(l.takeovers[i+1:], func(u Takeover) bool { return u.From == t.To })
@@ -177,7 +191,7 @@ func (l *Ledger) settled(i int) bool {
 // none of these: the taker has known that it was given on, and self is still to hear of that.
 func (l *Ledger) orphans() []Part {
 	lost := func(h Owner, version uint32) bool {
-		i := slices.IndexFunc(l.takeovers, func(t Takeover) bool { return t.From == h && version < t.version })
+		i := slices.IndexFunc(l.takeovers, func(t Takeover) bool { return t.From == h && version < t.version() })
 		return i >= 0 && l.settled(i)
 	}
 	var gifts []Grant
@@ -209,7 +223,7 @@ func (l *Ledger) orphans() []Part {
 // there is one, and if there has been another decision since then the next taker waits for what this one has said before it knew.
 func (l *Ledger) gleanings(e Env) []Grant {
 	i := len(l.takeovers) - 1
-	if len(l.orphaned) == 0 || l.takeovers[i].To != l.self || !l.inTurn(i+1) || len(l.Unheard(uint32(i+1), e)) > 0 {
+	if len(l.orphaned) == 0 || l.takeovers[i].To != l.self || !l.inTurn(i+1) || len(l.Unheard(l.takeovers[i], e)) > 0 {
 		return nil
 	}
 	return l.bring(i, l.orphaned)
@@ -242,7 +256,7 @@ func (l *Ledger) wish(e Env) Value {
 	}
 	var gone, add, ready []Owner
 	for _, h := range l.electors {
-		if e.Gone(h) {
+		if e.Gone(h) || l.lostByForce(e, h) {
 			gone = append(gone, h)
 		} else if e.Alive(h) {
 			ready = append(ready, h)
@@ -272,6 +286,11 @@ func (l *Ledger) wish(e Env) Value {
 	return Value{}
 }
 
+// lostByForce says that an elector is dead and was taken over by force, while others decided something: it is an elector still.
+func (l *Ledger) lostByForce(e Env, h Owner) bool {
+	return e.Dead(h) && slices.ContainsFunc(l.takeovers, func(t Takeover) bool { return t.Forced && t.From == h && !l.sees(h, t) })
+}
+
 // agree says whether self would have v decided, as by wants it.
 func (l *Ledger) agree(e Env, by Owner, v Value) bool {
 	every := func(ok func(Owner) bool) bool {
@@ -288,7 +307,7 @@ func (l *Ledger) agree(e Env, by Owner, v Value) bool {
 	case OpAdd: // a host that nobody knows would count for a majority that is never reached
 		return every(func(h Owner) bool { return known(h) && l.stands[h] })
 	case OpDrop:
-		return !slices.ContainsFunc(v.Hosts, func(h Owner) bool { return h != by && !e.Gone(h) })
+		return every(func(h Owner) bool { return h == by || e.Gone(h) || l.lostByForce(e, h) })
 	case OpTake:
 		return v.Hosts[0] != l.self && e.Dead(v.Hosts[0]) && known(v.Hosts[1]) && l.ring.Seeded() && l.Mortal(v.Hosts[0])
 	}
@@ -298,9 +317,9 @@ func (l *Ledger) agree(e Env, by Owner, v Value) bool {
 // Mortal says whether a host can be taken over: not twice, unless it has come back or got something new in between, or has something
 // still that nobody took. One that owns nothing can be, too: others then need not wait for what it may know.
 func (l *Ledger) Mortal(h Owner) bool {
-	for i, t := range slices.Backward(l.takeovers) {
+	for _, t := range slices.Backward(l.takeovers) {
 		if t.From == h {
-			return l.seen[h] > uint32(i) || slices.ContainsFunc(l.ring.parts, func(p Part) bool { return p.Owner == h && p.Version > t.version }) ||
+			return l.sees(h, t) || slices.ContainsFunc(l.ring.parts, func(p Part) bool { return p.Owner == h && p.Version > t.version() }) ||
 				slices.ContainsFunc(l.orphaned, func(p Part) bool { return p.Owner == h })
 		}
 	}

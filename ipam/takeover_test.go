@@ -173,7 +173,7 @@ func TestTakeoverWaitsForTheUnheard(t *testing.T) {
 	w.rmpeer(1, 3)
 	w.talk()
 	w.want("before the fourth has spoken", w.usable(host(1)), "A[10.0.0.0/25] ")
-	if u := w.ledger(host(1)).Unheard(1, w.env(host(1))); !slices.Equal(u, []Owner{host(4)}) {
+	if u := w.ledger(host(1)).Unheard(w.ledger(host(1)).Takeovers()[0], w.env(host(1))); !slices.Equal(u, []Owner{host(4)}) {
 		t.Errorf("unheard: %v", u)
 	}
 	w.dead[host(3)] = false
@@ -301,7 +301,7 @@ func giftOfTheDead(t *testing.T, knows int, taken, giverFirst bool) (w *table, l
 			break
 		}
 	}
-	if l := w.ledger(host(1)); len(l.Takeovers()) != 2 || l.Pending(1) || l.Pending(2) {
+	if l := w.ledger(host(1)); len(l.Takeovers()) != 2 || l.Pending(l.takeovers[0]) || l.Pending(l.takeovers[1]) {
 		t.Fatalf("takeovers %v", l.Takeovers())
 	}
 	return w, late
@@ -382,8 +382,8 @@ func TestForceWhileATakeoverWaits(t *testing.T) {
 		w.facts = append(w.facts, w.ledger(host(1)).Force(host(4)))
 		w.talk()
 		w.want("by force", w.usable(host(1), host(2)), "A[10.0.0.0/25] B[10.0.0.128/26] ")
-		if l := w.ledger(host(1)); !l.Pending(1) || l.Pending(2) {
-			t.Errorf("pending: the first %v, the forced one %v", l.Pending(1), l.Pending(2))
+		if l := w.ledger(host(1)); !l.Pending(l.takeovers[0]) || l.Pending(l.takeovers[1]) {
+			t.Errorf("pending: the first %v, the forced one %v", l.Pending(l.takeovers[0]), l.Pending(l.takeovers[1]))
 		}
 		w.dead[host(5)] = false
 		if !dies {

@@ -304,6 +304,8 @@ func (r *Router) spaceNotices(v *view, st *mesh.State) []string {
 			names[k] = a.Name
 		}
 	}
+	b := &books{st: st, folded: v.Folded, ledger: v.Ledger}
+	e := r.envLocked(b)
 	r.mu.Unlock()
 	if t, ok := v.Ledger.Lost(); ok {
 		for _, s := range v.Stray {
@@ -313,7 +315,14 @@ func (r *Router) spaceNotices(v *view, st *mesh.State) []string {
 	if n := saidOfRing(st); n > fullToTake*3/4 {
 		out = append(out, fmt.Sprintf("this host's log holds %d of at most %d entries about the ring, and takes no more address space from %d on: see \"A mesh that has had many hosts\" in docs/operations.md", n, mesh.MaxSnapshot, fullToTake))
 	}
+	for _, t := range v.Ledger.Overruled() {
+		out = append(out, fmt.Sprintf("this host took over from %s by force, which does not count, or not for all that it had: others have taken over from it meanwhile; containers here that have its addresses are to be detached and attached again", r.show(st, t.From)))
+	}
 	for _, t := range v.Ledger.Takeovers() {
+		if v.Ledger.Pending(t) {
+			why, tip := r.waitsFor(b, e, t)
+			out = append(out, fmt.Sprintf("%s is to take over from %s, and can not yet: %s; %s", r.show(st, t.To), r.show(st, t.From), why, tip))
+		}
 		if t.Forced {
 			out = append(out, fmt.Sprintf("%s took over from %s by force, without a majority", r.show(st, t.To), r.show(st, t.From)))
 		}

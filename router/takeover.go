@@ -76,15 +76,15 @@ func (r *Router) removePeer(ctx context.Context, name string, force bool) (remov
 	case h.Liveness == mesh.Alive && !gone:
 		return out, &Error{Msg: fmt.Sprintf("%s is alive", shown), Tip: "run `weft reset` on it: it hands its address space over", Code: 409}
 	case !b.ledger.Mortal(dead):
-		t, n := takenBefore(b, dead)
-		if b.ledger.Pending(n) && t.To == ipam.Owner(b.st.Self) {
-			return out, r.whyNotTaken(b, h, shown, int(n)-1)
+		t := takenBefore(b, dead)
+		if b.ledger.Pending(t) && t.To == ipam.Owner(b.st.Self) {
+			return out, r.whyNotTaken(b, h, shown, nil)
 		}
 		return out, &Error{Msg: fmt.Sprintf("%s took over from %s already", r.show(b.st, t.To), shown), Tip: "`weft status ipam` shows who owns what", Code: 409}
 	case !gone && !force && away < deadAfter:
 		return out, tooSoon(shown, name, away, seen)
 	}
-	before := len(b.ledger.Takeovers())
+	before := b.ledger.Takeovers()
 	if force {
 		if err := r.force(b, dead); err != nil {
 			return out, err
@@ -104,14 +104,14 @@ func (r *Router) removePeer(ctx context.Context, name string, force bool) (remov
 		if b, err = r.booksNow(); err != nil {
 			return out, err
 		}
-		for i, t := range b.ledger.Takeovers() {
-			if i < before || t.From != dead {
+		for _, t := range b.ledger.Takeovers() {
+			if t.From != dead || slices.Contains(before, t) {
 				continue
 			}
 			if t.To != ipam.Owner(b.st.Self) {
 				return out, &Error{Msg: fmt.Sprintf("%s took over from %s at the same time", r.show(b.st, t.To), shown), Tip: "nothing is left to do: `weft status ipam`", Code: 409}
 			}
-			if !b.ledger.Pending(uint32(i + 1)) {
+			if !b.ledger.Pending(t) {
 				out.IPs = taken(b, t)
 				r.log.Info("took over a dead host", "peer", h.ID.String(), "addresses", out.IPs, "forced", t.Forced)
 				return out, nil
@@ -136,14 +136,14 @@ func tooSoon(shown, name string, away time.Duration, seen bool) error {
 	return e
 }
 
-// takenBefore finds the last takeover of a host's space, and its number.
-func takenBefore(b *books, dead ipam.Owner) (t ipam.Takeover, n uint32) {
-	for i, x := range b.ledger.Takeovers() {
+// takenBefore finds the last takeover of a host's space.
+func takenBefore(b *books, dead ipam.Owner) (t ipam.Takeover) {
+	for _, x := range b.ledger.Takeovers() {
 		if x.From == dead {
-			t, n = x, uint32(i+1)
+			t = x
 		}
 	}
-	return t, n
+	return t
 }
 
 // taken counts the addresses that a takeover has brought.
@@ -272,23 +272,15 @@ func (r *Router) show(st *mesh.State, o ipam.Owner) string {
 	return label(peer.ID(o).String(), h.Record.Nickname)
 }
 
-// whyNotTaken says what is missing for a takeover.
-func (r *Router) whyNotTaken(b *books, h mesh.Host, shown string, before int) error {
+// whyNotTaken says what is missing for a takeover that is none of before.
+func (r *Router) whyNotTaken(b *books, h mesh.Host, shown string, before []ipam.Takeover) error {
 	r.mu.Lock()
 	e := r.envLocked(b)
 	r.mu.Unlock()
-	names := func(os []ipam.Owner) string {
-		var s []string
-		for _, o := range os {
-			s = append(s, r.show(b.st, o))
-		}
-		return strings.Join(s, ", ")
-	}
-	for i, t := range b.ledger.Takeovers() {
-		if i >= before && t.From == ipam.Owner(h.ID) {
-			unheard := b.ledger.Unheard(uint32(i+1), e)
-			return &Error{Msg: fmt.Sprintf("it is decided that this host takes over from %s, but not in force yet: %s may have been given space by it that nobody else knows of", shown, names(unheard)), Code: 409,
-				Tip: "it comes into force when they are in reach again; if they are dead, too: weft rmpeer each of them"}
+	for _, t := range b.ledger.Takeovers() {
+		if t.From == ipam.Owner(h.ID) && !slices.Contains(before, t) {
+			why, tip := r.waitsFor(b, e, t)
+			return &Error{Msg: fmt.Sprintf("it is decided that this host takes over from %s, but not in force yet: %s", shown, why), Code: 409, Tip: tip}
 		}
 	}
 	electors := b.ledger.Electors()
@@ -299,6 +291,33 @@ func (r *Router) whyNotTaken(b *books, h mesh.Host, shown string, before int) er
 		}
 	}
 	quorum := len(electors)/2 + 1
-	return &Error{Msg: fmt.Sprintf("no majority of those that own addresses has confirmed that %s is dead: %d of %d are needed, and %d are in reach (not: %s)", shown, quorum, len(electors), len(electors)-len(missing), names(missing)), Code: 409,
+	return &Error{Msg: fmt.Sprintf("no majority of those that own addresses has confirmed that %s is dead: %d of %d are needed, and %d are in reach (not: %s)", shown, quorum, len(electors), len(electors)-len(missing), r.showAll(b.st, missing)), Code: 409,
 		Tip: fmt.Sprintf("bring more of them back; or, if it is certain that %s never comes back: weft rmpeer --force %s", shown, h.ID)}
+}
+
+// waitsFor says what a takeover that is decided and not in force waits for, and what to do.
+func (r *Router) waitsFor(b *books, e ipam.Env, t ipam.Takeover) (why, tip string) {
+	if unheard := b.ledger.Unheard(t, e); len(unheard) > 0 {
+		return r.showAll(b.st, unheard) + " may have been given space by it that nobody else knows of",
+			"it comes into force when they are in reach again; if they are dead, too: weft rmpeer each of them"
+	}
+	for _, o := range b.ledger.Takeovers() {
+		if o.ID < t.ID && b.ledger.Pending(o) {
+			before := fmt.Sprintf("first %s is to take over from %s", r.show(b.st, o.To), r.show(b.st, o.From))
+			if !e.Alive(o.To) {
+				return before + ", and is out of reach itself", fmt.Sprintf("it comes into force when that host is in reach again; if it is dead, too: weft rmpeer %v", peer.ID(o.To))
+			}
+			why, tip = r.waitsFor(b, e, o)
+			return before + ": " + why, tip
+		}
+	}
+	return "its taker has not said yet that it has it", "try again in a moment"
+}
+
+func (r *Router) showAll(st *mesh.State, os []ipam.Owner) string {
+	var s []string
+	for _, o := range os {
+		s = append(s, r.show(st, o))
+	}
+	return strings.Join(s, ", ")
 }

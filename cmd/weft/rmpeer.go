@@ -17,8 +17,6 @@ type removedPeer struct {
 	Forced   bool   `json:"forced,omitempty"`
 }
 
-const forceRisk = "if that host, or one that it has given space to, still runs somewhere, its addresses are given to others as well"
-
 func newRmpeerCmd(a *app) *cobra.Command {
 	var force, asJSON bool
 	cmd := &cobra.Command{
@@ -28,7 +26,7 @@ func newRmpeerCmd(a *app) *cobra.Command {
 a nickname or a peer ID. It is refused while the host is alive or was seen within
 the last minute, and without a majority of the hosts that own addresses which sees
 it failed. Only name a host that does not run any more: one that is merely cut off
-goes on using its addresses.
+goes on using its addresses, which containers of other hosts get as well.
 
 With --force this host decides alone, at the operator's risk.`,
 		Example: "  weft rmpeer host3",
@@ -38,7 +36,7 @@ With --force this host decides alone, at the operator's risk.`,
 			var errs []error
 			for _, name := range names {
 				if force {
-					fmt.Fprintf(a.stderr, "weft: warning: taking over %s by force: %s\n", name, forceRisk)
+					fmt.Fprintf(a.stderr, "weft: warning: by force nobody else is asked: if %s, or a host that it has given space to, still runs somewhere, its addresses are given to others as well\n", name)
 				}
 				r, err := a.rmpeer(cmd.Context(), name, force)
 				if err != nil {

@@ -1,0 +1,134 @@
+package ipam
+
+import (
+	"slices"
+	"testing"
+)
+
+// aside runs talk with what one host does not hear of put aside, and the rest dead to it.
+func (w *table) aside(alone Owner, heard int, f func()) {
+	rest := slices.Clone(w.facts[heard:])
+	dead := w.dead
+	w.facts, w.dead = slices.Clone(w.facts[:heard]), map[Owner]bool{}
+	for _, h := range w.hosts {
+		w.dead[h] = h != alone
+	}
+	f()
+	w.facts, w.dead = append(w.facts, rest...), dead
+}
+
+// What was taken by force stays taken, whatever a majority decides meanwhile about others.
+func TestForceBesideADecision(t *testing.T) {
+	w := threeOwners(t, 5)
+	w.give(host(1), host(4), "10.0.0.64/26")
+	w.talk() // A to D are electors
+	heard := len(w.facts)
+	w.give(host(1), host(5), "10.0.0.32/27")
+	w.dead[host(3)] = true // cut off
+	w.talk()               // A, B and D make E an elector, and D dies
+	if n := len(w.ledger(host(1)).Electors()); n != 5 {
+		t.Fatalf("%d electors", n)
+	}
+	w.dead[host(4)] = true
+	w.aside(host(3), heard, func() {
+		w.facts = append(w.facts, w.ledger(host(3)).Force(host(4)))
+		w.talk()
+		w.want("by force", w.usable(host(3)), "C[10.0.0.64/26 10.0.0.192/26] ")
+		w.give(host(3), host(2), "10.0.0.64/27") // what it has given of that stays given, too
+	})
+	w.dead[host(3)] = false
+	w.talk()
+	w.want("healed", w.usable(w.hosts...), "A[10.0.0.0/27] B[10.0.0.64/27 10.0.0.128/26] C[10.0.0.96/27 10.0.0.192/26] D[] E[10.0.0.32/27] ")
+	for _, h := range w.hosts {
+		if l := w.ledger(h); len(l.Takeovers()) != 1 || len(l.Conflicts()) > 0 || len(l.Overruled()) > 0 {
+			t.Errorf("%s: takeovers %v, conflicts %v, overruled %v", letter(h), l.Takeovers(), l.Conflicts(), l.Overruled())
+		}
+	}
+	// The dead host does not count for a majority for ever.
+	if es := w.ledger(host(1)).Electors(); len(es) != 4 || slices.Contains(es, host(4)) {
+		t.Errorf("electors %v", es)
+	}
+	// It comes back, and knows.
+	w.dead[host(4)] = false
+	w.talk()
+	w.want("at its return", w.usable(host(4)), "D[] ")
+	w.give(host(1), host(4), "10.0.0.0/28")
+	w.talk()
+	w.want("usable", w.usable(host(1), host(4)), "A[10.0.0.16/28] D[10.0.0.0/28] ")
+	if es := w.ledger(host(1)).Electors(); len(es) != 5 {
+		t.Errorf("electors %v", es)
+	}
+}
+
+// Two operators force two hosts, on two sides: both count. Of the same host, one does, and the other one is told.
+func TestForcedTwice(t *testing.T) {
+	for _, same := range []bool{false, true} {
+		w := threeOwners(t, 4)
+		w.give(host(1), host(4), "10.0.0.64/26")
+		w.talk()
+		heard := len(w.facts)
+		w.dead[host(1)], w.dead[host(4)] = true, true
+		second := host(1)
+		if same {
+			second = host(4)
+		}
+		w.facts = append(w.facts, w.ledger(host(2)).Force(host(4)))
+		w.dead[host(3)] = true
+		w.talk()
+		w.aside(host(3), heard, func() {
+			w.facts = append(w.facts, w.ledger(host(3)).Force(second))
+			w.talk()
+		})
+		w.dead[host(3)] = false
+		w.talk()
+		over := w.ledger(host(3)).Overruled()
+		if same {
+			w.want("usable", w.usable(host(2), host(3)), "B[10.0.0.64/26 10.0.0.128/26] C[10.0.0.192/26] ")
+			if len(over) != 1 || over[0].From != host(4) {
+				t.Errorf("overruled: %v", over)
+			}
+			continue
+		}
+		w.want("usable", w.usable(host(2), host(3)), "B[10.0.0.64/26 10.0.0.128/26] C[10.0.0.0/26 10.0.0.192/26] ")
+		if len(over) > 0 || len(w.ledger(host(1)).Takeovers()) != 2 {
+			t.Errorf("overruled: %v of %v", over, w.ledger(host(1)).Takeovers())
+		}
+	}
+}
+
+// A majority has decided to take over the same host. If it has not come into force, whoever takes leaves what it finds taken; else that
+// counts, and who was quicker by force is told.
+func TestForceGivesWayToADecision(t *testing.T) {
+	for _, inForce := range []bool{false, true} {
+		w := threeOwners(t, 5)
+		w.give(host(1), host(4), "10.0.0.64/26")
+		w.give(host(1), host(5), "10.0.0.32/27")
+		w.talk()
+		heard := len(w.facts)
+		w.dead[host(4)], w.dead[host(3)] = true, true
+		w.rmpeer(1, 4)
+		w.talk() // decided; the third is to be heard
+		if inForce {
+			w.facts = append(w.facts, w.ledger(host(1)).Force(host(3)))
+			w.talk()
+		}
+		w.aside(host(3), heard, func() {
+			w.facts = append(w.facts, w.ledger(host(3)).Force(host(4)))
+			w.talk()
+		})
+		w.dead[host(3)] = false
+		w.talk()
+		over := w.ledger(host(3)).Overruled()
+		if !inForce {
+			w.want("usable", w.usable(host(1), host(3), host(4)), "A[10.0.0.0/27] C[10.0.0.64/26 10.0.0.192/26] D[] ")
+			if len(over) > 0 {
+				t.Errorf("overruled: %v", over)
+			}
+			continue
+		}
+		w.want("usable", w.usable(host(1), host(3), host(4)), "A[10.0.0.0/27 10.0.0.64/26 10.0.0.192/26] C[] D[] ")
+		if len(over) != 1 || over[0].From != host(4) {
+			t.Errorf("overruled: %v", over)
+		}
+	}
+}
