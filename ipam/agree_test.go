@@ -5,7 +5,7 @@ import "testing"
 // An elector does not have decided what would hand a mesh to hosts that nobody knows.
 func TestElectorsAgreeToHostsTheyKnow(t *testing.T) {
 	a, b, c, d := host(1), host(2), host(3), host(4)
-	facts := []Fact{{By: a, Kind: FactInit, First: 3}, {By: b, Kind: FactStand}}
+	facts := []Fact{{By: a, Kind: FactInit, First: 3}, {By: b, Kind: FactStand, Count: 1}}
 	l := NewLedger(a, a, pfx("10.0.0.0/24"), facts)
 	e := Env{Hosts: []Owner{a, b, c}, Alive: func(Owner) bool { return true }, Gone: func(o Owner) bool { return o == c }, Dead: func(o Owner) bool { return o == c }}
 	if !l.agree(e, a, Value{OpAdd, []Owner{b}}) {

@@ -85,7 +85,7 @@ func bigMesh(hosts int) (netip.Prefix, []Fact) {
 		g := Grant{Prefix: high, From: blocks[i].Owner, To: owner1000(n), Version: blocks[i].Version + 1}
 		blocks[i].Prefix = low
 		blocks = append(blocks, Part{high, g.To, g.Version})
-		facts = append(facts, Fact{By: g.From, Kind: FactGrant, Grant: g}, Fact{By: g.To, Kind: FactAccept, Grant: g}, Fact{By: g.To, Kind: FactStand})
+		facts = append(facts, Fact{By: g.From, Kind: FactGrant, Grant: g}, Fact{By: g.To, Kind: FactAccept, Grant: g}, Fact{By: g.To, Kind: FactStand, Count: 1})
 	}
 	return whole, facts
 }

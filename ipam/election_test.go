@@ -60,12 +60,13 @@ func (w *councilWorld) view(i int) *election {
 }
 
 func anything(Value) bool { return true }
+func nobody(Owner) bool   { return false }
 
 // step lets a host act; a picky one accepts no value but its own.
 func (w *councilWorld) step(i int, start, picky bool) {
 	wish := Value{OpSeed, []Owner{w.electors[i]}}
 	for range 4 { // until it has nothing to say
-		v, ok := w.view(i).step(w.electors[i], wish, start, func(Owner, Value) bool { return true }, func(v Value) bool { return !picky || v.equal(wish) })
+		v, ok := w.view(i).step(w.electors[i], wish, start, opinion{func(Owner, Value) bool { return true }, func(v Value) bool { return !picky || v.equal(wish) }, nobody})
 		if !ok {
 			return
 		}
@@ -214,7 +215,7 @@ func TestElectionAtRandom(t *testing.T) {
 
 func TestVotesOfStrangers(t *testing.T) {
 	e := &election{instance: 1, electors: []Owner{host(1), host(2), host(3)}, latest: map[Owner]Vote{}, all: map[Owner][]Vote{}}
-	if _, ok := e.step(host(4), Value{OpAdd, []Owner{host(4)}}, true, func(Owner, Value) bool { return true }, anything); ok {
+	if _, ok := e.step(host(4), Value{OpAdd, []Owner{host(4)}}, true, opinion{func(Owner, Value) bool { return true }, anything, nobody}); ok {
 		t.Error("who is no elector votes")
 	}
 	b := Ballot{1, host(1)}
@@ -236,10 +237,10 @@ func TestElectionWithoutAgreement(t *testing.T) {
 	w := &councilWorld{electors: []Owner{host(1), host(2), host(3)}, cast: make([][]Vote, 3), seen: [][]int{{0, 0, 0}, {0, 0, 0}, {0, 0, 0}}}
 	w.step(0, true, false)
 	w.seen[1][0] = 1
-	if v, ok := w.view(1).step(host(2), Value{}, false, func(Owner, Value) bool { return false }, anything); ok {
+	if v, ok := w.view(1).step(host(2), Value{}, false, opinion{func(Owner, Value) bool { return false }, anything, nobody}); ok {
 		t.Errorf("promised what it does not agree to: %v", v)
 	}
-	v, ok := w.view(1).step(host(2), Value{OpSeed, []Owner{host(2)}}, true, func(by Owner, _ Value) bool { return by == host(2) }, anything)
+	v, ok := w.view(1).step(host(2), Value{OpSeed, []Owner{host(2)}}, true, opinion{func(by Owner, _ Value) bool { return by == host(2) }, anything, nobody})
 	if !ok || v.Promised != (Ballot{2, host(2)}) {
 		t.Fatalf("its own ballot is %+v", v)
 	}

@@ -13,7 +13,7 @@ const (
 	FactGrant  FactKind = iota + 1 // By gives Grant, or the founder seeds the ring with it
 	FactAccept                     // By takes Grant, which was made to it: from now on it uses the space
 	FactInit                       // the founder: First hosts begin the ring
-	FactStand                      // By may become an elector
+	FactStand                      // By may become an elector, if Count is odd; if it is even, it may not any more. The highest one counts
 	FactVote                       // By votes
 	FactSeen                       // By knows of takeover Count, and takes nothing any more of what its host gave before
 	FactTook                       // By has accepted all that takeover Count brought it; says nothing of others
@@ -31,12 +31,12 @@ type Fact struct {
 	Grant Grant  // FactGrant, FactAccept
 	First uint8  // FactInit: how many, 1 to MaxElectors
 	Named bool   // FactInit: the founder names them; else it is whoever comes first
-	Count uint32 // FactSeen, FactTook: a takeover's ID; a decided one that is seen stands for the decided ones before it, too
+	Count uint32 // FactSeen, FactTook: a takeover's ID; a decided one that is seen stands for the decided ones before it, too. FactStand: how often it has changed its mind
 	Vote  Vote   // FactVote; of FactForce only Instance and Value
 }
 
 // AppendBinary appends the wire form of what f states: kind, 1 byte, and a body, big endian. An accept of a takeover has a grant as its
-// body, as a grant has; init is the number and 1 if they are named; stand is empty; seen and took are the count, 4 bytes; a vote is its
+// body, as a grant has; init is the number and 1 if they are named; stand, seen and took are the count, 4 bytes; a vote is its
 // instance, 4 bytes, then promised, intent, accepted and value; force is the instance and the value. A ballot is its round, 4 bytes, and
 // a host, 10; a value is its operation, 1 byte, the number of hosts, 1 byte, and the hosts.
 func (f Fact) AppendBinary(b []byte) ([]byte, error) {
@@ -49,7 +49,7 @@ func (f Fact) AppendBinary(b []byte) ([]byte, error) {
 		return f.Grant.AppendBinary(b)
 	case FactInit:
 		return append(b, f.First, boolByte(f.Named)), nil
-	case FactSeen, FactTook:
+	case FactStand, FactSeen, FactTook:
 		return binary.BigEndian.AppendUint32(b, f.Count), nil
 	case FactVote:
 		b = binary.BigEndian.AppendUint32(b, f.Vote.Instance)
@@ -58,7 +58,7 @@ func (f Fact) AppendBinary(b []byte) ([]byte, error) {
 	case FactForce:
 		return appendValue(binary.BigEndian.AppendUint32(b, f.Vote.Instance), f.Vote.Value), nil
 	}
-	return b, nil // stand
+	return b, nil
 }
 
 func boolByte(x bool) byte {
@@ -101,8 +101,7 @@ func ParseFact(by Owner, b []byte) (Fact, error) {
 		f.First = in.u8()
 		named := in.u8()
 		f.Named, in.bad = named == 1, in.bad || named > 1
-	case FactStand:
-	case FactSeen, FactTook:
+	case FactStand, FactSeen, FactTook:
 		f.Count = in.u32()
 	case FactVote:
 		f.Vote = Vote{Instance: in.u32(), Promised: in.ballot(), Intent: in.value(), Accepted: in.ballot(), Value: in.value()}
@@ -170,10 +169,9 @@ func (f Fact) check() error {
 		if f.First < 1 || f.First > MaxElectors {
 			return bad("%d hosts to begin", f.First)
 		}
-	case FactStand:
-	case FactSeen, FactTook:
+	case FactStand, FactSeen, FactTook:
 		if f.Count == 0 {
-			return bad("no takeover")
+			return bad("it counts nothing")
 		}
 	case FactVote:
 		v := f.Vote

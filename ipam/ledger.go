@@ -46,8 +46,8 @@ type Ledger struct {
 	electors  []Owner
 	councils  [][]Owner // the electors of instance 1, of 2, … up to the open one
 	takeovers []Takeover
-	open      election // the instance that is not decided yet
-	stands    map[Owner]bool
+	open      election         // the instance that is not decided yet
+	standing  map[Owner]uint32 // by FactStand
 	seen      map[Owner]uint32 // the last decided takeover that a host has said it knows of
 	heard     map[taking]bool  // forced ones
 	took      map[taking]bool  // each by itself: a forced takeover does not wait for its taker's earlier ones
@@ -60,7 +60,7 @@ type Ledger struct {
 // NewLedger folds facts for the host self of a mesh that founder has founded with the range whole. Facts that do not pass their checks
 // are skipped.
 func NewLedger(self, founder Owner, whole netip.Prefix, facts []Fact) *Ledger {
-	l := &Ledger{self: self, founder: founder, whole: whole.Masked(), stands: map[Owner]bool{},
+	l := &Ledger{self: self, founder: founder, whole: whole.Masked(), standing: map[Owner]uint32{},
 		seen: map[Owner]uint32{}, heard: map[taking]bool{}, took: map[taking]bool{}, taken: map[uint32][]netip.Prefix{}, accepts: map[Grant]bool{}}
 	votes := map[uint32]map[Owner][]Vote{}
 	forced := map[uint32][]Fact{}
@@ -83,7 +83,7 @@ func NewLedger(self, founder Owner, whole netip.Prefix, facts []Fact) *Ledger {
 				l.first, l.named = max(l.first, int(f.First)), l.named || f.Named
 			}
 		case FactStand:
-			l.stands[f.By] = true
+			l.standing[f.By] = max(l.standing[f.By], f.Count)
 		case FactVote:
 			if votes[f.Vote.Instance] == nil {
 				votes[f.Vote.Instance] = map[Owner][]Vote{}
@@ -323,6 +323,9 @@ func (l *Ledger) Relies(f Fact) bool {
 
 // Electors are the hosts that decide, sorted.
 func (l *Ledger) Electors() []Owner { return slices.Clone(l.electors) }
+
+// stands says whether a host may become an elector: not before it has said so, and not when it leaves.
+func (l *Ledger) stands(h Owner) bool { return l.standing[h]%2 == 1 }
 
 // Beginning tells how the ring begins: with how many hosts, 0 for the founder alone, and whether the founder names them.
 func (l *Ledger) Beginning() (first int, named bool) { return l.first, l.named }

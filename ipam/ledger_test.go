@@ -17,10 +17,13 @@ type table struct {
 	hosts []Owner
 	take  map[Owner]Value
 	named []Owner
+
+	wanted  bool
+	leaving map[Owner]bool
 }
 
 func newTable(t *testing.T, n int, first Fact) *table {
-	w := &table{t: t, whole: pfx("10.0.0.0/24"), dead: map[Owner]bool{}, gone: map[Owner]bool{}, take: map[Owner]Value{}}
+	w := &table{t: t, whole: pfx("10.0.0.0/24"), dead: map[Owner]bool{}, gone: map[Owner]bool{}, take: map[Owner]Value{}, leaving: map[Owner]bool{}}
 	for i := range n {
 		w.hosts = append(w.hosts, host(i+1))
 	}
@@ -33,7 +36,7 @@ func (w *table) ledger(self Owner) *Ledger { return NewLedger(self, host(1), w.w
 
 func (w *table) env(self Owner) Env {
 	e := Env{Alive: func(o Owner) bool { return !w.dead[o] }, Dead: func(o Owner) bool { return w.dead[o] || w.gone[o] }, Gone: func(o Owner) bool { return w.gone[o] },
-		Start: true, Take: w.take[self], Seeds: w.named}
+		Start: true, Take: w.take[self], Seeds: w.named, Wanted: w.wanted, Leaving: w.leaving[self]}
 	for _, h := range w.hosts {
 		if !w.gone[h] {
 			e.Hosts = append(e.Hosts, h)
@@ -132,7 +135,7 @@ func TestRingBeginsByConsensus(t *testing.T) {
 	}
 	w.dead[host(2)] = false
 	w.talk()
-	if l := w.ledger(host(1)); l.Ring().Seeded() || len(l.Electors()) != 2 {
+	if l := w.ledger(host(1)); l.Ring().Seeded() || len(l.Electors()) != 1 {
 		t.Errorf("with two of three, and nobody in want, it has begun: %v", l.Electors())
 	}
 	w.dead[host(3)], w.dead[host(4)] = false, false
@@ -150,6 +153,46 @@ func TestRingBeginsByConsensus(t *testing.T) {
 	}
 }
 
+// The founder may die once those that begin are electors: a majority of them goes on. Before that, its place is another's by force.
+func TestFounderDies(t *testing.T) {
+	w := newTable(t, 3, Fact{Kind: FactInit, First: 3})
+	w.dead[host(3)], w.wanted = true, true
+	for len(w.ledger(host(2)).Electors()) < 2 {
+		for _, h := range w.hosts[:2] {
+			w.facts = append(w.facts, w.ledger(h).Next(w.env(h))...)
+		}
+	}
+	if w.ledger(host(2)).Ring().Seeded() {
+		t.Fatal("it has begun")
+	}
+	before := slices.Clone(w.facts)
+	w.talk()
+	w.want("two of three, and somebody waits", w.usable(host(1), host(2)), "A[10.0.0.0/25] B[10.0.0.128/25] ")
+
+	w.facts = before
+	w.dead[host(1)], w.dead[host(3)] = true, false
+	w.talk()
+	if w.ledger(host(2)).Ring().Seeded() {
+		t.Fatal("one of two electors has begun")
+	}
+	w.facts = append(w.facts, w.ledger(host(2)).Force(host(1)))
+	w.talk()
+	w.want("the founder's place taken by force", w.usable(host(2), host(3)), "B[10.0.0.0/25] C[10.0.0.128/25] ")
+	w.dead[host(1)] = false
+	w.talk()
+	w.want("the founder is back", w.usable(w.hosts...), "A[] B[10.0.0.0/25] C[10.0.0.128/25] ")
+
+	w = newTable(t, 3, Fact{Kind: FactInit, First: 3}) // all three are electors
+	w.talk()
+	w.facts = slices.DeleteFunc(w.facts, func(f Fact) bool { return f.Kind == FactVote && f.Vote.Instance > 1 })
+	if len(w.ledger(host(2)).Electors()) != 3 || w.ledger(host(2)).Ring().Seeded() {
+		t.Fatal("not all are electors at once")
+	}
+	w.dead[host(1)], w.wanted = true, true
+	w.talk()
+	w.want("the founder died as an elector of three", w.usable(host(2), host(3)), "B[10.0.0.0/25] C[10.0.0.128/25] ")
+}
+
 func TestRingBeginsWithTheNamed(t *testing.T) {
 	w := newTable(t, 3, Fact{Kind: FactInit, First: 2, Named: true})
 	w.talk()
@@ -159,6 +202,39 @@ func TestRingBeginsWithTheNamed(t *testing.T) {
 	w.named = []Owner{host(2), host(3)}
 	w.talk()
 	w.want("usable", w.usable(w.hosts...), "A[] B[10.0.0.0/25] C[10.0.0.128/25] ")
+}
+
+// Who is about to leave has itself dropped, and is not added again while it hands over what it has.
+func TestLeavingElectors(t *testing.T) {
+	for n := 2; n <= 3; n++ {
+		w := newTable(t, n, Fact{Kind: FactGrant, Grant: Seed(pfx("10.0.0.0/24"), host(1))})
+		for i := 2; i <= n; i++ {
+			w.give(host(1), host(i), fmt.Sprintf("10.0.0.%d/27", 256-32*(i-1)))
+		}
+		w.talk()
+		last := host(n)
+		w.leaving[last] = true
+		w.talk()
+		if es := w.ledger(host(1)).Electors(); len(es) != n-1 || slices.Contains(es, last) {
+			t.Errorf("%d hosts: electors while one leaves: %v", n, es)
+		}
+		// It does not leave after all.
+		stays := slices.Clone(w.facts)
+		w.leaving[last] = false
+		w.talk()
+		if es := w.ledger(host(1)).Electors(); len(es) != n {
+			t.Errorf("%d hosts: electors when it stays: %v", n, es)
+		}
+		// It leaves, and the others can decide.
+		w.facts = stays
+		w.gone[last] = true
+		w.hosts = append(w.hosts, host(n+1))
+		w.give(host(1), host(n+1), "10.0.0.16/28")
+		w.talk()
+		if es := w.ledger(host(1)).Electors(); len(es) != n || slices.Contains(es, last) {
+			t.Errorf("%d hosts: electors when it has left: %v", n, es)
+		}
+	}
 }
 
 func TestDepartedElectors(t *testing.T) {
@@ -177,7 +253,7 @@ func TestFactsOnTheWire(t *testing.T) {
 	for _, f := range []Fact{
 		{By: a, Kind: FactGrant, Grant: g}, {By: b, Kind: FactAccept, Grant: g},
 		{By: b, Kind: FactAccept, Grant: Grant{Prefix: pfx("fd00::/64"), From: a, To: b, Version: takeoverStep}},
-		{By: a, Kind: FactInit, First: 3, Named: true}, {By: a, Kind: FactStand}, {By: a, Kind: FactSeen, Count: 7}, {By: a, Kind: FactTook, Count: 1},
+		{By: a, Kind: FactInit, First: 3, Named: true}, {By: a, Kind: FactStand, Count: 1}, {By: a, Kind: FactSeen, Count: 7}, {By: a, Kind: FactTook, Count: 1},
 		{By: b, Kind: FactVote, Vote: Vote{Instance: 4, Promised: Ballot{3, b}, Intent: take, Accepted: Ballot{2, a}, Value: Value{OpAdd, []Owner{b}}}},
 		{By: b, Kind: FactVote, Vote: Vote{Instance: 4, Promised: Ballot{3, a}}},
 		{By: b, Kind: FactForce, Vote: Vote{Instance: 9, Value: take}},

@@ -28,8 +28,8 @@ func (l *Ledger) Next(e Env) []Fact {
 		f.By = l.self
 		out = append(out, f)
 	}
-	if !e.Observer && !e.Leaving && !l.stands[l.self] {
-		say(Fact{Kind: FactStand})
+	if l.stands(l.self) && e.Leaving || !l.stands(l.self) && !e.Leaving && !e.Observer {
+		say(Fact{Kind: FactStand, Count: l.standing[l.self] + 1})
 	}
 	if ids := l.news(e); len(ids) > 0 {
 		for _, id := range ids {
@@ -49,10 +49,13 @@ func (l *Ledger) Next(e Env) []Fact {
 	for _, g := range l.gleanings(e) {
 		say(Fact{Kind: FactAccept, Grant: g})
 	}
-	agree := func(by Owner, v Value) bool { return l.agree(e, by, v) }
-	// Who was dead when its takeover was proposed may have come back before a majority hears of that.
-	accept := func(v Value) bool { return v.Op != OpTake || e.Dead(v.Hosts[0]) }
-	if v, ok := l.open.step(l.self, l.wish(e), e.Start, agree, accept); ok {
+	o := opinion{
+		agree: func(by Owner, v Value) bool { return l.agree(e, by, v) },
+		// Who was dead when its takeover was proposed may have come back before a majority hears of that.
+		accept: func(v Value) bool { return v.Op != OpTake || e.Dead(v.Hosts[0]) },
+		near:   e.Alive,
+	}
+	if v, ok := l.open.step(l.self, l.wish(e), e.Start, o); ok {
 		say(Fact{Kind: FactVote, Vote: v})
 	}
 	return out
@@ -255,14 +258,18 @@ func (l *Ledger) wish(e Env) Value {
 		}
 	}
 	var gone, add, ready []Owner
+	reach := 0
 	for _, h := range l.electors {
-		if e.Gone(h) || l.lostByForce(e, h) {
+		if e.Alive(h) && !e.Gone(h) {
+			reach++
+		}
+		if l.idle(e, h) {
 			gone = append(gone, h)
 		} else if e.Alive(h) {
 			ready = append(ready, h)
 		}
 	}
-	if len(ready) < l.open.quorum() {
+	if reach < l.open.quorum() {
 		return Value{} // nothing would come of it
 	}
 	limit := MaxElectors
@@ -270,25 +277,29 @@ func (l *Ledger) wish(e Env) Value {
 		limit = l.first
 	}
 	for _, h := range e.Hosts {
-		if l.stands[h] && !elector(h) && e.Alive(h) && len(l.electors)+len(add) < limit && (!begun || len(l.ring.Owned(h)) > 0) {
+		if l.stands(h) && !elector(h) && e.Alive(h) && len(l.electors)+len(add) < limit && (!begun || len(l.ring.Owned(h)) > 0) {
 			add = append(add, h)
 		}
 	}
+	slices.SortFunc(add, Owner.Compare)
+	// To begin, all become electors at once, when they are enough: whichever of them fails then, the others go on if they are a majority.
+	enough := func(n int) bool { return n >= l.first || n > l.first/2 && e.Wanted }
 	switch {
 	case len(gone) > 0 && len(gone) < len(l.electors):
 		return Value{OpDrop, gone}
-	case len(add) > 0:
-		slices.SortFunc(add, Owner.Compare)
+	case len(add) > 0 && (begun || !l.named && enough(len(ready)+len(add))):
 		return Value{OpAdd, add}
-	case !begun && !l.named && len(ready) > l.first/2 && (len(ready) >= l.first || e.Wanted):
+	case !begun && !l.named && len(ready) > l.first/2 && enough(len(ready)):
 		return Value{OpSeed, ready}
 	}
 	return Value{}
 }
 
-// lostByForce says that an elector is dead and was taken over by force, while others decided something: it is an elector still.
-func (l *Ledger) lostByForce(e Env, h Owner) bool {
-	return e.Dead(h) && slices.ContainsFunc(l.takeovers, func(t Takeover) bool { return t.Forced && t.From == h && !l.sees(h, t) })
+// idle says that an elector is one no more: it has departed, or does not stand any more since it is about to, or it is dead and was taken
+// over by force while others decided something.
+func (l *Ledger) idle(e Env, h Owner) bool {
+	return e.Gone(h) || l.standing[h] > 0 && !l.stands(h) ||
+		e.Dead(h) && slices.ContainsFunc(l.takeovers, func(t Takeover) bool { return t.Forced && t.From == h && !l.sees(h, t) })
 }
 
 // agree says whether self would have v decided, as by wants it.
@@ -305,9 +316,9 @@ func (l *Ledger) agree(e Env, by Owner, v Value) bool {
 		elector := func(h Owner) bool { return slices.Contains(l.electors, h) }
 		return l.first > 0 && l.seeds == nil && len(v.Hosts) > l.first/2 && every(elector)
 	case OpAdd: // a host that nobody knows would count for a majority that is never reached
-		return every(func(h Owner) bool { return known(h) && l.stands[h] })
+		return every(func(h Owner) bool { return known(h) && l.stands(h) })
 	case OpDrop:
-		return every(func(h Owner) bool { return h == by || e.Gone(h) || l.lostByForce(e, h) })
+		return every(func(h Owner) bool { return h == by || l.idle(e, h) })
 	case OpTake:
 		return v.Hosts[0] != l.self && e.Dead(v.Hosts[0]) && known(v.Hosts[1]) && l.ring.Seeded() && l.Mortal(v.Hosts[0])
 	}

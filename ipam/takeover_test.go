@@ -163,6 +163,49 @@ func TestTakeoverThatMayBeDecided(t *testing.T) {
 	}
 }
 
+// A takeover that one elector has accepted, of a host that is back: it is not carried through before all in reach have been asked, one of
+// whom is a moment late. If that one stays silent, it is in the end.
+func TestCarriedThroughLast(t *testing.T) {
+	for _, silent := range []bool{false, true} {
+		w := threeOwners(t, 4)
+		say := func(i int) { w.facts = append(w.facts, w.ledger(host(i)).Next(w.env(host(i)))...) }
+		w.dead[host(3)] = true
+		w.rmpeer(1, 3)
+		say(1) // prepares
+		say(2) // promises
+		say(1) // accepts, and is the only one that knows
+		if v := w.ledger(host(1)).open.latest[host(1)]; v.Value.Op != OpTake {
+			t.Fatal("not proposed")
+		}
+		delete(w.take, host(1))
+		w.dead[host(3)] = false
+		g := w.give(host(1), host(4), "10.0.0.64/26")
+		w.facts = append(w.facts, Fact{By: host(4), Kind: FactAccept, Grant: g})
+		say(4)
+		for range 4 {
+			say(1)
+			say(2)
+		}
+		if ts := w.ledger(host(1)).Takeovers(); len(ts) > 0 {
+			t.Fatalf("carried through before the third could say anything: %v", ts)
+		}
+		for range 4 * asks {
+			say(1)
+			say(2)
+			if !silent {
+				say(3)
+			}
+		}
+		if n := len(w.ledger(host(1)).Takeovers()); silent != (n == 1) {
+			t.Errorf("silent: %v; %d takeovers", silent, n)
+		}
+		w.talk()
+		if n := len(w.ledger(host(1)).Electors()); !silent && n != 4 {
+			t.Errorf("%d electors", n)
+		}
+	}
+}
+
 // The dead host has given a part away that the others do not know of: to one that they wait for, or to one that has not taken it.
 func TestTakeoverWaitsForTheUnheard(t *testing.T) {
 	w := threeOwners(t, 4)

@@ -84,12 +84,25 @@ func (e *election) decided() (Value, bool) {
 	return Value{}, false
 }
 
+// opinion is what an elector thinks of what others want, beside the votes.
+type opinion struct {
+	// agree is asked before a ballot is promised: whether self would have its proposer's intent decided; and again before self proposes
+	// an intent of its own, since a majority's promises may come days later.
+	agree func(by Owner, v Value) bool
+	// accept is asked before a value is accepted, whoever it was that first proposed it, unless it may have been decided already: then it
+	// is carried through, or nothing would ever be decided while who knows is away. To accept nothing is always safe.
+	accept func(Value) bool
+	// near says who is in reach, and so may still answer a ballot.
+	near func(Owner) bool
+}
+
+// asks is in how many ballots a value that may have been decided, and is not acceptable, is asked about again before it is carried
+// through without the answer of everybody in reach.
+const asks = 8
+
 // step returns the vote that self casts next, if there is one. wish is what it would have decided, none for nothing; with start it may
-// begin a ballot for that, which outbids those under way. agree is asked before a ballot is promised: whether self would have its
-// proposer's intent decided; and again before self proposes an intent of its own, since a majority's promises may come days later.
-// accept is asked before a value is accepted, whoever it was that first proposed it, unless it may have been decided already: then it is
-// carried through, or nothing would ever be decided while who knows is away. To accept nothing is always safe.
-func (e *election) step(self Owner, wish Value, start bool, agree func(by Owner, v Value) bool, accept func(Value) bool) (Vote, bool) {
+// begin a ballot for that, which outbids those under way.
+func (e *election) step(self Owner, wish Value, start bool, o opinion) (Vote, bool) {
 	if !slices.Contains(e.electors, self) {
 		return Vote{}, false
 	}
@@ -99,26 +112,26 @@ func (e *election) step(self Owner, wish Value, start bool, agree func(by Owner,
 	mine := e.latest[self]
 	mine.Instance = e.instance
 	for _, by := range e.electors { // accept the highest proposal that no promise forbids
-		if v := e.latest[by]; by != self && v.Accepted.By == by && mine.Accepted.less(v.Accepted) && !v.Accepted.less(mine.Promised) && (accept(v.Value) || e.mustPropose(by, v)) {
+		if v := e.latest[by]; by != self && v.Accepted.By == by && mine.Accepted.less(v.Accepted) && !v.Accepted.less(mine.Promised) && (o.accept(v.Value) || e.mustPropose(by, v)) {
 			mine.Promised, mine.Intent, mine.Accepted, mine.Value = v.Accepted, Value{}, v.Accepted, v.Value
 		}
 	}
 	for _, by := range e.electors { // promise the highest ballot
-		if v := e.latest[by]; by != self && v.Promised.By == by && mine.Promised.less(v.Promised) && agree(by, v.Intent) {
+		if v := e.latest[by]; by != self && v.Promised.By == by && mine.Promised.less(v.Promised) && o.agree(by, v.Intent) {
 			mine.Promised, mine.Intent = v.Promised, Value{}
 		}
 	}
 	if mine.Promised.By == self && mine.Accepted != mine.Promised { // propose, once a majority has promised
 		free, bound := e.promised(self, mine)
-		wanted := agree(self, mine.Intent) && (mine.Intent.Op != OpTake || mine.Intent.equal(wish))
+		wanted := o.agree(self, mine.Intent) && (mine.Intent.Op != OpTake || mine.Intent.equal(wish))
 		switch {
-		case bound.Op != 0 && (accept(bound) || !free):
+		case bound.Op != 0 && (o.accept(bound) || !free && !e.awaits(self, mine, o)):
 			mine.Accepted, mine.Value = mine.Promised, bound
 		case free && wanted:
 			mine.Accepted, mine.Value = mine.Promised, mine.Intent
 		}
 	}
-	if start && wish.Op != 0 && !mine.after(e.latest[self]) && agree(self, wish) {
+	if start && wish.Op != 0 && !mine.after(e.latest[self]) && o.agree(self, wish) {
 		round := uint32(0)
 		for _, v := range e.latest {
 			round = max(round, v.Promised.Round)
@@ -166,6 +179,18 @@ func (e *election) promised(self Owner, mine Vote) (free bool, bound Value) {
 		}
 	}
 	return bound.Op == 0 || having < e.quorum(), bound
+}
+
+// awaits says whether more promises may come for self's ballot, of hosts in reach: they may tell that a value was not decided. In the end
+// it is enough that they were asked.
+func (e *election) awaits(self Owner, mine Vote, o opinion) bool {
+	highest := mine.Accepted.Round
+	for _, v := range e.latest {
+		highest = max(highest, v.Accepted.Round)
+	}
+	return mine.Promised.Round < highest+asks && slices.ContainsFunc(e.electors, func(h Owner) bool {
+		return h != self && o.near(h) && e.latest[h].Promised.less(mine.Promised)
+	})
 }
 
 // mustPropose says whether by, which proposes what v accepts, had no choice, as far as the votes that are known here tell.

@@ -197,7 +197,7 @@ func TestFactsInOtherForms(t *testing.T) {
 	s := mesh.NewSecret()
 	a := newSigner(t, s)
 	self := ipam.Owner(a.id.ID())
-	stand, err := encodeFact(ipam.Fact{By: self, Kind: ipam.FactStand})
+	stand, err := encodeFact(ipam.Fact{By: self, Kind: ipam.FactStand, Count: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -226,7 +226,7 @@ func TestFactsInOtherForms(t *testing.T) {
 func FuzzParseSource(f *testing.F) {
 	s := mesh.NewSecret()
 	a := newSigner(f, s)
-	stand, _ := encodeFact(ipam.Fact{By: ipam.Owner(a.id.ID()), Kind: ipam.FactStand})
+	stand, _ := encodeFact(ipam.Fact{By: ipam.Owner(a.id.ID()), Kind: ipam.FactStand, Count: 1})
 	f.Add(stand)
 	f.Add(encodeKept(a.id.Public(), a.entry(f, mesh.KindGrant, stand)))
 	f.Fuzz(func(t *testing.T, b []byte) {
