@@ -119,7 +119,7 @@ func (m *Mesh) buryLocked(now time.Time) bool {
 		switch {
 		case !ok:
 			m.departed[id] = now
-		case a.gone == nil && d != nil && now.Sub(since) >= departKeep:
+		case a.gone == nil && d != nil && now.Sub(since) >= departKeep && !m.o.Rests(id):
 			m.logs.bury(a, *d, ch)
 			m.forgetHostLocked(id)
 			m.count.add("departed_logs_removed")

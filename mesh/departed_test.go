@@ -121,6 +121,15 @@ func TestDepartedHostsAreBuried(t *testing.T) {
 		if gone(a) || a.mesh.State().Logs[c.id.ID()] == nil {
 			t.Error("gone before its time")
 		}
+		rests := true
+		for _, x := range []*box{a, b} {
+			x.mesh.o.Rests = func(id peer.ID) bool { return rests && id == c.id.ID() }
+		}
+		look(learnt.Add(departKeep + time.Minute))
+		if gone(a) || gone(b) {
+			t.Error("gone, though something rests on it")
+		}
+		rests = false
 		look(learnt.Add(departKeep + time.Minute))
 		if !gone(a) || !gone(b) {
 			t.Errorf("not gone after its time\n%s", w.picture())

@@ -51,6 +51,10 @@ type Options struct {
 	// per new entry, with no lock held, and must not block. nil: all is well.
 	Check func(author peer.ID, k Kind, payload []byte) error
 
+	// Rests says that something rests on the log of a host that has departed: it is
+	// kept beyond its time. It must not call the Mesh, nor block. nil: nothing does.
+	Rests func(peer.ID) bool
+
 	// OnChange is called after State has changed, with no lock held. It must not
 	// block: it is meant to poke a loop. nil: nobody is told.
 	OnChange func()
@@ -140,6 +144,9 @@ func (o *Options) check() error {
 	}
 	if o.Device == nil {
 		o.Device = func() uint64 { return 0 }
+	}
+	if o.Rests == nil {
+		o.Rests = func(peer.ID) bool { return false }
 	}
 	if o.OnChange == nil {
 		o.OnChange = func() {}

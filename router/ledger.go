@@ -188,6 +188,11 @@ func (r *Router) deliberate() []error {
 		case ipam.FactVote:
 			r.log.Debug("vote", "instance", f.Vote.Instance, "round", f.Vote.Promised.Round, "accepted", f.Vote.Accepted.Round)
 		}
+		if f.Kind == ipam.FactSeen { // from then on others may use what this host may not any more
+			r.mu.Lock()
+			r.setSpaceLocked(b.ledger)
+			r.mu.Unlock()
+		}
 		ds = append(ds, mesh.Draft{Kind: mesh.KindGrant, Payload: p})
 	}
 	if len(ds) > 0 {
@@ -237,9 +242,9 @@ var (
 // heirs is how many electors keep what a departed host has said.
 const heirs = 2
 
-// inherit are copies of what a departed host has said that the ring rests on: its log
-// will be removed. The first electors in reach keep it. What proves who owns what, the
-// owners have.
+// inherit are copies of what a departed host has said, or kept, that the ring rests
+// on: its log will be removed. The first electors in reach keep it. What proves who owns
+// what, the owners have.
 func (r *Router) inherit(b *books, e ipam.Env) []mesh.Draft {
 	var keepers []ipam.Owner
 	for _, o := range b.ledger.Electors() {
@@ -253,8 +258,14 @@ func (r *Router) inherit(b *books, e ipam.Env) []mesh.Draft {
 	var ds []mesh.Draft
 	var have map[string]bool
 	for _, s := range b.folded.Source {
-		h, ok := b.st.Host(s.Entry.Author)
-		if s.Key != nil || !b.folded.Gone[s.Entry.Author] || !b.ledger.Relies(s.Fact) || !ok || len(h.Record.Identity) != 32 {
+		if !b.folded.Gone[s.Keeper] || !b.ledger.Relies(s.Fact) {
+			continue
+		}
+		key := s.Key
+		if h, ok := b.st.Host(s.Entry.Author); key == nil && ok {
+			key = h.Record.Identity
+		}
+		if len(key) != 32 {
 			continue
 		}
 		if have == nil {
@@ -263,12 +274,25 @@ func (r *Router) inherit(b *books, e ipam.Env) []mesh.Draft {
 				have[string(e.Payload)] = true
 			}
 		}
-		if p := encodeKept(h.Record.Identity, s.Entry); !have[string(p)] {
+		if p := encodeKept(key, s.Entry); !have[string(p)] {
 			have[string(p)] = true
 			ds = append(ds, mesh.Draft{Kind: mesh.KindGrant, Payload: p})
 		}
 	}
 	return ds
+}
+
+// rests says whether a departed host's log is needed: it owns something that nobody
+// has taken, or it is an elector or to take something over. It goes when `weft rmpeer`
+// has put that right.
+func (r *Router) rests(id peer.ID) bool {
+	b := r.books.Load()
+	if b == nil {
+		return true // nothing is known yet
+	}
+	o := ipam.Owner(id)
+	return len(b.ledger.Ring().Owned(o)) > 0 || slices.Contains(b.ledger.Electors(), o) ||
+		slices.ContainsFunc(b.ledger.Takeovers(), func(t ipam.Takeover) bool { return t.To == o && b.ledger.Pending(t) })
 }
 
 // acceptance are the entries by which this host takes grants that the host with

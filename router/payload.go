@@ -336,6 +336,8 @@ type source struct {
 	Fact  ipam.Fact
 	Entry mesh.Entry
 	Key   []byte // of the author's identity; nil if the entry is in its author's log
+
+	Keeper peer.ID // in whose log this is
 }
 
 // parseFact reads what an entry of author's log says about the ring, and checks
@@ -356,7 +358,7 @@ func parseFact(author peer.ID, e mesh.Entry, id mesh.MeshID) (source, error) {
 		if e.Payload[0] == grantCarried {
 			f.Kind = ipam.FactAccept
 		}
-		return source{Fact: f, Entry: e}, nil
+		return source{Fact: f, Entry: e, Keeper: author}, nil
 	case grantFact:
 		f, err := ipam.ParseFact(by, e.Payload[1:])
 		switch {
@@ -367,7 +369,7 @@ func parseFact(author peer.ID, e mesh.Entry, id mesh.MeshID) (source, error) {
 		case f.Kind == ipam.FactGrant, f.Kind == ipam.FactAccept && !f.Grant.Takeover():
 			return none, errPayload // these have forms of their own, with proofs
 		}
-		return source{Fact: f, Entry: e}, nil
+		return source{Fact: f, Entry: e, Keeper: author}, nil
 	case grantKept:
 		key, inner, err := parseCopy(e.Payload[1:], id)
 		if err != nil {
@@ -377,7 +379,7 @@ func parseFact(author peer.ID, e mesh.Entry, id mesh.MeshID) (source, error) {
 			return none, errPayload
 		}
 		s, err := parseFact(inner.Author, inner, id)
-		s.Key = key
+		s.Key, s.Keeper = key, author
 		return s, err
 	}
 	return none, errNewer

@@ -186,11 +186,25 @@ func TestDecisionsOutliveTheirElectors(t *testing.T) {
 	if again := r.inherit(env(b)); len(again) > 0 {
 		t.Errorf("%d copies again", len(again))
 	}
-	delete(logs, a.id.ID())
-	got := booksOf(c).ledger
-	if !slices.Equal(got.Electors(), want.Electors()) || !slices.Equal(got.Takeovers(), want.Takeovers()) || got.Instance() != want.Instance() {
-		t.Errorf("electors %v, takeovers %v, want %v and %v", got.Electors(), got.Takeovers(), want.Electors(), want.Takeovers())
+	same := func(when string) {
+		t.Helper()
+		got := booksOf(c).ledger
+		if !slices.Equal(got.Electors(), want.Electors()) || !slices.Equal(got.Takeovers(), want.Takeovers()) || got.Instance() != want.Instance() {
+			t.Errorf("%s: electors %v, takeovers %v, want %v and %v", when, got.Electors(), got.Takeovers(), want.Electors(), want.Takeovers())
+		}
 	}
+	delete(logs, a.id.ID())
+	same("A's log is removed")
+	// Another one is the elector then, and what B has kept of A's is kept again when B leaves.
+	decide(4, ipam.Value{Op: ipam.OpAdd, Hosts: []ipam.Owner{owner(c)}}, b)
+	decide(5, ipam.Value{Op: ipam.OpDrop, Hosts: []ipam.Owner{owner(b)}}, b, c)
+	want = booksOf(c).ledger
+	write(b, mesh.KindDepart, nil)
+	for _, x := range r.inherit(env(c)) {
+		write(c, x.Kind, x.Payload)
+	}
+	delete(logs, b.id.ID())
+	same("B's log is removed, too")
 }
 
 func TestFactsInOtherForms(t *testing.T) {

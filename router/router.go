@@ -235,7 +235,7 @@ func New(o Options) (_ *Router, err error) {
 		BindHost: bind, Port: o.Port, GossipPort: DefaultGossipPort,
 		Endpoints: r.endpoints, Device: r.generation.Load, Targets: r.member.Targets, Discovery: !o.NoDiscovery,
 		Store: r.db, Tunnel: &r.tunnels, Handle: r.handle, OnChange: r.logsChanged,
-		Check: r.checkEntry, ConnLimit: o.ConnLimit, Log: r.log,
+		Check: r.checkEntry, Rests: r.rests, ConnLimit: o.ConnLimit, Log: r.log,
 	})
 	if err != nil {
 		return nil, err

@@ -315,6 +315,11 @@ func (r *Router) spaceNotices(v *view, st *mesh.State) []string {
 	if n := saidOfRing(st); n > fullToTake*3/4 {
 		out = append(out, fmt.Sprintf("this host's log holds %d of at most %d entries about the ring, and takes no more address space from %d on: see \"A mesh that has had many hosts\" in docs/operations.md", n, mesh.MaxSnapshot, fullToTake))
 	}
+	for _, h := range st.Hosts {
+		if n := v.Ring.Owned(ipam.Owner(h.ID)); v.Folded.Gone[h.ID] && len(n) > 0 {
+			out = append(out, fmt.Sprintf("%s has left the mesh, and what it had (%s) is nobody's: weft rmpeer %v", r.show(st, ipam.Owner(h.ID)), strings.Trim(fmt.Sprint(n), "[]"), h.ID))
+		}
+	}
 	for _, t := range v.Ledger.Overruled() {
 		out = append(out, fmt.Sprintf("this host took over from %s by force, which does not count, or not for all that it had: others have taken over from it meanwhile; containers here that have its addresses are to be detached and attached again", r.show(st, t.From)))
 	}

@@ -133,8 +133,28 @@ func (r *Router) beginReset(ctx context.Context, force bool) error {
 		if err := r.promisesLocked(time.Now()); err != nil {
 			return err
 		}
+		if err := r.heirLocked(); err != nil {
+			return err
+		}
 	}
 	r.resetting = true // no address is given out, to containers or to hosts
+	return nil
+}
+
+// heirLocked refuses a reset while this host is to take over from another: that would be
+// nobody's then. mu is held.
+func (r *Router) heirLocked() error {
+	b := r.books.Load()
+	if b == nil {
+		return nil
+	}
+	for _, t := range b.ledger.Takeovers() {
+		if t.To == ipam.Owner(b.st.Self) && b.ledger.Pending(t) {
+			why, tip := r.waitsFor(b, r.envLocked(b), t)
+			return &Error{Msg: fmt.Sprintf("this host is to take over from %s, and can not yet: %s", r.show(b.st, t.From), why), Code: 409,
+				Tip: fmt.Sprintf("%s; or leave it to others, and run `weft rmpeer %v` on one of them then: weft reset --force", tip, b.st.Self)}
+		}
+	}
 	return nil
 }
 

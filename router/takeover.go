@@ -80,6 +80,13 @@ func (r *Router) removePeer(ctx context.Context, name string, force bool) (remov
 		if b.ledger.Pending(t) && t.To == ipam.Owner(b.st.Self) {
 			return out, r.whyNotTaken(b, h, shown, nil)
 		}
+		if b.ledger.Pending(t) {
+			r.mu.Lock()
+			e := r.envLocked(b)
+			r.mu.Unlock()
+			why, tip := r.waitsFor(b, e, t)
+			return out, &Error{Msg: fmt.Sprintf("%s is to take over from %s, and can not yet: %s", r.show(b.st, t.To), shown, why), Tip: tip, Code: 409}
+		}
 		return out, &Error{Msg: fmt.Sprintf("%s took over from %s already", r.show(b.st, t.To), shown), Tip: "`weft status ipam` shows who owns what", Code: 409}
 	case !gone && !force && away < deadAfter:
 		return out, tooSoon(shown, name, away, seen)
@@ -94,7 +101,9 @@ func (r *Router) removePeer(ctx context.Context, name string, force bool) (remov
 	}
 	defer func() {
 		r.mu.Lock()
-		delete(r.taking, h.ID)
+		if w := r.taking[h.ID]; w.to.IsZero() { // not somebody else's
+			delete(r.taking, h.ID)
+		}
 		r.mu.Unlock()
 	}()
 	ctx, cancel := context.WithTimeout(ctx, takePatience)
@@ -297,6 +306,9 @@ func (r *Router) whyNotTaken(b *books, h mesh.Host, shown string, before []ipam.
 
 // waitsFor says what a takeover that is decided and not in force waits for, and what to do.
 func (r *Router) waitsFor(b *books, e ipam.Env, t ipam.Takeover) (why, tip string) {
+	if e.Gone(t.To) {
+		return r.show(b.st, t.To) + " has left the mesh", fmt.Sprintf("take over from it what it was to have: weft rmpeer %v", peer.ID(t.To))
+	}
 	if unheard := b.ledger.Unheard(t, e); len(unheard) > 0 {
 		return r.showAll(b.st, unheard) + " may have been given space by it that nobody else knows of",
 			"it comes into force when they are in reach again; if they are dead, too: weft rmpeer each of them"
