@@ -111,6 +111,27 @@ func TestConsensusOfThree(t *testing.T) {
 			refused(t, hs[0], []string{"launch", "--ipalloc-init", "observer"}, "already running")
 		})
 	}
+	t.Run("the founder dies", func(t *testing.T) {
+		lab := newLab(t)
+		hs := newHosts(t, lab, netlab.HostOptions{}, "host1", "host2", "host3")
+		do(t, hs[0], "launch", "--ipalloc-init", "consensus=3")
+		token := do(t, hs[0], "token")
+		joins(t, hs[1], token, hs[0].Addr().String())
+		says(t, hs[1], 20*time.Second, []string{"status"}, "awaiting consensus (quorum: 2, known: 2)")
+		if err := hs[0].Kill(); err != nil {
+			t.Fatal(err)
+		}
+		joins(t, hs[2], token, hs[1].Addr().String())
+		says(t, hs[1], 40*time.Second, []string{"status"}, "host1) began it, and is out of reach - 'rmpeer --force' if it is dead")
+		out := do(t, hs[1], "rmpeer", "--force", "host1")
+		if !strings.HasPrefix(out, "0 IPs taken over from ") {
+			t.Errorf("rmpeer says %q", out)
+		}
+		for _, h := range hs[1:] {
+			do(t, h, "prime")
+			says(t, h, 20*time.Second, []string{"status", "ipam"}, "IPs (50.0% of total)")
+		}
+	})
 	t.Run("observer", func(t *testing.T) {
 		lab := newLab(t)
 		h := newHosts(t, lab, netlab.HostOptions{}, "host1")[0]

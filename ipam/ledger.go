@@ -324,14 +324,24 @@ func (l *Ledger) Relies(f Fact) bool {
 // Electors are the hosts that decide, sorted.
 func (l *Ledger) Electors() []Owner { return slices.Clone(l.electors) }
 
-// stands says whether a host may become an elector: not before it has said so, and not when it leaves.
-func (l *Ledger) stands(h Owner) bool { return l.standing[h]%2 == 1 }
+// Stands says whether a host may become an elector: not before it has said so, and not when it leaves.
+func (l *Ledger) Stands(h Owner) bool { return l.standing[h]%2 == 1 }
 
 // Beginning tells how the ring begins: with how many hosts, 0 for the founder alone, and whether the founder names them.
 func (l *Ledger) Beginning() (first int, named bool) { return l.first, l.named }
 
 // Instance is the number of the decision that is open.
 func (l *Ledger) Instance() uint32 { return l.open.instance }
+
+// Heard is how often others have voted in the instance that is open.
+func (l *Ledger) Heard() (n int) {
+	for by, vs := range l.open.all {
+		if by != l.self {
+			n += len(vs)
+		}
+	}
+	return n
+}
 
 // Seeds are the hosts that an election shared the range out to; nil if there was none.
 func (l *Ledger) Seeds() []Owner { return slices.Clone(l.seeds) }

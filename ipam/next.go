@@ -28,7 +28,7 @@ func (l *Ledger) Next(e Env) []Fact {
 		f.By = l.self
 		out = append(out, f)
 	}
-	if l.stands(l.self) && e.Leaving || !l.stands(l.self) && !e.Leaving && !e.Observer {
+	if l.Stands(l.self) && e.Leaving || !l.Stands(l.self) && !e.Leaving && !e.Observer {
 		say(Fact{Kind: FactStand, Count: l.standing[l.self] + 1})
 	}
 	if ids := l.news(e); len(ids) > 0 {
@@ -277,7 +277,7 @@ func (l *Ledger) wish(e Env) Value {
 		limit = l.first
 	}
 	for _, h := range e.Hosts {
-		if l.stands(h) && !elector(h) && e.Alive(h) && len(l.electors)+len(add) < limit && (!begun || len(l.ring.Owned(h)) > 0) {
+		if l.Stands(h) && !elector(h) && e.Alive(h) && len(l.electors)+len(add) < limit && (!begun || len(l.ring.Owned(h)) > 0) {
 			add = append(add, h)
 		}
 	}
@@ -298,7 +298,7 @@ func (l *Ledger) wish(e Env) Value {
 // idle says that an elector is one no more: it has departed, or does not stand any more since it is about to, or it is dead and was taken
 // over by force while others decided something.
 func (l *Ledger) idle(e Env, h Owner) bool {
-	return e.Gone(h) || l.standing[h] > 0 && !l.stands(h) ||
+	return e.Gone(h) || l.standing[h] > 0 && !l.Stands(h) ||
 		e.Dead(h) && slices.ContainsFunc(l.takeovers, func(t Takeover) bool { return t.Forced && t.From == h && !l.sees(h, t) })
 }
 
@@ -316,7 +316,7 @@ func (l *Ledger) agree(e Env, by Owner, v Value) bool {
 		elector := func(h Owner) bool { return slices.Contains(l.electors, h) }
 		return l.first > 0 && l.seeds == nil && len(v.Hosts) > l.first/2 && every(elector)
 	case OpAdd: // a host that nobody knows would count for a majority that is never reached
-		return every(func(h Owner) bool { return known(h) && l.stands(h) })
+		return every(func(h Owner) bool { return known(h) && l.Stands(h) })
 	case OpDrop:
 		return every(func(h Owner) bool { return h == by || l.idle(e, h) })
 	case OpTake:

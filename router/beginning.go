@@ -59,16 +59,31 @@ func (b beginning) fact(self peer.ID) *ipam.Fact {
 	return &ipam.Fact{By: ipam.Owner(self), Kind: ipam.FactInit, First: uint8(b.first), Named: b.seeds != nil}
 }
 
-// owners are the hosts that the founder has named, as far as they are members.
+// owners are the hosts that the founder has named, as far as they are members, and what
+// is wrong with the other names.
 func (b beginning) owners(st *mesh.State) (known []ipam.Owner, missing []string) {
+	by := map[ipam.Owner]string{}
 	for _, name := range b.seeds {
-		i := slices.IndexFunc(st.Hosts, func(h mesh.Host) bool { return h.ID.String() == name || h.Record.Nickname == name })
-		if i < 0 {
-			missing = append(missing, name)
-			continue
+		var found []ipam.Owner
+		for _, h := range st.Hosts {
+			if h.ID.String() == name {
+				found = []ipam.Owner{ipam.Owner(h.ID)}
+				break
+			}
+			if h.Record.Nickname == name {
+				found = append(found, ipam.Owner(h.ID))
+			}
 		}
-		if o := ipam.Owner(st.Hosts[i].ID); !slices.Contains(known, o) {
-			known = append(known, o)
+		switch {
+		case len(found) == 0:
+			missing = append(missing, name)
+		case len(found) > 1:
+			missing = append(missing, fmt.Sprintf("one of the %d hosts that are called %s: launch anew with peer IDs", len(found), name))
+		case by[found[0]] != "":
+			missing = append(missing, fmt.Sprintf("another host than %s, which is %s as well: launch anew", name, by[found[0]]))
+		default:
+			by[found[0]] = name
+			known = append(known, found[0])
 		}
 	}
 	slices.SortFunc(known, ipam.Owner.Compare)

@@ -148,10 +148,11 @@ func (r *Router) deliberate() []error {
 		if i := b.ledger.Instance(); i != r.balloting {
 			r.balloting, r.ballots, r.nextBallot = i, 0, time.Time{}
 		}
+		if n := b.ledger.Heard(); n != r.answers {
+			r.answers, r.ballots, r.nextBallot = n, min(r.ballots, answeredBallots), minTime(r.nextBallot, now.Add(ballotWait(answeredBallots)))
+		}
 		if e.Start = !now.Before(r.nextBallot) && majority(b.ledger.Electors(), e.Alive); e.Start {
-			// Who outbids somebody else should not do it again at the same time, and
-			// who finds no majority should not fill its log with tries.
-			wait := 400*time.Millisecond<<min(r.ballots, 8) + rand.N(800*time.Millisecond)
+			wait := ballotWait(r.ballots)
 			r.ballots++
 			r.nextBallot = now.Add(wait)
 			time.AfterFunc(wait+10*time.Millisecond, r.Poke)
@@ -202,6 +203,26 @@ func (r *Router) deliberate() []error {
 		r.Poke() // what follows from it comes in the next pass
 	}
 	return slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+}
+
+// Each ballot is an entry of the log that is never withdrawn. So tries come ever less
+// often, up to hourly while nobody answers them, and up to every two minutes else.
+const (
+	answeredBallots = 8
+	silentBallots   = 13
+)
+
+// ballotWait is for how long no other ballot is begun after so many in vain. Who outbids
+// somebody else should not do it again at the same time.
+func ballotWait(n int) time.Duration {
+	return 400*time.Millisecond<<min(n, silentBallots) + rand.N(800*time.Millisecond)
+}
+
+func minTime(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 // majority says whether so many of the electors are in reach that they can decide. A

@@ -101,6 +101,7 @@ type Router struct {
 	taking      map[peer.ID]wish // dead hosts whose space is to be taken over
 	balloting   uint32           // the instance for which this host has begun ballots
 	ballots     int              // how many
+	answers     int              // what others had voted then
 	nextBallot  time.Time
 	lastAlive   map[peer.ID]time.Time
 	wasAlive    map[peer.ID]bool

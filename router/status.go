@@ -243,7 +243,17 @@ func (r *Router) ipamReport(st *mesh.State, names map[peer.ID]string) *IPAMRepor
 			rep.Status += ": " + strings.Join(missing, ", ")
 		}
 	case !ring.Seeded() && first > 0:
-		rep.Status = fmt.Sprintf("awaiting consensus (quorum: %d, known: %d)", first/2+1, len(b.ledger.Electors()))
+		known := 0
+		for o, near := range reachable {
+			if near && b.ledger.Stands(o) {
+				known++
+			}
+		}
+		rep.Status = fmt.Sprintf("awaiting consensus (quorum: %d, known: %d)", first/2+1, known)
+		if es := b.ledger.Electors(); !majority(es, func(o ipam.Owner) bool { return reachable[o] }) {
+			away := slices.DeleteFunc(es, func(o ipam.Owner) bool { return reachable[o] })
+			rep.Status += fmt.Sprintf(" - %s began it, and is out of reach - 'rmpeer --force' if it is dead", r.showAll(st, away))
+		}
 	case !ring.Seeded():
 		rep.Status = "awaiting the founder of the mesh"
 	case waiting && !mine && !anyOther:
