@@ -99,7 +99,7 @@ func (r *Router) envLocked(b *books) ipam.Env {
 	e.Dead = func(o ipam.Owner) bool {
 		return e.Gone(o) || !alive[o] && now.Sub(r.lastAliveLocked(peer.ID(o))) >= deadAfter
 	}
-	e.Wanted = !r.wantedSince.IsZero() && now.Sub(r.wantedSince) >= patience
+	e.Wanted = r.wantedLocked(now) || now.Sub(r.wantedElsewhere) < 3*askEvery
 	if r.beginning.seeds != nil && b.st.Founding.Founder == b.st.Self {
 		e.Seeds, _ = r.beginning.owners(b.st)
 	}

@@ -93,19 +93,21 @@ type Router struct {
 	priming    int                   // and those that wait until there is some
 	// wantedSince is since when any of them has; zero: none does.
 	wantedSince time.Time
-	strangers   []string         // containers that run and that no attachment is of: only the engine, which does not answer, knows them
-	unproven    bool             // this host's state may not be the latest: nothing is given out anew
-	doubted     time.Time        // since when
-	unprovenBy  string           // why
-	leaving     bool             // the council is to decide without this host
-	taking      map[peer.ID]wish // dead hosts whose space is to be taken over
-	balloting   uint32           // the instance for which this host has begun ballots
-	ballots     int              // how many
-	answers     int              // what others had voted then
-	nextBallot  time.Time
-	lastAlive   map[peer.ID]time.Time
-	wasAlive    map[peer.ID]bool
-	promised    map[peer.ID]promise // whose space this host is to take: it is not reset meanwhile
+	// wantedElsewhere is when a host last asked for space of a ring that has not begun.
+	wantedElsewhere time.Time
+	strangers       []string         // containers that run and that no attachment is of: only the engine, which does not answer, knows them
+	unproven        bool             // this host's state may not be the latest: nothing is given out anew
+	doubted         time.Time        // since when
+	unprovenBy      string           // why
+	leaving         bool             // the council is to decide without this host
+	taking          map[peer.ID]wish // dead hosts whose space is to be taken over
+	balloting       uint32           // the instance for which this host has begun ballots
+	ballots         int              // how many
+	answers         int              // what others had voted then
+	nextBallot      time.Time
+	lastAlive       map[peer.ID]time.Time
+	wasAlive        map[peer.ID]bool
+	promised        map[peer.ID]promise // whose space this host is to take: it is not reset meanwhile
 
 	announceMu sync.Mutex // one announcement at a time; guards the field below
 	silent     bool       // the stop was announced: nothing else is

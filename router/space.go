@@ -51,6 +51,11 @@ func (r *Router) give(to peer.ID, subnet netip.Prefix) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !b.ledger.Ring().Seeded() {
+		r.wantedElsewhere = time.Now()
+		r.Poke()
+		return nil, nil
+	}
 	if saidOfRing(b.st) > fullToGive {
 		return nil, errRingLogFull
 	}
@@ -104,14 +109,20 @@ func (r *Router) ringNow() (*ipam.Ring, error) {
 }
 
 // donors are the hosts that may have space in a subnet, at random, those with much
-// of it sooner.
+// of it sooner; while nobody has any, those that decide when the ring begins.
 func (r *Router) donors(subnet netip.Prefix) ([]peer.ID, error) {
-	ring, err := r.ringNow()
+	b, err := r.booksNow()
 	if err != nil {
 		return nil, err
 	}
 	var ids []peer.ID
-	for _, o := range ring.Asked(ipam.Owner(r.id.ID()), subnet, rand.Float64) {
+	if !b.ledger.Ring().Seeded() {
+		for _, o := range b.ledger.Electors() {
+			ids = append(ids, peer.ID(o))
+		}
+		return ids, nil
+	}
+	for _, o := range b.ledger.Ring().Asked(ipam.Owner(r.id.ID()), subnet, rand.Float64) {
 		ids = append(ids, peer.ID(o))
 	}
 	return ids, nil
@@ -209,7 +220,7 @@ func (r *Router) gatherSpace(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		seen := r.asks.given.Load()
-		if ring, err := r.ringNow(); err == nil && ring.Seeded() && !r.hasSpace() && r.mayTake() == nil {
+		if ring, err := r.ringNow(); err == nil && (ring.Seeded() || r.isWanted()) && !r.hasSpace() && r.mayTake() == nil {
 			if _, err := r.asks.ask(ctx, r.defaultSubnet(), seen); err != nil && ctx.Err() == nil {
 				r.log.Debug("ask for address space", "err", err)
 			}
@@ -336,6 +347,17 @@ func (r *Router) waitsForSpace(allocating, priming int) {
 	}
 	r.mu.Unlock()
 	r.Poke()
+}
+
+// isWanted says whether somebody here has waited for addresses for a moment.
+func (r *Router) isWanted() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.wantedLocked(time.Now())
+}
+
+func (r *Router) wantedLocked(now time.Time) bool {
+	return !r.wantedSince.IsZero() && now.Sub(r.wantedSince) >= patience
 }
 
 // hasSpace says whether addresses can be allocated here.
