@@ -8,14 +8,14 @@ func TestElectorsAgreeToHostsTheyKnow(t *testing.T) {
 	facts := []Fact{{By: a, Kind: FactInit, First: 3}, {By: b, Kind: FactStand, Count: 1}}
 	l := NewLedger(a, a, pfx("10.0.0.0/24"), facts)
 	e := Env{Hosts: []Owner{a, b, c}, Alive: func(Owner) bool { return true }, Gone: func(o Owner) bool { return o == c }, Dead: func(o Owner) bool { return o == c }}
-	if !l.agree(e, a, Value{OpAdd, []Owner{b}}) {
+	if !l.agree(e, a, Value{Op: OpAdd, Hosts: []Owner{b}}) {
 		t.Error("not to one that stands")
 	}
 	for what, v := range map[string]Value{
-		"one that does not stand":     {OpAdd, []Owner{b, d}},
-		"one that has departed":       {OpAdd, []Owner{c}},
-		"a seed by too few":           {OpSeed, []Owner{a}},
-		"a seed by who is no elector": {OpSeed, []Owner{a, b}},
+		"one that does not stand":     {Op: OpAdd, Hosts: []Owner{b, d}},
+		"one that has departed":       {Op: OpAdd, Hosts: []Owner{c}},
+		"a seed by too few":           {Op: OpSeed, Hosts: []Owner{a}},
+		"a seed by who is no elector": {Op: OpSeed, Hosts: []Owner{a, b}},
 	} {
 		if l.agree(e, b, v) {
 			t.Errorf("to %s", what)
@@ -23,10 +23,10 @@ func TestElectorsAgreeToHostsTheyKnow(t *testing.T) {
 	}
 	begun := NewLedger(a, a, pfx("10.0.0.0/24"), []Fact{{By: a, Kind: FactGrant, Grant: Seed(pfx("10.0.0.0/24"), a)}})
 	e.Gone = func(Owner) bool { return false }
-	if !begun.agree(e, b, Value{OpTake, []Owner{c, b}}) {
+	if !begun.agree(e, b, Value{Op: OpTake, Hosts: []Owner{c, b}}) {
 		t.Error("not to a takeover from a dead host")
 	}
-	if begun.agree(e, b, Value{OpTake, []Owner{c, d}}) {
+	if begun.agree(e, b, Value{Op: OpTake, Hosts: []Owner{c, d}}) {
 		t.Error("to a takeover by a host that is not known")
 	}
 }

@@ -64,7 +64,7 @@ func nobody(Owner) bool   { return false }
 
 // step lets a host act; a picky one accepts no value but its own.
 func (w *councilWorld) step(i int, start, picky bool) {
-	wish := Value{OpSeed, []Owner{w.electors[i]}}
+	wish := Value{Op: OpSeed, Hosts: []Owner{w.electors[i]}}
 	for range 4 { // until it has nothing to say
 		v, ok := w.view(i).step(w.electors[i], wish, start, opinion{func(Owner, Value) bool { return true }, func(v Value) bool { return !picky || v.equal(wish) }, nobody})
 		if !ok {
@@ -215,12 +215,12 @@ func TestElectionAtRandom(t *testing.T) {
 
 func TestVotesOfStrangers(t *testing.T) {
 	e := &election{instance: 1, electors: []Owner{host(1), host(2), host(3)}, latest: map[Owner]Vote{}, all: map[Owner][]Vote{}}
-	if _, ok := e.step(host(4), Value{OpAdd, []Owner{host(4)}}, true, opinion{func(Owner, Value) bool { return true }, anything, nobody}); ok {
+	if _, ok := e.step(host(4), Value{Op: OpAdd, Hosts: []Owner{host(4)}}, true, opinion{func(Owner, Value) bool { return true }, anything, nobody}); ok {
 		t.Error("who is no elector votes")
 	}
 	b := Ballot{1, host(1)}
 	for i := range 3 {
-		e.all[host(4+i)] = []Vote{{Instance: 1, Promised: b, Accepted: b, Value: Value{OpAdd, []Owner{host(4)}}}}
+		e.all[host(4+i)] = []Vote{{Instance: 1, Promised: b, Accepted: b, Value: Value{Op: OpAdd, Hosts: []Owner{host(4)}}}}
 	}
 	if v, ok := e.decided(); ok {
 		t.Errorf("strangers decided %v", v)
@@ -240,7 +240,7 @@ func TestElectionWithoutAgreement(t *testing.T) {
 	if v, ok := w.view(1).step(host(2), Value{}, false, opinion{func(Owner, Value) bool { return false }, anything, nobody}); ok {
 		t.Errorf("promised what it does not agree to: %v", v)
 	}
-	v, ok := w.view(1).step(host(2), Value{OpSeed, []Owner{host(2)}}, true, opinion{func(by Owner, _ Value) bool { return by == host(2) }, anything, nobody})
+	v, ok := w.view(1).step(host(2), Value{Op: OpSeed, Hosts: []Owner{host(2)}}, true, opinion{func(by Owner, _ Value) bool { return by == host(2) }, anything, nobody})
 	if !ok || v.Promised != (Ballot{2, host(2)}) {
 		t.Fatalf("its own ballot is %+v", v)
 	}

@@ -18,6 +18,7 @@ const (
 	FactSeen                       // By knows of takeover Count, and takes nothing any more of what its host gave before
 	FactTook                       // By has accepted all that takeover Count brought it; says nothing of others
 	FactForce                      // By takes over, without a majority, by its operator's order: Vote.Value, while Vote.Instance was open to it
+	FactBase                       // By keeps a piece of a base that is decided, or that it has voted for
 )
 
 // MaxElectors bounds the council, and so what a vote has to hold.
@@ -33,12 +34,14 @@ type Fact struct {
 	Named bool   // FactInit: the founder names them; else it is whoever comes first
 	Count uint32 // FactSeen, FactTook: a takeover's ID; a decided one that is seen stands for the decided ones before it, too. FactStand: how often it has changed its mind
 	Vote  Vote   // FactVote; of FactForce only Instance and Value
+	Chunk Chunk  // FactBase
 }
 
 // AppendBinary appends the wire form of what f states: kind, 1 byte, and a body, big endian. An accept of a takeover has a grant as its
 // body, as a grant has; init is the number and 1 if they are named; stand, seen and took are the count, 4 bytes; a vote is its
-// instance, 4 bytes, then promised, intent, accepted and value; force is the instance and the value. A ballot is its round, 4 bytes, and
-// a host, 10; a value is its operation, 1 byte, the number of hosts, 1 byte, and the hosts.
+// instance, 4 bytes, then promised, intent, accepted and value; force is the instance and the value; a piece of a base is
+// its digest, index and number of pieces, 2 bytes each, and the bytes. A ballot is its round, 4 bytes, and a host, 10; a value is its
+// operation, 1 byte, the number of hosts, 1 byte, the hosts, and, of a base, its digest.
 func (f Fact) AppendBinary(b []byte) ([]byte, error) {
 	if err := f.check(); err != nil {
 		return b, fmt.Errorf("encode fact: %w", err)
@@ -57,6 +60,10 @@ func (f Fact) AppendBinary(b []byte) ([]byte, error) {
 		return appendValue(appendBallot(b, f.Vote.Accepted), f.Vote.Value), nil
 	case FactForce:
 		return appendValue(binary.BigEndian.AppendUint32(b, f.Vote.Instance), f.Vote.Value), nil
+	case FactBase:
+		b = append(b, f.Chunk.Of[:]...)
+		b = binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(b, f.Chunk.Index), f.Chunk.Count)
+		return append(b, f.Chunk.Bytes...), nil
 	}
 	return b, nil
 }
@@ -76,6 +83,9 @@ func appendValue(b []byte, v Value) []byte {
 	b = append(b, byte(v.Op), byte(len(v.Hosts)))
 	for _, h := range v.Hosts {
 		b = append(b, h[:]...)
+	}
+	if v.Op == OpBase {
+		b = append(b, v.Digest[:]...)
 	}
 	return b
 }
@@ -107,6 +117,9 @@ func ParseFact(by Owner, b []byte) (Fact, error) {
 		f.Vote = Vote{Instance: in.u32(), Promised: in.ballot(), Intent: in.value(), Accepted: in.ballot(), Value: in.value()}
 	case FactForce:
 		f.Vote = Vote{Instance: in.u32(), Value: in.value()}
+	case FactBase:
+		f.Chunk = Chunk{Of: Digest(in.take(len(Digest{}))), Index: in.u16(), Count: in.u16()}
+		f.Chunk.Bytes, in.b = in.b, nil
 	default:
 		return Fact{}, ErrNewerFact
 	}
@@ -135,6 +148,7 @@ func (r *factReader) take(n int) []byte {
 }
 
 func (r *factReader) u8() byte       { return r.take(1)[0] }
+func (r *factReader) u16() uint16    { return binary.BigEndian.Uint16(r.take(2)) }
 func (r *factReader) u32() uint32    { return binary.BigEndian.Uint32(r.take(4)) }
 func (r *factReader) ballot() Ballot { return Ballot{r.u32(), Owner(r.take(10))} }
 
@@ -145,6 +159,9 @@ func (r *factReader) value() Value {
 		if r.bad {
 			return Value{}
 		}
+	}
+	if v.Op == OpBase {
+		v.Digest = Digest(r.take(len(v.Digest)))
 	}
 	return v
 }
@@ -199,6 +216,10 @@ func (f Fact) check() error {
 		if f.Vote.Instance == 0 || v.Op != OpTake || v.check() != nil || v.Hosts[1] != f.By {
 			return bad("only a takeover by oneself can be forced")
 		}
+	case FactBase:
+		if err := f.Chunk.check(); err != nil {
+			return bad("%w", err)
+		}
 	default:
 		return bad("not known")
 	}
@@ -218,10 +239,12 @@ func (v Value) check() error {
 	}
 	n := len(v.Hosts)
 	switch {
-	case v.Op < OpSeed || v.Op > OpTake:
+	case v.Op < OpSeed || v.Op > OpBase:
 		return fmt.Errorf("operation %d is not known", v.Op)
 	case n == 0 || n > MaxElectors || v.Op == OpTake && n != 2:
 		return fmt.Errorf("operation %d with %d hosts", v.Op, n)
+	case v.Op != OpBase && v.Digest != Digest{}:
+		return errors.New("a digest of nothing")
 	}
 	return nil
 }

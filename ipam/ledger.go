@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"sync"
 )
 
 // Takeover is that all that From owned is To's: by a decision, or by force.
@@ -27,6 +28,12 @@ type taking struct {
 	id uint32
 }
 
+// step is how an instance was decided.
+type step struct {
+	value  Value
+	ballot Ballot
+}
+
 // Ledger is what one host makes of all facts that it knows: who owns what, who may decide, what is being decided. It is a pure function
 // of them, whatever their order, and is never changed.
 type Ledger struct {
@@ -44,7 +51,15 @@ type Ledger struct {
 	named     bool
 	seeds     []Owner
 	electors  []Owner
-	councils  [][]Owner // the electors of instance 1, of 2, … up to the open one
+	councils  map[uint32][]Owner // the electors of instance 1, of 2, … up to the open one, as far as they are known
+	steps     map[uint32]step    // how those that are decided were
+	base      *Base              // the last one; nil: the seed is all there was before
+	baseValue Value
+	voucher   uint32  // the first instance whose electors vouch for the base
+	voted     []Value // bases that were voted for since
+	fresh     int     // grants, acceptances and votes that it does not cover
+	chunks    map[Digest][]Chunk
+	present   func() (wire []byte, d Digest) // see lookAtPresent
 	takeovers []Takeover
 	open      election         // the instance that is not decided yet
 	standing  map[Owner]uint32 // by FactStand
@@ -61,7 +76,8 @@ type Ledger struct {
 // are skipped.
 func NewLedger(self, founder Owner, whole netip.Prefix, facts []Fact) *Ledger {
 	l := &Ledger{self: self, founder: founder, whole: whole.Masked(), standing: map[Owner]uint32{},
-		seen: map[Owner]uint32{}, heard: map[taking]bool{}, took: map[taking]bool{}, taken: map[uint32][]netip.Prefix{}, accepts: map[Grant]bool{}}
+		seen: map[Owner]uint32{}, heard: map[taking]bool{}, took: map[taking]bool{}, taken: map[uint32][]netip.Prefix{}, accepts: map[Grant]bool{},
+		councils: map[uint32][]Owner{}, steps: map[uint32]step{}, chunks: map[Digest][]Chunk{}}
 	votes := map[uint32]map[Owner][]Vote{}
 	forced := map[uint32][]Fact{}
 	var given []Grant
@@ -97,6 +113,8 @@ func NewLedger(self, founder Owner, whole netip.Prefix, facts []Fact) *Ledger {
 			}
 		case FactTook:
 			l.took[taking{f.By, f.Count}] = true
+		case FactBase:
+			l.chunks[f.Chunk.Of] = append(l.chunks[f.Chunk.Of], f.Chunk)
 		case FactForce:
 			forced[f.Vote.Instance] = append(forced[f.Vote.Instance], f)
 			if f.By == self {
@@ -106,19 +124,26 @@ func NewLedger(self, founder Owner, whole netip.Prefix, facts []Fact) *Ledger {
 	}
 	l.decide(votes, forced)
 	l.collect(given)
-	l.ring, l.conflicts = NewRing(l.whole, append(slices.Clip(l.grants), l.void...))
+	l.ring, l.conflicts = newRing(l.whole, l.baseParts(), append(slices.Clip(l.grants), l.void...))
 	if l.solid = l.ring; len(l.void) > 0 {
-		l.solid, _ = NewRing(l.whole, l.grants)
+		l.solid, _ = newRing(l.whole, l.baseParts(), l.grants)
+	}
+	for _, f := range facts {
+		if (f.Kind == FactGrant || f.Kind == FactAccept || f.Kind == FactVote) && !l.Obsolete(f) {
+			l.fresh++
+		}
 	}
 	l.mine, l.orphaned = l.usable(), l.orphans()
+	l.present = sync.OnceValues(l.lookAtPresent)
 	return l
 }
 
-// decide walks through the instances as far as they are decided. The electors of each are those that the ones before it have left.
+// decide walks through the instances as far as they are decided. The electors of each are those that the ones before it have left. Where
+// the votes of one are gone, since a base covers them, it goes on behind the base.
 func (l *Ledger) decide(votes map[uint32]map[Owner][]Vote, forced map[uint32][]Fact) {
 	l.electors = []Owner{l.founder}
 	for i := uint32(1); ; i++ {
-		l.councils = append(l.councils, l.electors)
+		l.councils[i] = l.electors
 		e := election{instance: i, electors: l.electors, latest: map[Owner]Vote{}, all: votes[i]}
 		for _, by := range l.electors {
 			for _, v := range votes[i][by] {
@@ -127,29 +152,81 @@ func (l *Ledger) decide(votes map[uint32]map[Owner][]Vote, forced map[uint32][]F
 				}
 			}
 		}
-		v, ok := e.decided()
-		if ok {
-			l.apply(v)
-		}
-		if v.Op == OpTake {
-			l.takeovers = append(l.takeovers, Takeover{From: v.Hosts[0], To: v.Hosts[1], ID: decidedID(i)})
-		}
-		fs := forced[i]
-		slices.SortFunc(fs, func(a, b Fact) int { return a.By.Compare(b.By) })
-		for _, f := range fs {
-			t := forcedTakeover(f)
-			if !slices.ContainsFunc(l.takeovers, func(o Takeover) bool { return o.ID == t.ID && o.From == t.From }) {
-				l.takeovers = append(l.takeovers, t)
+		v, ballot, ok := e.outcome()
+		if !ok {
+			if to, leaps := l.leapFrom(i, votes); leaps {
+				i, l.electors = to.instance, to.base.Electors
+				l.councils[i], l.steps[i] = l.electors, step{to.value, to.ballot}
+				l.rest(to.base, to.value)
+				continue
 			}
 		}
-		if !ok && len(fs) > 0 { // the instance is closed, for whoever knows no decision
+		if ok {
+			l.steps[i] = step{v, ballot}
+			l.apply(v)
+		}
+		switch v.Op {
+		case OpTake:
+			l.takeovers = append(l.takeovers, Takeover{From: v.Hosts[0], To: v.Hosts[1], ID: decidedID(i)})
+		case OpBase:
+			if b := l.baseFor(i, v); b != nil {
+				l.rest(b, v)
+			}
+		}
+		if !ok && len(forced[i]) > 0 { // the instance is closed, for whoever knows no decision
+			first := slices.MinFunc(forced[i], func(a, b Fact) int { return a.By.Compare(b.By) })
+			l.apply(first.Vote.Value)
 			ok = true
-			l.apply(fs[0].Vote.Value)
 		}
 		if !ok {
 			l.open = e
-			slices.SortFunc(l.takeovers, Takeover.compare)
-			return
+			break
+		}
+	}
+	l.force(forced)
+	slices.SortFunc(l.takeovers, Takeover.compare)
+	if l.base != nil {
+		l.vouch(votes)
+	}
+}
+
+// force adds the takeovers that were forced: of the same host in the same instance one counts.
+func (l *Ledger) force(forced map[uint32][]Fact) {
+	for i, fs := range forced {
+		if i > l.open.instance {
+			continue // what was decided before is not known here
+		}
+		slices.SortFunc(fs, func(a, b Fact) int { return a.By.Compare(b.By) })
+		for _, f := range fs {
+			t := forcedTakeover(f)
+			if slices.ContainsFunc(l.takeovers, func(o Takeover) bool { return o.From == t.From && o.ID == t.ID }) {
+				continue
+			}
+			// What came after it, and is in the base, leaves nothing of it.
+			if l.base == nil || !slices.ContainsFunc(l.base.Takeovers, func(o Takeover) bool { return o.From == t.From && o.ID > t.ID }) {
+				l.takeovers = append(l.takeovers, t)
+			}
+		}
+	}
+}
+
+// vouch finds the first council that vouches for the base, and which bases are voted for since.
+func (l *Ledger) vouch(votes map[uint32]map[Owner][]Vote) {
+	s := l.steps[l.base.Instance]
+	c := leap{value: s.value, ballot: s.ballot}
+	l.voucher = l.base.Instance
+	for i, council := range l.councils {
+		if i < l.voucher && majorityOf(council, func(h Owner) bool { return c.acceptedBy(votes[l.base.Instance][h]) }) {
+			l.voucher = i
+		}
+	}
+	for i, by := range votes {
+		for _, vs := range by {
+			for _, v := range vs {
+				if i > l.base.Instance && v.Value.Op == OpBase {
+					l.voted = append(l.voted, v.Value)
+				}
+			}
 		}
 	}
 }
@@ -210,7 +287,7 @@ func (l *Ledger) apply(v Value) {
 // collect gathers the grants that count. One that was made to self counts when self has written down that it takes it: a giver whose
 // space is taken over then knows what it can still not know.
 func (l *Ledger) collect(given []Grant) {
-	if l.seeds != nil {
+	if l.seeds != nil && l.base == nil {
 		l.grants = append(l.grants, seedGrants(l.whole, l.seeds)...)
 	}
 	given = slices.DeleteFunc(given, l.tooHigh)
@@ -309,20 +386,28 @@ func (l *Ledger) MayAccept(g Grant) bool { return g.To == l.self && l.mayAccept(
 // Relies says whether the ledger rests on a fact beside grants: how the ring begins, what was decided, by whose votes, and who has
 // carried it out. Of votes in decided instances those count that accept something, by electors of the time.
 func (l *Ledger) Relies(f Fact) bool {
+	if l.Obsolete(f) {
+		return false
+	}
 	switch f.Kind {
 	case FactInit:
 		return f.By == l.founder
 	case FactForce, FactTook:
 		return slices.ContainsFunc(l.takeovers, func(t Takeover) bool { return t.To == f.By })
 	case FactVote:
-		i := int(f.Vote.Instance)
-		return i <= len(l.councils) && slices.Contains(l.councils[i-1], f.By) && (f.Vote.Accepted != (Ballot{}) || i == len(l.councils))
+		i := f.Vote.Instance
+		return slices.Contains(l.councils[i], f.By) && (f.Vote.Accepted != (Ballot{}) || i == l.open.instance)
+	case FactBase:
+		return true
 	}
 	return false
 }
 
 // Electors are the hosts that decide, sorted.
 func (l *Ledger) Electors() []Owner { return slices.Clone(l.electors) }
+
+// begun says whether the ring has begun, or begins with its founder.
+func (l *Ledger) begun() bool { return l.first == 0 || l.seeds != nil || l.base != nil }
 
 // Stands says whether a host may become an elector: not before it has said so, and not when it leaves.
 func (l *Ledger) Stands(h Owner) bool { return l.standing[h]%2 == 1 }

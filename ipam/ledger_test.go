@@ -249,12 +249,12 @@ func TestDepartedElectors(t *testing.T) {
 func TestFactsOnTheWire(t *testing.T) {
 	a, b := host(1), host(2)
 	g := Grant{Prefix: pfx("10.0.0.0/25"), From: a, To: b, Version: 2}
-	take := Value{OpTake, []Owner{a, b}}
+	take := Value{Op: OpTake, Hosts: []Owner{a, b}}
 	for _, f := range []Fact{
 		{By: a, Kind: FactGrant, Grant: g}, {By: b, Kind: FactAccept, Grant: g},
 		{By: b, Kind: FactAccept, Grant: Grant{Prefix: pfx("fd00::/64"), From: a, To: b, Version: takeoverStep}},
 		{By: a, Kind: FactInit, First: 3, Named: true}, {By: a, Kind: FactStand, Count: 1}, {By: a, Kind: FactSeen, Count: 7}, {By: a, Kind: FactTook, Count: 1},
-		{By: b, Kind: FactVote, Vote: Vote{Instance: 4, Promised: Ballot{3, b}, Intent: take, Accepted: Ballot{2, a}, Value: Value{OpAdd, []Owner{b}}}},
+		{By: b, Kind: FactVote, Vote: Vote{Instance: 4, Promised: Ballot{3, b}, Intent: take, Accepted: Ballot{2, a}, Value: Value{Op: OpAdd, Hosts: []Owner{b}}}},
 		{By: b, Kind: FactVote, Vote: Vote{Instance: 4, Promised: Ballot{3, a}}},
 		{By: b, Kind: FactForce, Vote: Vote{Instance: 9, Value: take}},
 	} {
@@ -281,7 +281,7 @@ func TestFactsOnTheWire(t *testing.T) {
 		"a vote that goes back":             {By: b, Kind: FactVote, Vote: Vote{Instance: 1, Promised: Ballot{1, a}, Accepted: Ballot{2, a}, Value: take}},
 		"an acceptance of nothing":          {By: b, Kind: FactVote, Vote: Vote{Instance: 1, Promised: Ballot{1, a}, Accepted: Ballot{1, a}}},
 		"an intent in another's ballot":     {By: b, Kind: FactVote, Vote: Vote{Instance: 1, Promised: Ballot{1, a}, Intent: take}},
-		"a value with a host twice":         {By: b, Kind: FactVote, Vote: Vote{Instance: 1, Promised: Ballot{1, b}, Intent: Value{OpAdd, []Owner{a, a}}}},
+		"a value with a host twice":         {By: b, Kind: FactVote, Vote: Vote{Instance: 1, Promised: Ballot{1, b}, Intent: Value{Op: OpAdd, Hosts: []Owner{a, a}}}},
 		"a beginning with too many":         {By: a, Kind: FactInit, First: MaxElectors + 1},
 		"a kind that nobody knows (writes)": {By: a, Kind: 99},
 	} {
@@ -306,7 +306,7 @@ func TestOnlyTheFounderSaysHowItBegins(t *testing.T) {
 
 func FuzzParseFact(f *testing.F) {
 	for _, x := range []Fact{
-		{By: host(1), Kind: FactVote, Vote: Vote{Instance: 4, Promised: Ballot{3, host(1)}, Intent: Value{OpAdd, []Owner{host(2)}}}},
+		{By: host(1), Kind: FactVote, Vote: Vote{Instance: 4, Promised: Ballot{3, host(1)}, Intent: Value{Op: OpAdd, Hosts: []Owner{host(2)}}}},
 		{By: host(1), Kind: FactGrant, Grant: Grant{Prefix: pfx("10.0.0.0/25"), From: host(1), To: host(2), Version: 2}},
 		{By: host(1), Kind: FactInit, First: 3},
 	} {

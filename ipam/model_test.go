@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -11,9 +12,20 @@ import (
 	"pgregory.net/rapid"
 )
 
+// hostLog is a host's log. A new epoch begins with a snapshot that leaves out what a base covers.
+type hostLog struct {
+	epoch    int
+	snapshot int // so many facts come together
+	facts    []Fact
+}
+
+func (l hostLog) newer(o hostLog) bool {
+	return l.epoch > o.epoch || l.epoch == o.epoch && len(l.facts) > len(o.facts)
+}
+
 // disk is what a host has on disk: logs as far as it knows them, its own included, and what its containers have.
 type disk struct {
-	logs  map[Owner][]Fact
+	logs  map[Owner]hostLog
 	saved []Allocation
 }
 
@@ -51,7 +63,7 @@ func (w *world) connected(a, b *member) bool { return a.up && b.up && a.side == 
 func (w *world) refold(m *member) {
 	var facts []Fact
 	for _, log := range m.disk.logs {
-		facts = append(facts, log...)
+		facts = append(facts, log.facts...)
 	}
 	m.led = NewLedger(m.id, w.members[0].id, w.whole, facts)
 	if len(m.led.Conflicts()) > 0 {
@@ -62,29 +74,29 @@ func (w *world) refold(m *member) {
 
 // write makes facts durable.
 func (w *world) write(m *member, fs ...Fact) {
-	log := slices.Clip(m.disk.logs[m.id])
+	log := m.disk.logs[m.id]
+	log.facts = slices.Clip(log.facts)
 	for _, f := range fs {
 		b, err := f.AppendBinary(nil)
 		if err != nil {
 			w.failed("%v", err)
 		}
-		g, err := ParseFact(m.id, b)
+		g, err := ParseFact(f.By, b)
 		if err != nil {
 			w.failed("%+v came back as %+v: %v", f, g, err)
 		}
-		log = append(log, g)
+		log.facts = append(log.facts, g)
 	}
 	m.disk.logs[m.id] = log
 	w.refold(m)
 }
 
-// learn takes another's copy of one log, if that is longer. A host's own past comes back to it so.
-func (w *world) learn(m *member, author Owner, log []Fact) bool {
-	if len(log) <= len(m.disk.logs[author]) {
-		return false
+// learn takes another's copy of one log, if that is newer. A host's own past comes back to it so.
+func (w *world) learn(m *member, author Owner, log hostLog) {
+	if log.newer(m.disk.logs[author]) {
+		log.facts = slices.Clip(log.facts)
+		m.disk.logs[author] = log
 	}
-	m.disk.logs[author] = slices.Clip(log)
-	return true
 }
 
 // sync makes two hosts hold the same logs.
@@ -103,6 +115,44 @@ func (w *world) sync(a, b *member) {
 				w.come(m)
 			}
 		}
+	}
+}
+
+// prune has a host open an epoch without what the base covers.
+func (w *world) prune(m *member) {
+	if !m.up || !m.proven || m.led.Base() == nil {
+		return
+	}
+	old := m.disk.logs[m.id]
+	next := hostLog{epoch: old.epoch + 1}
+	for _, f := range old.facts {
+		if !m.led.Obsolete(f) {
+			next.facts = append(next.facts, f)
+		}
+	}
+	var known []Fact
+	for _, log := range m.disk.logs {
+		known = append(known, log.facts...)
+	}
+	has := func(f Fact) bool {
+		return slices.ContainsFunc(next.facts, func(o Fact) bool { return reflect.DeepEqual(o, f) })
+	}
+	for _, f := range m.led.Needed(known) {
+		if !has(f) {
+			next.facts = append(next.facts, f)
+		}
+	}
+	next.snapshot = len(next.facts)
+	m.disk.logs[m.id] = next
+	before := show(m.led.Ring())
+	instance := m.led.Base().Instance
+	w.refold(m)
+	if after := show(m.led.Ring()); after != before {
+		w.failed("%s has made its log shorter and sees\n%s, before\n%s", letter(m.id), after, before)
+	}
+	// Whoever comes anew, and hears of this one alone, knows of the base.
+	if n := NewLedger(m.id, w.members[0].id, w.whole, next.facts); n.Base() == nil || n.Base().Instance != instance {
+		w.failed("%s's log alone does not tell of the base", letter(m.id))
 	}
 }
 
@@ -129,13 +179,13 @@ func (w *world) spread(m *member) {
 func (w *world) knowsSpaceOf(m, of *member) bool {
 	var facts []Fact
 	for _, x := range w.members {
-		facts = append(facts, w.best(x.id)...)
+		facts = append(facts, w.best(x.id).facts...)
 	}
 	all := NewLedger(m.id, w.members[0].id, w.whole, facts)
 	mine := func(l *Ledger) []Part {
 		return slices.DeleteFunc(l.Ring().Parts(), func(p Part) bool { return p.Owner != of.id })
 	}
-	known := len(m.disk.logs[of.id]) == len(w.best(of.id))
+	known := !w.best(of.id).newer(m.disk.logs[of.id])
 	return known && slices.Equal(mine(all), mine(m.led)) && !slices.ContainsFunc(all.takeovers, func(t Takeover) bool { return t.From == of.id || t.To == of.id })
 }
 
@@ -143,9 +193,10 @@ func (w *world) knowsSpaceOf(m, of *member) bool {
 // Whoever has accepted something of m's knows that much.
 func (w *world) knownBest(m *member) bool {
 	return !slices.ContainsFunc(w.members, func(o *member) bool {
-		own := o.disk.logs[o.id]
-		return len(o.disk.logs[m.id]) > len(m.disk.logs[m.id]) ||
-			slices.ContainsFunc(own[min(len(own), len(m.disk.logs[o.id])):], func(f Fact) bool { return f.Kind == FactAccept && f.Grant.From == m.id })
+		return o.disk.logs[m.id].newer(m.disk.logs[m.id]) || slices.ContainsFunc(o.disk.logs[o.id].facts, func(f Fact) bool {
+			given := func(g Fact) bool { return g.Kind == FactGrant && g.Grant == f.Grant }
+			return f.Kind == FactAccept && f.Grant.From == m.id && !f.Grant.Takeover() && !m.led.Obsolete(f) && !slices.ContainsFunc(m.disk.logs[m.id].facts, given)
+		})
 	})
 }
 
@@ -173,9 +224,10 @@ func (w *world) env(m *member) Env {
 	e := Env{
 		Alive: func(o Owner) bool { return o == m.id || w.connected(m, w.member(o)) && w.member(o).proven },
 		// The operator's word, and a minute: who is called dead is.
-		Dead: func(o Owner) bool { x := w.member(o); return !x.up || !x.proven },
-		Gone: func(Owner) bool { return false },
-		Take: m.take,
+		Dead:   func(o Owner) bool { x := w.member(o); return !x.up || !x.proven },
+		Gone:   func(Owner) bool { return false },
+		Take:   m.take,
+		BaseAt: 4,
 	}
 	for _, x := range w.members {
 		e.Hosts = append(e.Hosts, x.id)
@@ -245,7 +297,7 @@ func TestModel(t *testing.T) {
 		n := rapid.IntRange(3, 7).Draw(t, "hosts")
 		for range n {
 			w.next++
-			w.members = append(w.members, &member{id: host(w.next), proven: true, disk: disk{logs: map[Owner][]Fact{}}})
+			w.members = append(w.members, &member{id: host(w.next), proven: true, disk: disk{logs: map[Owner]hostLog{}}})
 		}
 		for _, m := range w.members {
 			w.boot(m)
@@ -353,8 +405,9 @@ func TestModel(t *testing.T) {
 			// One log, some way, to one host: late, or not to the end.
 			"deliver": func(t *rapid.T) {
 				from, to := pick("from"), pick("to")
-				if log := from.disk.logs[from.id]; w.connected(from, to) && from.proven && from != to && len(log) > 0 {
-					w.learn(to, from.id, log[:rapid.IntRange(1, len(log)).Draw(t, "entries")])
+				if log := from.disk.logs[from.id]; w.connected(from, to) && from.proven && from != to && len(log.facts) > 0 {
+					log.facts = log.facts[:rapid.IntRange(max(1, log.snapshot), len(log.facts)).Draw(t, "entries")]
+					w.learn(to, from.id, log)
 					w.refold(to)
 				}
 			},
@@ -386,7 +439,7 @@ func TestModel(t *testing.T) {
 				d.up = false
 				for range rapid.IntRange(1, 2).Draw(t, "operators") {
 					if m := pick("operator's host"); m.up && m.proven {
-						m.take = Value{OpTake, []Owner{rapid.SampledFrom([]Owner{d.id, d.id, e.id}).Draw(t, "of"), m.id}}
+						m.take = Value{Op: OpTake, Hosts: []Owner{rapid.SampledFrom([]Owner{d.id, d.id, e.id}).Draw(t, "of"), m.id}}
 						if m.take.Hosts[0] == m.id || !w.env(m).Dead(m.take.Hosts[0]) {
 							m.take = Value{}
 						}
@@ -404,6 +457,7 @@ func TestModel(t *testing.T) {
 				}
 				talk(t)
 			},
+			"prune": func(t *rapid.T) { w.prune(pick("host")) },
 			"partition": func(t *rapid.T) {
 				for _, m := range w.members {
 					m.side = rapid.IntRange(0, 1).Draw(t, "side")
@@ -440,16 +494,16 @@ func TestModel(t *testing.T) {
 				if m.up || m.replaced || m == founder || len(w.members) > 9 {
 					return
 				}
-				m.replaced, m.disk = true, disk{logs: map[Owner][]Fact{}}
+				m.replaced, m.disk = true, disk{logs: map[Owner]hostLog{}}
 				w.next++
-				x := &member{id: host(w.next), proven: true, disk: disk{logs: map[Owner][]Fact{}}}
+				x := &member{id: host(w.next), proven: true, disk: disk{logs: map[Owner]hostLog{}}}
 				w.members = append(w.members, x)
 				w.boot(x)
 			},
 			"rmpeer": func(t *rapid.T) {
 				m, d := pick("operator's host"), pick("dead host")
 				if m.up && m.proven && m != d && w.env(m).Dead(d.id) {
-					m.take = Value{OpTake, []Owner{d.id, m.id}}
+					m.take = Value{Op: OpTake, Hosts: []Owner{d.id, m.id}}
 				}
 			},
 			// The dead host never comes back, and the operator's host knows what that has given to whom: that is the operator's word. Of what
@@ -467,9 +521,9 @@ func TestModel(t *testing.T) {
 					return
 				}
 				for _, x := range w.members {
-					x.disk.logs[d.id], x.old = slices.Clip(m.disk.logs[d.id]), nil
+					x.disk.logs[d.id], x.old = m.disk.logs[d.id], nil
 				}
-				d.replaced, d.disk = true, disk{logs: map[Owner][]Fact{}}
+				d.replaced, d.disk = true, disk{logs: map[Owner]hostLog{}}
 				w.write(m, m.led.Force(d.id))
 				for range 2 { // it knows, and takes
 					w.tick(m, false, false)
@@ -490,13 +544,15 @@ func (w *world) dump() string {
 	s := ""
 	for _, m := range w.members {
 		s += fmt.Sprintf("%s up %v proven %v usable %v waiting %v\n", letter(m.id), m.up, m.proven, m.led.Usable(), m.led.Waiting())
-		for i, f := range w.best(m.id) {
+		for i, f := range w.best(m.id).facts {
 			s += fmt.Sprintf("  %d kind %d", i, f.Kind)
 			switch f.Kind {
 			case FactGrant, FactAccept:
 				s += fmt.Sprintf(" %v v%d %s->%s", f.Grant.Prefix, f.Grant.Version, letter(f.Grant.From), letter(f.Grant.To))
 			case FactSeen, FactTook:
 				s += fmt.Sprint(" ", f.Count)
+			case FactBase:
+				s += fmt.Sprintf(" %x %d of %d", f.Chunk.Of[:3], f.Chunk.Index, f.Chunk.Count)
 			case FactForce:
 				s += fmt.Sprintf(" #%d %s", f.Vote.Instance, letter(f.Vote.Value.Hosts[0]))
 			case FactVote:
@@ -511,10 +567,10 @@ func (w *world) dump() string {
 	return s
 }
 
-// best is the longest copy of a log.
-func (w *world) best(id Owner) (log []Fact) {
+// best is the newest copy of a log.
+func (w *world) best(id Owner) (log hostLog) {
 	for _, m := range w.members {
-		if l := m.disk.logs[id]; len(l) > len(log) {
+		if l := m.disk.logs[id]; l.newer(log) {
 			log = l
 		}
 	}
@@ -559,7 +615,7 @@ func (w *world) end(t *rapid.T) {
 			operators := 0
 			for _, m := range w.members {
 				if m.up && m.proven && operators < 2 && slices.Contains(m.led.Electors(), m.id) {
-					m.take = Value{OpTake, []Owner{d.id, m.id}}
+					m.take = Value{Op: OpTake, Hosts: []Owner{d.id, m.id}}
 					operators++
 				}
 			}
@@ -567,6 +623,10 @@ func (w *world) end(t *rapid.T) {
 			settle(1)
 		}
 	}
+	for _, m := range w.members {
+		w.prune(m)
+	}
+	settle(0)
 	free := map[netip.Addr]bool{}
 	for _, m := range w.members {
 		if !m.up {

@@ -18,6 +18,7 @@ type Env struct {
 	Seeds    []Owner // the founder names them, all are known
 	Take     Value   // a takeover that the operator wants, none for nothing
 	Start    bool    // it is time to begin a ballot, if there is something to decide
+	BaseAt   int     // have a base decided when it covers so many facts that no other does; 0: not now
 }
 
 // Next returns what self has to say now: facts for its own log, in this order. A host that cannot prove that it knows its own past must
@@ -52,10 +53,21 @@ func (l *Ledger) Next(e Env) []Fact {
 	o := opinion{
 		agree: func(by Owner, v Value) bool { return l.agree(e, by, v) },
 		// Who was dead when its takeover was proposed may have come back before a majority hears of that.
-		accept: func(v Value) bool { return v.Op != OpTake || e.Dead(v.Hosts[0]) },
-		near:   e.Alive,
+		accept: func(v Value) bool {
+			switch v.Op {
+			case OpTake:
+				return e.Dead(v.Hosts[0])
+			case OpBase:
+				return l.agree(e, l.self, v)
+			}
+			return true
+		},
+		near: e.Alive,
 	}
 	if v, ok := l.open.step(l.self, l.wish(e), e.Start, o); ok {
+		if wire, d := l.present(); v.Value.Op == OpBase && v.Value.Digest == d { // it can be read wherever its votes are
+			out = append(out, chunks(l.self, d, wire)...)
+		}
 		say(Fact{Kind: FactVote, Vote: v})
 	}
 	return out
@@ -161,7 +173,7 @@ func (l *Ledger) spoils(i int) []Grant {
 // had are the parts that of says that hosts had, by the version of the grant, once what they have given at such versions, and nobody
 // has accepted, is void.
 func (l *Ledger) had(of func(h Owner, version uint32) bool) []Part {
-	r, _ := NewRing(l.whole, slices.DeleteFunc(slices.Clone(l.grants), func(g Grant) bool { return of(g.From, g.Version) && !l.accepts[g] }))
+	r, _ := newRing(l.whole, l.baseParts(), slices.DeleteFunc(slices.Clone(l.grants), func(g Grant) bool { return of(g.From, g.Version) && !l.accepts[g] }))
 	return slices.DeleteFunc(r.parts, func(p Part) bool { return !of(p.Owner, p.Version) })
 }
 
@@ -238,16 +250,16 @@ func (l *Ledger) wish(e Env) Value {
 	elector := func(h Owner) bool { return slices.Contains(l.electors, h) }
 	if e.Leaving {
 		if elector(l.self) && len(l.electors) > 1 {
-			return Value{OpDrop, []Owner{l.self}}
+			return Value{Op: OpDrop, Hosts: []Owner{l.self}}
 		}
 		return Value{}
 	}
 	if e.Take.Op == OpTake {
 		return e.Take
 	}
-	begun := l.first == 0 || l.seeds != nil
+	begun := l.begun()
 	if !begun && l.named && l.self == l.founder && len(e.Seeds) == l.first {
-		return Value{OpSeed, e.Seeds}
+		return Value{Op: OpSeed, Hosts: e.Seeds}
 	}
 	for _, h := range l.electors {
 		if h == l.self {
@@ -286,11 +298,15 @@ func (l *Ledger) wish(e Env) Value {
 	enough := func(n int) bool { return n >= l.first || n > l.first/2 && e.Wanted }
 	switch {
 	case len(gone) > 0 && len(gone) < len(l.electors):
-		return Value{OpDrop, gone}
+		return Value{Op: OpDrop, Hosts: gone}
 	case len(add) > 0 && (begun || !l.named && enough(len(ready)+len(add))):
-		return Value{OpAdd, add}
+		return Value{Op: OpAdd, Hosts: add}
 	case !begun && !l.named && len(ready) > l.first/2 && enough(len(ready)):
-		return Value{OpSeed, ready}
+		return Value{Op: OpSeed, Hosts: ready}
+	case e.BaseAt > 0 && l.fresh >= e.BaseAt:
+		if wire, d := l.present(); wire != nil {
+			return Value{Op: OpBase, Hosts: l.electors, Digest: d}
+		}
 	}
 	return Value{}
 }
@@ -311,14 +327,17 @@ func (l *Ledger) agree(e Env, by Owner, v Value) bool {
 	switch v.Op {
 	case OpSeed:
 		if l.named {
-			return by == l.founder
+			return by == l.founder && !l.begun()
 		}
 		elector := func(h Owner) bool { return slices.Contains(l.electors, h) }
-		return l.first > 0 && l.seeds == nil && len(v.Hosts) > l.first/2 && every(elector)
+		return l.first > 0 && !l.begun() && len(v.Hosts) > l.first/2 && every(elector)
 	case OpAdd: // a host that nobody knows would count for a majority that is never reached
 		return every(func(h Owner) bool { return known(h) && l.Stands(h) })
 	case OpDrop:
 		return every(func(h Owner) bool { return h == by || l.idle(e, h) })
+	case OpBase: // it says what self would say: nothing that self knows is left out, and nothing is made up
+		wire, d := l.present()
+		return wire != nil && v.Digest == d
 	case OpTake:
 		return v.Hosts[0] != l.self && e.Dead(v.Hosts[0]) && known(v.Hosts[1]) && l.ring.Seeded() && l.Mortal(v.Hosts[0])
 	}
@@ -340,5 +359,5 @@ func (l *Ledger) Mortal(h Owner) bool {
 // Force is the fact by which self's operator takes over a host's space without a majority. If that host lives, or others decide
 // otherwise meanwhile, addresses are given twice.
 func (l *Ledger) Force(from Owner) Fact {
-	return Fact{By: l.self, Kind: FactForce, Vote: Vote{Instance: l.open.instance, Value: Value{OpTake, []Owner{from, l.self}}}}
+	return Fact{By: l.self, Kind: FactForce, Vote: Vote{Instance: l.open.instance, Value: Value{Op: OpTake, Hosts: []Owner{from, l.self}}}}
 }

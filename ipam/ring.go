@@ -30,7 +30,10 @@ type Conflict struct {
 
 // NewRing folds grants into a ring. Their order and repetition do not matter: whoever has the same set sees the same ring. Malformed
 // grants and those that are not within whole are skipped. Time is O(n log n) for n grants as weft makes them.
-func NewRing(whole netip.Prefix, gs []Grant) (*Ring, []Conflict) {
+func NewRing(whole netip.Prefix, gs []Grant) (*Ring, []Conflict) { return newRing(whole, nil, gs) }
+
+// newRing folds grants onto what a base says that they began with.
+func newRing(whole netip.Prefix, base []Part, gs []Grant) (*Ring, []Conflict) {
 	r := &Ring{whole: whole.Masked()}
 	if !r.whole.IsValid() {
 		return r, nil
@@ -43,7 +46,16 @@ func NewRing(whole netip.Prefix, gs []Grant) (*Ring, []Conflict) {
 	}
 	slices.SortFunc(valid, byApplication)
 	valid = slices.Compact(valid)
-	f := newFold(r.whole, valid)
+	var begun []Grant
+	for _, p := range base {
+		if p.Prefix.IsValid() && within(p.Prefix, r.whole) {
+			begun = append(begun, Grant{Prefix: p.Prefix, To: p.Owner, Version: p.Version})
+		}
+	}
+	f := newFold(r.whole, append(begun, valid...))
+	for _, g := range begun {
+		f.apply(g)
+	}
 	var conflicts []Conflict
 	for _, g := range valid {
 		if rival := f.apply(g); !rival.IsZero() {

@@ -20,7 +20,7 @@ func threeOwners(t *testing.T, n int) *table {
 }
 
 func (w *table) rmpeer(by, dead int) {
-	w.take[host(by)] = Value{OpTake, []Owner{host(dead), host(by)}}
+	w.take[host(by)] = Value{Op: OpTake, Hosts: []Owner{host(dead), host(by)}}
 }
 
 func TestTakeover(t *testing.T) {
@@ -398,7 +398,7 @@ func TestTakeoverOfWhatIsLeftOver(t *testing.T) {
 	if l := w.ledger(host(1)); !l.Mortal(host(5)) || l.Mortal(host(4)) {
 		t.Errorf("may be taken over: the one that owns the rest %v, the one that owns nothing %v", l.Mortal(host(5)), l.Mortal(host(4)))
 	}
-	w.take[host(1)] = Value{OpTake, []Owner{host(5), host(1)}}
+	w.take[host(1)] = Value{Op: OpTake, Hosts: []Owner{host(5), host(1)}}
 	for len(w.ledger(host(1)).Takeovers()) < 3 {
 		n := len(w.facts)
 		for _, h := range []Owner{host(1), host(3)} {

@@ -23,15 +23,19 @@ const (
 	OpAdd  Op = 2 // Hosts become electors
 	OpDrop Op = 3 // Hosts are electors no more: they have departed
 	OpTake Op = 4 // all that Hosts[0] owns becomes Hosts[1]'s: the former is dead
+	OpBase Op = 5 // all that was said before comes to the Base with Digest; Hosts are the electors
 )
 
 // Value is what can be decided. The zero Value is none.
 type Value struct {
-	Op    Op
-	Hosts []Owner
+	Op     Op
+	Hosts  []Owner
+	Digest Digest // of OpBase
 }
 
-func (v Value) equal(o Value) bool { return v.Op == o.Op && slices.Equal(v.Hosts, o.Hosts) }
+func (v Value) equal(o Value) bool {
+	return v.Op == o.Op && slices.Equal(v.Hosts, o.Hosts) && v.Digest == o.Digest
+}
 
 // Vote is what an elector has said about one instance: all of it, so that the latest vote stands for those before it. Paxos's messages
 // are votes: who promises a ballot of its own prepares it, who accepts at a ballot of its own proposes; the others promise and accept
@@ -64,6 +68,12 @@ func (e *election) quorum() int { return len(e.electors)/2 + 1 }
 
 // decided returns the value that a majority has accepted at one ballot.
 func (e *election) decided() (Value, bool) {
+	v, _, ok := e.outcome()
+	return v, ok
+}
+
+// outcome is decided with the ballot.
+func (e *election) outcome() (Value, Ballot, bool) {
 	count := map[Ballot]int{}
 	value := map[Ballot]Value{}
 	for _, by := range e.electors {
@@ -78,10 +88,10 @@ func (e *election) decided() (Value, bool) {
 	}
 	for b, n := range count {
 		if n >= e.quorum() {
-			return value[b], true // of several, all are the same
+			return value[b], b, true // of several, all are the same
 		}
 	}
-	return Value{}, false
+	return Value{}, Ballot{}, false
 }
 
 // opinion is what an elector thinks of what others want, beside the votes.

@@ -1,0 +1,334 @@
+package ipam
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// Base is what all facts up to a decision come to: who owns what, and who was taken over. The council decides it, by its digest; then the
+// facts that it covers are not needed any more, and those who wrote or keep them may drop them from their logs.
+type Base struct {
+	Instance  uint32     // that decided it
+	Electors  []Owner    // of that instance, and of the next one; sorted
+	Takeovers []Takeover // the last one of each host, all of them carried out; by ID and host
+	Parts     []Part     // whose accepted space is where; sorted, of the range
+}
+
+// Digest is what electors vote on: SHA-256 of the wire form.
+type Digest [sha256.Size]byte
+
+// Chunk is a piece of a Base's wire form, short enough for an entry of a log.
+type Chunk struct {
+	Of    Digest
+	Index uint16 // from 0
+	Count uint16 // of all pieces
+	Bytes []byte // 1 to MaxChunk
+}
+
+// MaxChunk is how many bytes of a base a fact holds.
+const MaxChunk = 780
+
+// baseForm is the version of the wire form, its first byte. Big endian: form 1 | instance 4 | number of electors 1, IDs of 10 | number of
+// takeovers 4, each from 10, to 10, ID 4 | address family 1, 4 or 6 | number of parts 4, each prefix length 1, address 4 or 16, owner 10,
+// version 4.
+const baseForm = 1
+
+// encode gives the wire form. It is canonical: equal bases have equal bytes.
+func (b *Base) encode(family byte) []byte {
+	out := binary.BigEndian.AppendUint32([]byte{baseForm}, b.Instance)
+	out = append(out, byte(len(b.Electors)))
+	for _, o := range b.Electors {
+		out = append(out, o[:]...)
+	}
+	out = binary.BigEndian.AppendUint32(out, uint32(len(b.Takeovers)))
+	for _, t := range b.Takeovers {
+		out = binary.BigEndian.AppendUint32(append(append(out, t.From[:]...), t.To[:]...), t.ID)
+	}
+	out = binary.BigEndian.AppendUint32(append(out, family), uint32(len(b.Parts)))
+	for _, p := range b.Parts {
+		out = append(append(out, byte(p.Prefix.Bits())), p.Prefix.Addr().AsSlice()...)
+		out = binary.BigEndian.AppendUint32(append(out, p.Owner[:]...), p.Version)
+	}
+	return out
+}
+
+var errBase = errors.New("parse base: not its form")
+
+// parseBase reads the wire form. It does not say whether what it states is so: a majority of electors has, who have checked.
+func parseBase(b []byte) (*Base, error) {
+	in := factReader{b: b}
+	if in.u8() != baseForm {
+		return nil, errBase
+	}
+	out := &Base{Instance: in.u32()}
+	for range in.u8() {
+		out.Electors = append(out.Electors, Owner(in.take(10)))
+	}
+	n := in.u32()
+	if uint64(n)*24 > uint64(len(in.b)) {
+		return nil, errBase
+	}
+	for range n {
+		t := Takeover{From: Owner(in.take(10)), To: Owner(in.take(10)), ID: in.u32()}
+		t.Forced = isForced(t.ID)
+		out.Takeovers = append(out.Takeovers, t)
+	}
+	size := 4
+	switch in.u8() {
+	case 4:
+	case 6:
+		size = 16
+	default:
+		return nil, errBase
+	}
+	n = in.u32()
+	if uint64(n)*uint64(15+size) != uint64(len(in.b)) {
+		return nil, errBase
+	}
+	for range n {
+		bits := int(in.u8())
+		addr, _ := netip.AddrFromSlice(in.take(size))
+		p := Part{Prefix: netip.PrefixFrom(addr, bits), Owner: Owner(in.take(10)), Version: in.u32()}
+		if !p.Prefix.IsValid() || p.Prefix != p.Prefix.Masked() || p.Owner.IsZero() || p.Version == 0 {
+			return nil, errBase
+		}
+		out.Parts = append(out.Parts, p)
+	}
+	if in.bad {
+		return nil, errBase
+	}
+	return out, nil
+}
+
+// chunks cuts a wire form into facts of by.
+func chunks(by Owner, d Digest, wire []byte) (fs []Fact) {
+	count := uint16((len(wire) + MaxChunk - 1) / MaxChunk)
+	for i := range count {
+		piece := wire[int(i)*MaxChunk : min(len(wire), int(i+1)*MaxChunk)]
+		fs = append(fs, Fact{By: by, Kind: FactBase, Chunk: Chunk{Of: d, Index: i, Count: count, Bytes: piece}})
+	}
+	return fs
+}
+
+// baseOf puts the pieces of a base together; nil if one is missing or the whole is not what its digest says.
+func (l *Ledger) baseOf(d Digest) *Base {
+	pieces := l.chunks[d]
+	if len(pieces) == 0 {
+		return nil
+	}
+	var wire []byte
+	for i := range pieces[0].Count {
+		p := slices.IndexFunc(pieces, func(c Chunk) bool { return c.Index == i && c.Count == pieces[0].Count })
+		if p < 0 {
+			return nil
+		}
+		wire = append(wire, pieces[p].Bytes...)
+	}
+	if Digest(sha256.Sum256(wire)) != d {
+		return nil
+	}
+	b, err := parseBase(wire)
+	if err != nil {
+		return nil
+	}
+	return b
+}
+
+// lookAtPresent gives the base of what self knows, as its wire form, and its digest; nil if not all takeovers are carried out. Whoever agrees to
+// it has the same.
+func (l *Ledger) lookAtPresent() (wire []byte, d Digest) {
+	if !l.begun() || !l.ring.Seeded() || len(l.orphaned) > 0 || len(l.conflicts) > 0 || slices.ContainsFunc(l.takeovers, l.Pending) {
+		return nil, d
+	}
+	b := &Base{Instance: l.open.instance, Electors: slices.Clone(l.electors)}
+	for i, t := range l.takeovers {
+		if !slices.ContainsFunc(l.takeovers[i+1:], func(o Takeover) bool { return o.From == t.From }) {
+			b.Takeovers = append(b.Takeovers, t)
+		}
+	}
+	sure := slices.DeleteFunc(slices.Clone(l.grants), func(g Grant) bool { return !g.From.IsZero() && !l.accepts[g] })
+	r, conflicts := newRing(l.whole, l.baseParts(), sure)
+	if b.Parts = r.parts; len(conflicts) > 0 {
+		return nil, d
+	}
+	family := byte(6)
+	if l.whole.Addr().Is4() {
+		family = 4
+	}
+	wire = b.encode(family)
+	return wire, sha256.Sum256(wire)
+}
+
+func (l *Ledger) baseParts() []Part {
+	if l.base == nil {
+		return nil
+	}
+	return l.base.Parts
+}
+
+// leap is a base that can be gone on from: a majority of its electors has accepted it at one ballot, and so has a majority of a council
+// that is known to be one.
+type leap struct {
+	instance uint32
+	value    Value
+	ballot   Ballot
+	base     *Base
+}
+
+// leapFrom finds the last base behind instance i, or at it, that a council up to i vouches for. Votes of instances between may be gone.
+func (l *Ledger) leapFrom(i uint32, votes map[uint32]map[Owner][]Vote) (leap, bool) {
+	var found leap
+	for at, by := range votes {
+		if at < i || found.base != nil && at <= found.instance {
+			continue
+		}
+		for o, vs := range by {
+			for _, v := range vs {
+				if v.Accepted.By != o || v.Value.Op != OpBase { // whoever proposed it has accepted it
+					continue
+				}
+				c := leap{instance: at, value: v.Value, ballot: v.Accepted}
+				if majorityOf(v.Value.Hosts, func(h Owner) bool { return c.acceptedBy(by[h]) }) && l.certified(c, by) {
+					if c.base = l.baseFor(at, v.Value); c.base != nil {
+						found = c
+					}
+				}
+			}
+		}
+	}
+	return found, found.base != nil
+}
+
+// certified says whether a majority of a council that is known has accepted it.
+func (l *Ledger) certified(c leap, by map[Owner][]Vote) bool {
+	for _, council := range l.councils {
+		if majorityOf(council, func(h Owner) bool { return c.acceptedBy(by[h]) }) {
+			return true
+		}
+	}
+	return false
+}
+
+func (c leap) acceptedBy(vs []Vote) bool {
+	return slices.ContainsFunc(vs, func(v Vote) bool { return v.Accepted == c.ballot && v.Value.equal(c.value) })
+}
+
+func majorityOf(hosts []Owner, is func(Owner) bool) bool {
+	n := 0
+	for _, h := range hosts {
+		if is(h) {
+			n++
+		}
+	}
+	return n > len(hosts)/2
+}
+
+// baseFor is the base that was decided in an instance, if all of it is here.
+func (l *Ledger) baseFor(instance uint32, v Value) *Base {
+	b := l.baseOf(v.Digest)
+	if b == nil || b.Instance != instance || !slices.Equal(b.Electors, v.Hosts) {
+		return nil
+	}
+	return b
+}
+
+// rest makes b what everything rests on: what it covers is as it says.
+func (l *Ledger) rest(b *Base, v Value) {
+	l.base, l.baseValue = b, v
+	l.takeovers = slices.Clone(b.Takeovers)
+	for _, t := range b.Takeovers {
+		l.took[taking{t.To, t.ID}] = true
+	}
+}
+
+// Obsolete says whether the base covers a fact: it need not be in any log any more.
+func (l *Ledger) Obsolete(f Fact) bool {
+	if l.base == nil {
+		return false
+	}
+	known := func(t Takeover) bool { return slices.Contains(l.base.Takeovers, t) }
+	switch f.Kind {
+	case FactGrant, FactAccept:
+		return l.covers(f.Grant)
+	case FactStand:
+		return f.Count < l.standing[f.By]
+	case FactSeen:
+		return !isForced(f.Count) && f.Count < l.seen[f.By]
+	case FactTook:
+		return slices.ContainsFunc(l.base.Takeovers, func(t Takeover) bool { return t.To == f.By && t.ID == f.Count }) ||
+			!slices.ContainsFunc(l.takeovers, func(t Takeover) bool { return t.To == f.By && t.ID == f.Count })
+	case FactForce:
+		return known(forcedTakeover(f))
+	case FactVote:
+		if f.Vote.Instance == l.base.Instance {
+			return !f.Vote.Value.equal(l.baseValue)
+		}
+		return f.Vote.Instance < l.base.Instance && !l.onTheWay(f)
+	case FactBase:
+		return f.Chunk.Of != l.baseValue.Digest && !slices.ContainsFunc(l.voted, func(v Value) bool { return v.Digest == f.Chunk.Of })
+	}
+	return false
+}
+
+// covers says whether the base has all addresses of g at its version or a later one.
+func (l *Ledger) covers(g Grant) bool {
+	parts := l.base.Parts
+	i, found := slices.BinarySearchFunc(parts, g.Prefix.Addr(), func(p Part, a netip.Addr) int { return p.Prefix.Addr().Compare(a) })
+	if !found && i > 0 {
+		i-- // the part that g begins in
+	}
+	covered := false
+	for ; i < len(parts) && !lastAddr(g.Prefix).Less(parts[i].Prefix.Addr()); i++ {
+		if parts[i].Prefix.Overlaps(g.Prefix) {
+			if parts[i].Version < g.Version {
+				return false
+			}
+			covered = true
+		}
+	}
+	return covered
+}
+
+// onTheWay says that a vote is one of those by which the first council that vouches for the base is known to be one.
+func (l *Ledger) onTheWay(f Fact) bool {
+	s, ok := l.steps[f.Vote.Instance]
+	return ok && f.Vote.Instance < l.voucher && f.Vote.Accepted == s.ballot && f.Vote.Value.equal(s.value)
+}
+
+// Needed are the facts that must be in the log of whoever drops what is obsolete, whoever wrote them: the base, and the votes that prove it.
+func (l *Ledger) Needed(facts []Fact) (out []Fact) {
+	if l.base == nil {
+		return nil
+	}
+	for _, f := range facts {
+		switch f.Kind {
+		case FactVote:
+			s, decided := l.steps[f.Vote.Instance]
+			if decided && f.Vote.Instance == l.base.Instance && f.Vote.Accepted == s.ballot && f.Vote.Value.equal(s.value) || l.onTheWay(f) {
+				out = append(out, f)
+			}
+		case FactBase:
+			if f.Chunk.Of == l.baseValue.Digest && !slices.ContainsFunc(out, func(o Fact) bool { return o.Kind == FactBase && o.Chunk.Index == f.Chunk.Index }) {
+				out = append(out, f)
+			}
+		}
+	}
+	return out
+}
+
+// Base is what the ledger rests on; nil for the seed.
+func (l *Ledger) Base() *Base { return l.base }
+
+func (c Chunk) check() error {
+	switch {
+	case len(c.Bytes) == 0 || len(c.Bytes) > MaxChunk:
+		return fmt.Errorf("a piece of %d bytes", len(c.Bytes))
+	case c.Index >= c.Count:
+		return fmt.Errorf("piece %d of %d", c.Index, c.Count)
+	}
+	return nil
+}
