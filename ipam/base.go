@@ -299,25 +299,20 @@ func (l *Ledger) onTheWay(f Fact) bool {
 	return ok && f.Vote.Instance < l.voucher && f.Vote.Accepted == s.ballot && f.Vote.Value.equal(s.value)
 }
 
-// Needed are the facts that must be in the log of whoever drops what is obsolete, whoever wrote them: the base, and the votes that prove it.
-func (l *Ledger) Needed(facts []Fact) (out []Fact) {
+// Needs says whether a fact must be in the log of whoever drops what is obsolete, whoever wrote it: it is a piece of the base, or a vote
+// that proves it. Of equal pieces one is enough.
+func (l *Ledger) Needs(f Fact) bool {
 	if l.base == nil {
-		return nil
+		return false
 	}
-	for _, f := range facts {
-		switch f.Kind {
-		case FactVote:
-			s, decided := l.steps[f.Vote.Instance]
-			if decided && f.Vote.Instance == l.base.Instance && f.Vote.Accepted == s.ballot && f.Vote.Value.equal(s.value) || l.onTheWay(f) {
-				out = append(out, f)
-			}
-		case FactBase:
-			if f.Chunk.Of == l.baseValue.Digest && !slices.ContainsFunc(out, func(o Fact) bool { return o.Kind == FactBase && o.Chunk.Index == f.Chunk.Index }) {
-				out = append(out, f)
-			}
-		}
+	switch f.Kind {
+	case FactVote:
+		s := l.steps[f.Vote.Instance]
+		return f.Vote.Instance == l.base.Instance && f.Vote.Accepted == s.ballot && f.Vote.Value.equal(s.value) || l.onTheWay(f)
+	case FactBase:
+		return f.Chunk.Of == l.baseValue.Digest
 	}
-	return out
+	return false
 }
 
 // Base is what the ledger rests on; nil for the seed.

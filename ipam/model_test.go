@@ -137,8 +137,8 @@ func (w *world) prune(m *member) {
 	has := func(f Fact) bool {
 		return slices.ContainsFunc(next.facts, func(o Fact) bool { return reflect.DeepEqual(o, f) })
 	}
-	for _, f := range m.led.Needed(known) {
-		if !has(f) {
+	for _, f := range known {
+		if m.led.Needs(f) && !has(f) {
 			next.facts = append(next.facts, f)
 		}
 	}

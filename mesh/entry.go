@@ -25,6 +25,12 @@ const (
 	// under this identity. What it gave away stays given; its names and claims
 	// are gone.
 	KindDepart Kind = 6
+
+	// KindTaken names epochs of the author's, 8 bytes each, ascending: all that
+	// counts of them is in this one. A grant that is not needed any more can so be
+	// left out of a new epoch: whoever holds the older one does not miss it. What
+	// an epoch lacks of one that is not named was forgotten; see withdrawal.go.
+	KindTaken Kind = 7
 )
 
 // Entry is one line of one host's log, signed by that host.

@@ -55,6 +55,12 @@ type Options struct {
 	// kept beyond its time. It must not call the Mesh, nor block. nil: nothing does.
 	Rests func(peer.ID) bool
 
+	// Obsolete gives a function that says of grants in this host's own log whether
+	// nothing rests on them any more: the next epoch is opened without those. It is
+	// called with no lock held but that of writing, and may call State. nil, or no
+	// function: all stay.
+	Obsolete func() func(payload []byte) bool
+
 	// OnChange is called after State has changed, with no lock held. It must not
 	// block: it is meant to poke a loop. nil: nobody is told.
 	OnChange func()
@@ -147,6 +153,9 @@ func (o *Options) check() error {
 	}
 	if o.Rests == nil {
 		o.Rests = func(peer.ID) bool { return false }
+	}
+	if o.Obsolete == nil {
+		o.Obsolete = func() func([]byte) bool { return nil }
 	}
 	if o.OnChange == nil {
 		o.OnChange = func() {}

@@ -187,6 +187,7 @@ func (m *Mesh) openEpochWriting(ds []Draft, from int, based bool) error {
 	if a := m.past.authors[m.id]; a != nil && a.current != nil && a.current.fork != nil {
 		past = append(past, *a.current.fork)
 	}
+	taking := m.takingLocked()
 	rec, boots := m.own.rec, m.own.boots
 	for _, r := range []*replica{m.logs, m.past} {
 		if a := r.authors[m.id]; a != nil {
@@ -204,7 +205,7 @@ func (m *Mesh) openEpochWriting(ds []Draft, from int, based bool) error {
 	if from >= 0 && from <= len(old) {
 		tail = old[from:]
 	}
-	all, left := fit(snapshot(ds, based, past, old))
+	all, left := fit(m.shorter(snapshot(ds, based, past, old), taking))
 	behind := snapshot(nil, false, tail)
 	var low [4]byte
 	rand.Read(low[:])
@@ -271,6 +272,9 @@ func (m *Mesh) openEpochWriting(ds []Draft, from int, based bool) error {
 	m.broadcast(ch.put)
 	return nil
 }
+
+// Reopen has this host's log begin anew soon, without what is obsolete.
+func (m *Mesh) Reopen() { poke(m.reroll) }
 
 // snapshot is what an epoch opens with: the base, and from this host's older
 // logs what no snapshot may drop: grants, and what a release wrote that is not

@@ -24,9 +24,10 @@ const (
 
 // books are the ledger of a state, and what it was folded from.
 type books struct {
-	st     *mesh.State
-	folded folded
-	ledger *ipam.Ledger
+	st      *mesh.State
+	folded  folded
+	ledger  *ipam.Ledger
+	longest int // entries about the ring in one log
 }
 
 // booksNow folds the newest state, not that of the last pass.
@@ -40,6 +41,11 @@ func (r *Router) booksNow() (*books, error) {
 	}
 	b := &books{st: st, folded: r.foldNow(st)}
 	b.ledger = ipam.NewLedger(ipam.Owner(r.id.ID()), ipam.Owner(st.Founding.Founder), st.Founding.Range, b.folded.Facts)
+	said := map[peer.ID]int{}
+	for _, s := range b.folded.Source {
+		said[s.Keeper]++
+		b.longest = max(b.longest, said[s.Keeper])
+	}
 	r.books.Store(b)
 	return b, nil
 }
@@ -55,8 +61,8 @@ func (r *Router) proofs(b *books, prefixes []netip.Prefix, to, leaver peer.ID) [
 		have[string(e.Payload)] = true
 	}
 	for _, s := range b.folded.Source {
-		if f := s.Fact; f.Kind == ipam.FactVote && !b.ledger.Relies(f) {
-			continue // a promise, of use until the instance is decided, or of nobody's concern
+		if f := s.Fact; f.Kind == ipam.FactVote && !b.ledger.Relies(f) || b.ledger.Obsolete(f) {
+			continue // a promise, of use until the instance is decided; of nobody's concern; or in the base
 		}
 		link := (s.Fact.Kind == ipam.FactGrant || s.Fact.Kind == ipam.FactAccept) && slices.ContainsFunc(prefixes, s.Fact.Grant.Prefix.Overlaps)
 		left := !leaver.IsZero() && (s.Entry.Author == leaver || s.Key != nil)
@@ -102,6 +108,9 @@ func (r *Router) envLocked(b *books) ipam.Env {
 	e.Wanted = r.wantedLocked(now) || now.Sub(r.wantedElsewhere) < 3*askEvery
 	if r.beginning.seeds != nil && b.st.Founding.Founder == b.st.Self {
 		e.Seeds, _ = r.beginning.owners(b.st)
+	}
+	if b.longest > longLog {
+		e.BaseAt = baseEvery
 	}
 	e.Take = r.wishLocked(b, func(o ipam.Owner) bool { return e.Dead(o) && b.ledger.Mortal(o) })
 	return e
@@ -196,6 +205,7 @@ func (r *Router) deliberate() []error {
 		}
 		ds = append(ds, mesh.Draft{Kind: mesh.KindGrant, Payload: p})
 	}
+	ds = append(ds, r.shorten(b)...)
 	if len(ds) > 0 {
 		if _, err := r.mesh.Append(ds...); err != nil {
 			errs = append(errs, fmt.Errorf("speak about the ring: %w", err))

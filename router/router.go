@@ -104,6 +104,7 @@ type Router struct {
 	balloting       uint32           // the instance for which this host has begun ballots
 	ballots         int              // how many
 	answers         int              // what others had voted then
+	shortened time.Time // when this host\'s log about the ring was last made shorter
 	nextBallot      time.Time
 	lastAlive       map[peer.ID]time.Time
 	wasAlive        map[peer.ID]bool
@@ -238,7 +239,7 @@ func New(o Options) (_ *Router, err error) {
 		BindHost: bind, Port: o.Port, GossipPort: DefaultGossipPort,
 		Endpoints: r.endpoints, Device: r.generation.Load, Targets: r.member.Targets, Discovery: !o.NoDiscovery,
 		Store: r.db, Tunnel: &r.tunnels, Handle: r.handle, OnChange: r.logsChanged,
-		Check: r.checkEntry, Rests: r.rests, ConnLimit: o.ConnLimit, Log: r.log,
+		Check: r.checkEntry, Rests: r.rests, Obsolete: r.obsolete, ConnLimit: o.ConnLimit, Log: r.log,
 	})
 	if err != nil {
 		return nil, err
