@@ -1,0 +1,90 @@
+package mesh
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A log without grants on which nothing rests any more: whoever was away sees that they were left out, not forgotten; and an author whose
+// disk is put back, from before that or after, is told what it has really forgotten.
+func TestShorterLog(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		bs := w.meet(4)
+		a, b, c, d := bs[0], bs[1], bs[2], bs[3]
+		w.within(10*time.Second, "four hosts", func() bool { return oneMesh(bs...) })
+		gone := func(payload []byte) bool { return strings.HasPrefix(string(payload), "old") }
+		launch := func() { b.launch(func(o *Options) { o.Obsolete = func() func([]byte) bool { return gone } }) }
+		b.kill()
+		launch()
+		w.within(10*time.Second, "four hosts again", func() bool { return oneMesh(bs...) })
+
+		grants := func(x *box) (out []string) {
+			for _, e := range x.mesh.State().Logs[b.id.ID()] {
+				if e.Kind == KindGrant {
+					out = append(out, string(e.Payload))
+				}
+			}
+			return out
+		}
+		up := bs
+		same := func(what string, want ...string) {
+			t.Helper()
+			w.within(20*time.Second, what, func() bool {
+				for _, x := range up { // what was told back comes behind
+					if got := grants(x); !slices.Equal(slices.Sorted(slices.Values(got)), slices.Sorted(slices.Values(want))) {
+						return false
+					}
+				}
+				return oneMesh(bs...) || len(up) < len(bs)
+			})
+		}
+		write := func(payloads ...string) {
+			t.Helper()
+			for _, p := range payloads {
+				if _, err := b.mesh.Append(Draft{KindGrant, []byte(p)}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		write("old 1", "kept", "old 2")
+		same("written", "old 1", "kept", "old 2")
+		c.kill()
+		up = []*box{a, b, d} // c holds the epoch that will be taken
+		before := b.disk.copy()
+		b.mesh.Reopen()
+		same("shorter", "kept")
+		if n := len(b.mesh.logs.log(b.id.ID())); n > 4 {
+			t.Errorf("a log of %d entries", n)
+		}
+		d.kill()
+		up = []*box{a, b} // d holds the first short one
+		for i := range 3 {
+			write(fmt.Sprint("new ", i), fmt.Sprint("old ", 10+i))
+			b.mesh.Reopen()
+			same("shorter again", append([]string{"kept"}, strings.Split("new 0,new 1,new 2", ",")[:i+1]...)...)
+		}
+		want := []string{"kept", "new 0", "new 1", "new 2"}
+		c.launch()
+		d.launch()
+		up = bs
+		same("two come back", want...)
+		if rs := a.mesh.Rejections(); len(rs) > 0 {
+			t.Errorf("rejections: %v", rs)
+		}
+
+		after := b.disk.copy()
+		write("new 3")
+		want = append(want, "new 3")
+		same("one more", want...)
+		for name, disk := range map[string]*disk{"before": before, "after": after} {
+			b.crash()
+			b.host.Up()
+			b.disk = disk
+			launch()
+			same("a disk from "+name+" it became shorter", want...)
+		}
+	})
+}
