@@ -131,8 +131,8 @@ func (w *world) prune(m *member) {
 		}
 	}
 	var known []Fact
-	for _, log := range m.disk.logs {
-		known = append(known, log.facts...)
+	for _, x := range w.members {
+		known = append(known, m.disk.logs[x.id].facts...)
 	}
 	has := func(f Fact) bool {
 		return slices.ContainsFunc(next.facts, func(o Fact) bool { return reflect.DeepEqual(o, f) })
