@@ -195,9 +195,11 @@ func (m *Mesh) dialHosts(ctx context.Context, start func(func()) bool) {
 // wantedLocked tells that a host should be met again: it is not in gossip and
 // has not announced a stop. A host that stopped comes back by itself. One whose
 // tunnel still works, so that it counts as alive, is dialled too: the answers are
-// what shows that the tunnel works.
+// what shows that the tunnel works. While there is not room for all strangers it may be
+// that two hosts do not hear of each other, or one not of the other: those that gossip
+// holds alive and this host has not met are dialled, too.
 func (m *Mesh) wantedLocked(id peer.ID, h *host) bool {
-	if m.leaving || h.gossip || h.left {
+	if m.leaving || h.left || h.gossip && !(m.logs.strangers.full() && m.logs.strangers.unmet(id)) {
 		return false
 	}
 	if m.o.Discovery {
@@ -273,11 +275,10 @@ func (m *Mesh) seek(now time.Time) (peer.ID, bool) {
 	if !want {
 		return peer.ID{}, false
 	}
-	ids := m.live()
-	if len(ids) == 0 {
-		return peer.ID{}, false
+	for _, id := range m.live(1) {
+		return id, true
 	}
-	return ids[rand.IntN(len(ids))], true
+	return peer.ID{}, false
 }
 
 // noteCopy remembers that this host was refused as a copy, until a join succeeds.

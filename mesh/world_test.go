@@ -235,7 +235,7 @@ func (b *box) knows(x *box, first ...*box) {
 	}
 	b.mesh.mu.Lock()
 	defer b.mesh.mu.Unlock()
-	b.mesh.noteRecordLocked(rec, raw, false)
+	b.mesh.noteRecordLocked(rec, raw, byGossip)
 }
 
 // listen has a host without a router take connections to the join port.

@@ -115,6 +115,7 @@ type Router struct {
 	met     map[peer.Key]meeting // the peers without a session
 	devices map[peer.Key]uint64  // the peers' device generations, as last applied
 	problem string               // the last pass's error, to log it once
+	relied  *ipam.Ledger         // whose hosts the mesh was told of
 }
 
 // view is the state that one pass of the loop worked on. It is never changed.
