@@ -16,6 +16,7 @@ import (
 
 const (
 	dialers     = 256             // hosts dialled at a time, beside targets: so many dead ones do not delay a dial of another
+	dialersMet  = 64              // and so many more of those that are no strangers
 	joiners     = 32              // joins that exchange logs or make a tunnel at a time
 	dialTick    = time.Second     // one random host that is not in gossip is dialled through the tunnel
 	redialEvery = 5 * time.Second // each host that is not in gossip is dialled at its join port
@@ -48,10 +49,11 @@ func (m *Mesh) dialAll(ctx context.Context) {
 			return true
 		}
 	}
-	start, startHost := slots(maxTargets+8), slots(dialers) // one lost host and one that is sought a second, of insideTry each
+	start := slots(maxTargets + 8) // one lost host and one that is sought a second, of insideTry each
+	startAny, startMet := slots(dialers), slots(dialersMet)
 	for {
 		m.dialTargets(ctx, start)
-		m.dialHosts(ctx, startHost)
+		m.dialHosts(ctx, startAny, startMet)
 		if id, ok := m.seek(time.Now()); ok {
 			start(func() {
 				ctx, cancel := context.WithTimeout(ctx, insideTry)
@@ -165,8 +167,9 @@ func (m *Mesh) resolve(ctx context.Context, addr string) ([]netip.AddrPort, erro
 	return out, nil
 }
 
-// dialHosts starts the join ports of hosts that are not in gossip and due.
-func (m *Mesh) dialHosts(ctx context.Context, start func(func()) bool) {
+// dialHosts starts the join ports of hosts that are not in gossip and due. Any number
+// of strangers leaves a place to those that are none.
+func (m *Mesh) dialHosts(ctx context.Context, startAny, startMet func(func()) bool) {
 	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -179,15 +182,14 @@ func (m *Mesh) dialHosts(ctx context.Context, start func(func()) bool) {
 			continue
 		}
 		h.dialling, h.nextDial = true, now.Add(redialEvery)
-		ok := start(func() {
+		dial := func() {
 			_ = m.rejoin(ctx, id, addrs...)
 			m.mu.Lock()
 			h.dialling = false
 			m.mu.Unlock()
-		})
-		if !ok {
+		}
+		if !startAny(dial) && (m.logs.strangers.unmet(id) || !startMet(dial)) {
 			h.dialling, h.nextDial = false, time.Time{}
-			return
 		}
 	}
 }

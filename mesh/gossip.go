@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -140,15 +141,16 @@ func (a audience) some(n int) []memberlist.Node {
 		met = min(rand.IntN(2), a.met)
 	}
 	n = min(n, len(a.nodes))
+	nodes := slices.Clone(a.nodes)
 	for i := range n {
-		end := len(a.nodes)
+		end := len(nodes)
 		if i < met {
 			end = a.met
 		}
 		j := i + rand.IntN(end-i)
-		a.nodes[i], a.nodes[j] = a.nodes[j], a.nodes[i]
+		nodes[i], nodes[j] = nodes[j], nodes[i]
 	}
-	return a.nodes[:n]
+	return nodes[:n]
 }
 
 // debugWriter is memberlist's own log.

@@ -158,6 +158,7 @@ func (m *Mesh) storeLocked(ch *change) {
 	for _, id := range ch.lost {
 		if m.logs.authors[id] == nil {
 			m.forgetHostLocked(id)
+			delete(m.departed, id)
 			m.count.add("strangers_forgotten")
 		}
 	}

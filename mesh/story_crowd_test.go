@@ -2,7 +2,11 @@ package mesh
 
 import (
 	"context"
+	"encoding/binary"
+	"fmt"
 	"log/slog"
+	"net/netip"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -244,5 +248,153 @@ func TestRogueHidesBehindNames(t *testing.T) {
 		}
 		a.append("web")
 		w.within(2*time.Second, "a name", func() bool { return len(b.names(a)) == 1 })
+	})
+}
+
+// A stranger that has forked is no matter for the operator, until it is met.
+func TestForkOfAStranger(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		bs := w.meet(2)
+		a := bs[0]
+		s := newScribe(t, w.secret)
+		log := s.epoch(t, 5, 2, 1)
+		other := s.epochOf(t, 5, 2, 1, func(int) []byte { return []byte("other") })
+		for _, p := range slices.Concat(log, other[2:]) {
+			_, _ = a.mesh.take([]Entry{p.Entry}, bs[1].id.ID(), true)
+		}
+		if ns := a.mesh.State().Notices; len(ns) != 0 {
+			t.Errorf("the operator reads %q", ns)
+		}
+		a.mesh.mu.Lock()
+		a.mesh.meetLocked(s.id.ID())
+		a.mesh.mu.Unlock()
+		w.within(2*time.Second, "a notice", func() bool { return len(a.mesh.State().Notices) == 1 })
+	})
+}
+
+// Made-up hosts get half of what is sent at most, and do not hold up what others need.
+func TestCrowdLeavesRoomToWork(t *testing.T) {
+	to := audience{met: 10}
+	for i := range 1000 {
+		to.nodes = append(to.nodes, memberlist.Node{Name: fmt.Sprint(i)})
+	}
+	met := to.nodes[:to.met:to.met]
+	names := make(map[string]bool)
+	for _, n := range met {
+		names[n.Name] = true
+	}
+	count := func(n int) (met, all int) {
+		seen := make(map[string]bool)
+		for _, x := range to.some(n) {
+			if seen[x.Name] {
+				t.Fatalf("%s is there twice", x.Name)
+			}
+			if seen[x.Name] = true; names[x.Name] {
+				met++
+			}
+		}
+		return met, len(seen)
+	}
+	if m, all := count(directMax); m != 10 || all != directMax {
+		t.Errorf("%d of %d were met", m, all)
+	}
+	if m, all := count(fanout); m < fanout/2 || all != fanout {
+		t.Errorf("%d of %d were met", m, all)
+	}
+	if _, all := count(2000); all != 1000 {
+		t.Errorf("%d of all", all)
+	}
+	sum := 0
+	for range 1000 {
+		m, _ := count(1)
+		sum += m
+	}
+	if sum < 400 || sum > 600 {
+		t.Errorf("of 1,000 times one, %d were met", sum)
+	}
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.box("host1"), w.box("host2")
+		a.found()
+		time.Sleep(time.Second)
+		id := b.id.ID()
+		a.knows(b)
+		m := a.mesh
+		try := func(gossip, met, full bool) (wanted, dialled bool) {
+			m.mu.Lock()
+			h := m.hosts[id]
+			h.gossip, h.dialling, h.nextDial = gossip, false, time.Time{}
+			if m.logs.strangers.pressed = 0; full {
+				m.logs.press()
+			}
+			if delete(m.logs.strangers.proven, id); met {
+				m.logs.meet(id)
+			}
+			m.logs.stand(id)
+			wanted = m.wantedLocked(id, h)
+			m.mu.Unlock()
+			m.dialHosts(t.Context(), func(func()) bool { return false }, func(func()) bool { dialled = true; return true })
+			return wanted, dialled
+		}
+		for _, c := range []struct{ gossip, met, full, wanted, dialled bool }{
+			{gossip: true},
+			{gossip: true, full: true, wanted: true}, // it may have been left out there
+			{gossip: true, met: true, full: true},    // it was not
+			{wanted: true},                           // strangers have taken all places to dial
+			{met: true, wanted: true, dialled: true}, // but some are left
+			{met: true, full: true, wanted: true, dialled: true},
+		} {
+			if wanted, dialled := try(c.gossip, c.met, c.full); wanted != c.wanted || dialled != c.dialled {
+				t.Errorf("%+v: wanted %v, dialled %v", c, wanted, dialled)
+			}
+		}
+		m.mu.Lock()
+		for i := range maxAuthors {
+			m.nodes[fmt.Sprint(i)] = node{}
+		}
+		m.mu.Unlock()
+		a.gossips()
+		if n := m.Counters()["node_rejected_crowd"]; n != 1 {
+			t.Errorf("gossip holds %d hosts and takes one more", maxAuthors)
+		}
+		m.mu.Lock()
+		clear(m.nodes)
+		m.mu.Unlock()
+	})
+}
+
+// What a member answers on a stream is judged as what it says itself.
+func TestRogueAnswersWithABomb(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		bs := w.meet(2)
+		a := bs[0]
+		r := newRogue(t, w, a)
+		w.within(10*time.Second, "three hosts", func() bool { return oneMesh(bs[0], bs[1], r.box) })
+		r.quit()
+		ln, err := r.host.Listen(t.Context(), netip.AddrPortFrom(r.control(), DefaultGossipPort))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		packed := bomb(30 << 20)
+		header := binary.BigEndian.AppendUint32([]byte{10}, uint32(1+12+len(packed)+16))
+		answer := append(header, r.seal(packed, header)...)
+		go func() {
+			for {
+				c, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				_, _ = c.Write(answer)
+				_ = c.Close()
+			}
+		}()
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		if err := a.mesh.joinGossip(ctx, r.id.ID()); err == nil {
+			t.Error("a bomb is taken")
+		}
+		if a.rejected(r)[reasonMalformed] == 0 {
+			t.Errorf("nobody is named: %v", a.mesh.Rejections())
+		}
 	})
 }

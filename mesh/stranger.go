@@ -141,10 +141,11 @@ func (r *replica) makeRoom(a *author, n int, ch *change) error {
 
 // idle is how many bytes of an author are not in effect.
 func (a *author) idle() (n int) {
-	for _, ep := range append([]*epoch{a.older}, a.next...) {
-		if ep != nil {
-			n += ep.bytes + ep.waiting
-		}
+	if a.older != nil {
+		n += a.older.bytes + a.older.waiting
+	}
+	for _, ep := range a.next {
+		n += ep.bytes + ep.waiting
 	}
 	if a.current != nil {
 		n += a.current.waiting

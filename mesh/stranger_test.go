@@ -103,6 +103,67 @@ func TestReliedOnAreKept(t *testing.T) {
 	}
 }
 
+// Who has a place that another one needs more, gives it; whoever is only told of waits until others
+// have had their time, and gossip's word is the least.
+func TestWhoGoesForWhom(t *testing.T) {
+	const bareYoung, bareOld, logYoung, logOld = 1, 2, 3, 4
+	for _, c := range []struct {
+		there []int
+		w     word
+		goes  int // 0: nobody
+	}{
+		{[]int{bareYoung, logYoung, logOld}, byGossip, 0},
+		{[]int{bareYoung, bareOld, logYoung, logOld}, byGossip, bareOld},
+		{[]int{logYoung}, byLog, 0},
+		{[]int{logYoung, logOld}, byLog, logOld},
+		{[]int{bareYoung, logYoung, logOld}, byLog, bareYoung},
+		{[]int{bareYoung, bareOld, logYoung, logOld}, byLog, bareOld},
+		{[]int{logYoung}, byItself, logYoung},
+		{[]int{logYoung, logOld}, byItself, logOld},
+		{[]int{bareYoung, logYoung, logOld}, byItself, bareYoung},
+	} {
+		r := newReplica()
+		for _, young := range []bool{false, true} {
+			for _, x := range c.there {
+				switch {
+				case young != (x == bareYoung || x == logYoung):
+				case x == bareYoung || x == bareOld:
+					_ = r.learn(someone(x))
+				default:
+					_ = deliver(r, &change{}, says(x, 1, 100, 0))
+				}
+			}
+			if !young {
+				r.strangers.age += strangerTurns
+			}
+		}
+		got := 0
+		if id, ok := r.yielding(c.w); ok {
+			got = slices.IndexFunc([]int{0, 1, 2, 3, 4}, func(x int) bool { return peer.IDOf(someone(x)) == id })
+		}
+		if got != c.goes {
+			t.Errorf("of %v %d goes for %d, want %d", c.there, got, c.w, c.goes)
+		}
+	}
+}
+
+// A restart forgets nobody, although it has met nobody: this host's disk held more than strangers
+// have places when most of them were met.
+func TestRestartKeepsAll(t *testing.T) {
+	r := newReplica()
+	r.strangers.restoring = true
+	for i := range maxStrangers + 10 {
+		if err := deliver(r, &change{}, says(i, 1, maxStrangerBytes/maxStrangers, 0)); err != nil {
+			t.Fatal(i, err)
+		}
+	}
+	r.strangers.restoring = false
+	late := says(maxStrangers+10, 1, 100, 0)
+	if err := deliver(r, &change{}, late); !errors.Is(err, errStranger) || len(r.authors) != maxStrangers+10 {
+		t.Errorf("%d of %d are kept; one more: %v", len(r.authors), maxStrangers+10, err)
+	}
+}
+
 // Addresses can be given away to hosts that are made up: those that are there have places
 // beside them, and who was relied on first stays.
 func TestReliedOnHaveABound(t *testing.T) {
