@@ -278,8 +278,9 @@ func TestHostsOfTheLedger(t *testing.T) {
 	}
 	w.want("after the beginning", hosts(), "ABC")
 	w.give(host(3), host(4), "10.0.0.192/26") // all that it has
-	w.talk()
 	w.want("an owner that has given all away", hosts(), "ABCD")
+	w.talk()
+	w.want("when it has been taken", hosts(), "ABCD")
 	w.dead[host(2)] = true
 	w.rmpeer(1, 2)
 	w.talk()

@@ -236,6 +236,7 @@ func (m *Mesh) pickLost() (peer.ID, bool) {
 func (m *Mesh) hearFrom(id peer.ID) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.meetLocked(id)
 	if h := m.hosts[id]; h != nil && !h.gossip && !h.left {
 		if len(m.knocked) < maxKnocks {
 			m.knocked[id] = true

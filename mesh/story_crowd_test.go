@@ -196,6 +196,11 @@ func TestRoomForWhoComes(t *testing.T) {
 		if met != maxAuthors-3 {
 			t.Errorf("room for %d hosts, want %d", met, maxAuthors-3)
 		}
+		a.mesh.mu.Lock()
+		if n := len(a.mesh.hosts); n != maxAuthors-1 {
+			t.Errorf("the records of %d hosts are kept", n)
+		}
+		a.mesh.mu.Unlock()
 		for _, x := range bs {
 			if a.sees(x) != Alive {
 				t.Errorf("%s is %v", x.name, a.sees(x))
@@ -248,6 +253,40 @@ func TestRogueHidesBehindNames(t *testing.T) {
 		}
 		a.append("web")
 		w.within(2*time.Second, "a name", func() bool { return len(b.names(a)) == 1 })
+	})
+}
+
+// A packet through its tunnel shows that a host is there.
+func TestMetInTheTunnel(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.log = slog.New(slog.DiscardHandler)
+		bs := w.meet(2)
+		a, b := bs[0], bs[1]
+		id := b.id.ID()
+		met := func() bool {
+			a.mesh.mu.Lock()
+			defer a.mesh.mu.Unlock()
+			return !a.mesh.logs.strangers.unmet(id)
+		}
+		unmeet := func() {
+			a.mesh.mu.Lock()
+			defer a.mesh.mu.Unlock()
+			delete(a.mesh.logs.strangers.proven, id)
+			a.mesh.logs.stand(id)
+		}
+		unmeet()
+		b.append("web")
+		w.within(500*time.Millisecond, "met by its datagram", met)
+		time.Sleep(time.Second) // the datagram is repeated
+		unmeet()
+		w.within(10*time.Second, "met by its root", met)
+		for range maxStrangers/2 + 1 { // from so many on it is looked at what the tunnel has had
+			a.gossips()
+		}
+		unmeet()
+		if a.mesh.lookAtHosts(); !met() {
+			t.Error("not met by what came through the tunnel")
+		}
 	})
 }
 
