@@ -145,48 +145,6 @@ func (r *replica) add(pub ed25519.PublicKey) {
 	}
 }
 
-// proven is an entry whose signature has been checked, and whose admission has
-// been if it is a Begin.
-type proven struct {
-	Entry
-	begin *Begin
-}
-
-// prove checks entries without a lock held: it costs 70 µs each. keys holds the
-// identities that are known; those of valid Begins are added. What does not
-// verify is left out and handed to reject, which says whether to go on.
-func prove(es []Entry, keys map[peer.ID]ed25519.PublicKey, s Secret, reject func(Entry, error) bool) []proven {
-	mesh := s.MeshID()
-	out := make([]proven, 0, len(es))
-	goOn := true
-	for _, e := range es {
-		if !goOn {
-			break
-		}
-		if e.Kind == KindBegin {
-			b, err := VerifyBegin(e, s)
-			if err != nil {
-				goOn = reject(e, err)
-				continue
-			}
-			keys[e.Author] = b.Identity
-			out = append(out, proven{Entry: e, begin: &b})
-			continue
-		}
-		key, ok := keys[e.Author]
-		if !ok {
-			goOn = reject(e, errUnknownAuthor)
-			continue
-		}
-		if err := e.Verify(key, mesh); err != nil {
-			goOn = reject(e, err)
-			continue
-		}
-		out = append(out, proven{Entry: e})
-	}
-	return out
-}
-
 // has tells that merging e would change nothing, without looking at its signature.
 func (r *replica) has(e Entry, asked bool) bool {
 	a := r.authors[e.Author]
