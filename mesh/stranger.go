@@ -21,7 +21,7 @@ import (
 //   - For a host that comes itself, one goes: of those without a log the one known
 //     longest, else of all.
 //   - For one whose log comes, one without a log goes, or one that has had its time to
-//     be met. For one that only gossip tells of, one goes that has neither.
+//     be met. For one that only gossip tells of, one without a log that has had its time.
 //   - For bytes, what is not in effect of the log that has most of it goes, then the
 //     biggest log; never for a bigger one.
 //
