@@ -60,3 +60,24 @@ func TestOwnersAreReliedOn(t *testing.T) {
 		t.Errorf("of %d hosts %d are strangers, then %d", before.Authors, before.Strangers, after.Strangers)
 	}
 }
+
+// A record may name another host's key: what that one's tunnel brings shows of one host at most that it is there.
+func TestKeyOfAnotherHost(t *testing.T) {
+	var tn tunnels
+	host := func(n byte, key byte) mesh.Host {
+		return mesh.Host{ID: peer.ID{n}, Record: mesh.Record{WireGuard: peer.Key{key}}}
+	}
+	tn.withIntroduced([]mesh.Host{host(1, 7), host(2, 7), host(3, 7), host(4, 8)})
+	now := time.Now()
+	tn.observe(now, []peer.Status{{PublicKey: peer.Key{7}}, {PublicKey: peer.Key{8}}})
+	tn.observe(now, []peer.Status{{PublicKey: peer.Key{7}, RxBytes: 9}, {PublicKey: peer.Key{8}}})
+	there := 0
+	for n := range byte(6) {
+		if _, ok := tn.LastReceive(peer.ID{n}); ok {
+			there++
+		}
+	}
+	if there != 1 {
+		t.Errorf("%d hosts are heard, of one that is", there)
+	}
+}
