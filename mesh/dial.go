@@ -18,7 +18,7 @@ const (
 	dialers     = 256             // hosts dialled at a time, beside targets: so many dead ones do not delay a dial of another
 	joiners     = 32              // joins that exchange logs or make a tunnel at a time
 	dialTick    = time.Second     // one random host that is not in gossip is dialled through the tunnel
-	redialEvery = 5 * time.Second // each host that is not in gossip is dialled at its join port
+	redialEvery = 5 * time.Second // each host that is not in gossip is dialled at its join port; see dialBook
 	insideTry   = 4 * time.Second // how long a dial through a tunnel, likely dead, may take
 
 	seekAfter = 3 * time.Second  // what is heard of a host but gossip does not know is asked for
@@ -49,9 +49,10 @@ func (m *Mesh) dialAll(ctx context.Context) {
 		}
 	}
 	start, startHost := slots(maxTargets+8), slots(dialers) // one lost host and one that is sought a second, of insideTry each
+	book := newDialBook()
 	for {
 		m.dialTargets(ctx, start)
-		m.dialHosts(ctx, startHost)
+		m.dialHosts(ctx, startHost, book)
 		if id, ok := m.seek(time.Now()); ok {
 			start(func() {
 				ctx, cancel := context.WithTimeout(ctx, insideTry)
@@ -165,20 +166,28 @@ func (m *Mesh) resolve(ctx context.Context, addr string) ([]netip.AddrPort, erro
 	return out, nil
 }
 
-// dialHosts starts the join ports of hosts that are not in gossip and due.
-func (m *Mesh) dialHosts(ctx context.Context, start func(func()) bool) {
+// dialHosts starts the join ports of hosts that are not in gossip and due, those that
+// this host has met first.
+func (m *Mesh) dialHosts(ctx context.Context, start func(func()) bool, book *dialBook) {
 	now := time.Now()
+	book.forget(now)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for id, h := range m.hosts {
-		if h.dialling || now.Before(h.nextDial) || !m.wantedLocked(id, h) {
-			continue
+	met, others := m.dueLocked(now)
+	for i, id := range append(met, others...) {
+		h, known, most := m.hosts[id], i < len(met), dialsStranger
+		if known {
+			most = dialsMet
 		}
-		addrs := h.rec.Endpoints // the TCP port has the number of the WireGuard port
+		addrs := book.free(h.rec.Endpoints, most) // the TCP port has the number of the WireGuard port
 		if len(addrs) == 0 {
+			m.count.add("redial_held_back")
 			continue
 		}
-		h.dialling, h.nextDial = true, now.Add(redialEvery)
+		if h.dialled.IsZero() {
+			h.dialled = now
+		}
+		h.dialling, h.nextDial = true, now.Add(untilRedial(now.Sub(h.dialled), known))
 		ok := start(func() {
 			_ = m.rejoin(ctx, id, addrs...)
 			m.mu.Lock()
@@ -189,7 +198,23 @@ func (m *Mesh) dialHosts(ctx context.Context, start func(func()) bool) {
 			h.dialling, h.nextDial = false, time.Time{}
 			return
 		}
+		book.note(addrs, now)
 	}
+}
+
+// dueLocked are the hosts that should be dialled now: those that this one has met since
+// it started, and others.
+func (m *Mesh) dueLocked(now time.Time) (met, others []peer.ID) {
+	for id, h := range m.hosts {
+		switch {
+		case h.dialling || now.Before(h.nextDial) || len(h.rec.Endpoints) == 0 || !m.wantedLocked(id, h):
+		case h.proven():
+			met = append(met, id)
+		default:
+			others = append(others, id)
+		}
+	}
+	return met, others
 }
 
 // wantedLocked tells that a host should be met again: it is not in gossip and
