@@ -27,7 +27,7 @@ func TestThreeHostsJoin(t *testing.T) {
 			t.Errorf("targets of host3: %+v", ts)
 		}
 		a.append("web")
-		took = w.within(time.Second, "the name everywhere", func() bool {
+		took = w.within(barWrite50, "the name everywhere", func() bool {
 			return len(b.names(a)) == 1 && len(c.names(a)) == 1
 		})
 		t.Logf("name everywhere after %v", took)
