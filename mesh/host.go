@@ -30,6 +30,7 @@ type host struct {
 
 	news     time.Time // when a fresher record came, if gossip has not got it since
 	nextDial time.Time // of its join port, when it is not in gossip
+	dialled  time.Time // first, since this router started
 	dialling bool
 }
 

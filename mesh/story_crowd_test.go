@@ -371,7 +371,7 @@ func TestCrowdLeavesRoomToWork(t *testing.T) {
 			m.logs.stand(id)
 			wanted = m.wantedLocked(id, h)
 			m.mu.Unlock()
-			m.dialHosts(t.Context(), func(func()) bool { return false }, func(func()) bool { dialled = true; return true })
+			m.dialHosts(t.Context(), func(func()) bool { return false }, func(func()) bool { dialled = true; return true }, newDialBook())
 			return wanted, dialled
 		}
 		for _, c := range []struct{ gossip, met, full, wanted, dialled bool }{
