@@ -129,16 +129,31 @@ func (c tunnelled) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.from
 // quietMesh is a Mesh that does not run.
 func quietMesh(t testing.TB, s Secret) *Mesh {
 	t.Helper()
-	w := &world{secret: s}
-	m, err := New(Options{
-		Identity: newIdentity(t), Secret: s, Store: newDisk(), Tunnel: &box{w: w, secret: s, peers: make(map[netip.Addr]bool)},
-		Endpoints: func() []netip.AddrPort { return nil }, Log: slog.New(slog.DiscardHandler),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := unopened(t, s, newIdentity(t), "")
 	if err := m.openEpoch(); err != nil {
 		t.Fatal(err)
 	}
 	return m
 }
+
+// unopened is a Mesh that does not run, with no epoch of its own yet. Its Tunnel is a box.
+func unopened(t testing.TB, s Secret, id *peer.Identity, nickname string) *Mesh {
+	t.Helper()
+	w := &world{secret: s}
+	m, err := New(Options{
+		Identity: id, Secret: s, Nickname: nickname, Store: newDisk(), Tunnel: &box{w: w, secret: s, peers: make(map[netip.Addr]bool)},
+		Endpoints: func() []netip.AddrPort { return nil }, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// dialsTo is a Network on which every dial gives one connection.
+type dialsTo struct {
+	Network // not there
+	conn    net.Conn
+}
+
+func (d dialsTo) Dial(context.Context, netip.AddrPort) (net.Conn, error) { return d.conn, nil }
