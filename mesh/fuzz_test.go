@@ -6,9 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"slices"
 	"testing"
-	"time"
 
 	"weft/peer"
 )
@@ -56,65 +54,6 @@ func FuzzGossip(f *testing.F) {
 				t.Fatalf("%v was taken, with key %x", id, a.key)
 			}
 		}
-	})
-}
-
-// FuzzServe sends messages to the server of an authenticated session: it ends,
-// whatever they are.
-func FuzzServe(f *testing.F) {
-	secret := NewSecret()
-	m := quietMesh(f, secret)
-	client := newIdentity(f)
-	raw, err := SignRecord(client, secret, Record{BootNonce: 1, Epoch: 1, ProtoMin: 1, ProtoMax: 1})
-	if err != nil {
-		f.Fatal(err)
-	}
-	msgs := func(bs ...[]byte) []byte { // length u8 each
-		var out []byte
-		for _, b := range bs {
-			out = append(append(out, uint8(len(b))), b...)
-		}
-		return out
-	}
-	root := append([]byte{byte(msgRoot)}, make([]byte, 32)...)
-	f.Add(uint8(purposeSync), msgs(Refusal{}.encode(), root, []byte{byte(msgDigest)}, []byte{byte(msgDone)}))
-	f.Add(uint8(purposeJoin), msgs(Refusal{}.encode(), root, append([]byte{byte(msgDigest)}, appendDigest(nil, []mark{{author: peer.ID{1}, epoch: 1}})...), []byte{byte(msgEntries), 0, 1, 1}))
-	f.Add(uint8(purposeCall), msgs(Refusal{}.encode(), []byte{byte(msgCall), 1, 'x', 'y'}))
-	f.Add(uint8(purposeProbe), []byte{})
-	f.Add(uint8(9), msgs(Refusal{Code: RefusedBusy, Text: "no"}.encode()))
-	f.Fuzz(func(t *testing.T, p uint8, b []byte) {
-		a, z := net.Pipe()
-		m.senders = newSourceLimits(senderBurst, senderRate)
-		served := make(chan struct{})
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-		defer cancel()
-		go func() {
-			m.handle(ctx, tunnelled{z, netip.AddrPortFrom(m.controlAddr(client.ID()), 4711)})
-			close(served)
-		}()
-		s, err := Client(ctx, a, client, secret)
-		if err != nil {
-			t.Fatal(err)
-		}
-		go func() { // what the server says
-			for {
-				if _, err := s.ReadMsg(maxMsg); err != nil {
-					return
-				}
-			}
-		}()
-		h, err := hello{Proto: 1, Purpose: purpose(p), Record: raw}.encode()
-		if err != nil {
-			t.Fatal(err)
-		}
-		err = s.WriteMsg(h)
-		for len(b) > 0 && err == nil {
-			n := min(int(b[0]), len(b)-1)
-			err = s.WriteMsg(slices.Clone(b[1 : 1+n]))
-			b = b[1+n:]
-		}
-		_ = s.Close()
-		<-served
 	})
 }
 
