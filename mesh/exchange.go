@@ -361,11 +361,24 @@ func (m *Mesh) syncWith(ctx context.Context, id peer.ID) error {
 	if _, err := m.exchange(l, true); err != nil {
 		return fmt.Errorf("sync with %v: %w", id, err)
 	}
-	if _, _, err := l.read(1+maxRefusal, msgReady); err != nil {
+	_, b, err := l.read(1+maxRefusal, msgReady)
+	if err == nil {
+		err = ready(b)
+	}
+	if err != nil {
 		return fmt.Errorf("sync with %v: %w", id, err)
 	}
 	m.count.add("syncs")
 	return nil
+}
+
+// ready reads the body of a msgReady: what the server could not do is the error.
+func ready(b []byte) error {
+	v, err := parseRefusal(b)
+	if err == nil && v.Code != Accepted {
+		return &v
+	}
+	return err
 }
 
 // inside is where a host serves sessions through the tunnel.
