@@ -32,11 +32,11 @@ type attachment struct {
 	Default      string         // of Names, what came from the container: it follows a renaming; empty: attached without
 	NoMulticast  bool
 	RewriteHosts bool // the container's hosts file, which the engine writes anew at each start
+	Unhealthy    bool `json:",omitempty"` // what its health check last said, while the engine could be asked
 
 	// What follows is not stored.
-	running   bool
-	unhealthy bool
-	mac       string
+	running bool
+	mac     string
 }
 
 // attachedName is a name of an attachment. It is answered while the container

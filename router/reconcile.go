@@ -122,7 +122,7 @@ func (r *Router) announce() *announced {
 			named = true
 			a.Names[n.key(shortKey(at.Key))] = true
 		})
-		if named && at.unhealthy {
+		if named && at.Unhealthy {
 			a.Names[nameKey{Container: shortKey(at.Key), Type: typeUnhealthy}] = true
 		}
 	}
