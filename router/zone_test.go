@@ -195,24 +195,6 @@ func TestServices(t *testing.T) {
 	}
 }
 
-// A stranger is told no; a network that was made since the last look is found.
-func TestGuests(t *testing.T) {
-	looks := 0
-	g := guests{find: func() ([]netip.Prefix, error) {
-		looks++
-		return []netip.Prefix{pfx("172.17.0.0/16")}, nil
-	}}
-	g.setMesh([]netip.Prefix{pfx("10.32.0.0/12")})
-	for addr, want := range map[string]bool{"10.33.1.1": true, "172.17.0.2": true, "192.0.2.1": false, "10.48.0.1": false} {
-		if got := g.allow(netip.MustParseAddr(addr)); got != want {
-			t.Errorf("%s: %v", addr, got)
-		}
-	}
-	if looks != 1 {
-		t.Errorf("strangers made it look %d times", looks)
-	}
-}
-
 // BenchmarkZone is one name of one host among 100,000 of 25 hosts, announced and followed.
 func BenchmarkZone(b *testing.B) {
 	s := mesh.NewSecret()
