@@ -36,7 +36,7 @@ type Host struct {
 	bridge, tunnel string
 	log            *slog.Logger
 	mu             sync.Mutex // one change at a time; guards the field below
-	judgedBy       string     // whose rules may judge the name server's packets by what conntrack says
+	judge          string     // the chain that may judge the name server's packets by what conntrack says
 }
 
 // New checks o. It neither touches nor reads the kernel.
@@ -85,8 +85,7 @@ func (h *Host) Set(c Config) error {
 	// What closes comes before what opens: without the firewall and the
 	// unreachable routes nothing may be able to pass.
 	do(setRoutes(nl, c.unreachable(), onlyUnreachable))
-	free, err := h.untracked(nl, c)
-	do(err)
+	free, _, _ := h.untracked(nl, c) // asked again below
 	do(h.setTables(c, free))
 	do(h.setBridge(nl, c))
 	do(h.setPorts(nl, c))
@@ -94,10 +93,11 @@ func (h *Host) Set(c Config) error {
 	do(err)
 	do(setRoutes(nl, c.routes(h.bridge, h.tunnel, up), allRoutes))
 	do(h.setAccepts(nl, c))
-	if now, err := h.untracked(nl, c); !slices.Equal(now, free) { // the accepts are there now
-		do(err)
+	now, judge, err := h.untracked(nl, c)
+	if do(err); !slices.Equal(now, free) { // the accepts are there now
 		do(h.setTables(c, now))
 	}
+	h.setJudge(judge)
 	do(h.blocked())
 	return errors.Join(errs...)
 }

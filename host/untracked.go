@@ -55,33 +55,35 @@ func (c *Config) doors(bridge string, links map[netip.Addr]string) []door {
 // a fresh port takes a place for 30 s, and resolvers use a fresh port for each. But many a firewall
 // lets answers out, or questions in, by what conntrack says of them, and a drop in any table is final. So only
 // where nobody else judges, before or without our accepts, is anything taken from it.
-func (h *Host) untracked(nl *netlink.Handle, c Config) ([]door, error) {
-	who, err := h.judge()
-	if err != nil {
-		return nil, fmt.Errorf("look for who judges questions to the name server: %w", err)
-	}
-	if who != h.judgedBy {
-		if h.judgedBy = who; who != "" {
-			h.log.Info("conntrack keeps questions to the name server, since another firewall may judge by it", "chain", who)
-		} else {
-			h.log.Info("conntrack does not keep questions to the name server")
-		}
-	}
-	if who != "" {
-		return nil, nil
+// Else judge names the chain.
+func (h *Host) untracked(nl *netlink.Handle, c Config) (free []door, judge string, err error) {
+	if judge, err = findJudge(); err != nil || judge != "" {
+		return nil, judge, err
 	}
 	all, err := h.doors(nl, c)
-	var out []door
 	for _, d := range all {
 		if d.reserved() {
-			out = append(out, d)
+			free = append(free, d)
 		}
 	}
-	return out, err
+	return free, "", err
 }
 
-// judge names a chain at the input or output hook that may refuse what conntrack does not know; "" if there is none.
-func (h *Host) judge() (string, error) {
+// setJudge tells when it has become another's matter, or nobody's.
+func (h *Host) setJudge(judge string) {
+	switch {
+	case judge == h.judge:
+		return
+	case judge != "":
+		h.log.Info("conntrack keeps questions to the name server: another firewall may judge them by it", "chain", judge)
+	default:
+		h.log.Info("conntrack does not keep questions to the name server any more")
+	}
+	h.judge = judge
+}
+
+// findJudge names a chain at the input or output hook that may refuse what conntrack does not know; "" if there is none.
+func findJudge() (string, error) {
 	conn, err := openNft()
 	if err != nil {
 		return "", err
@@ -89,7 +91,7 @@ func (h *Host) judge() (string, error) {
 	defer conn.CloseLasting()
 	chains, err := conn.ListChains()
 	if err != nil {
-		return "", fmt.Errorf("list chains: %w", err)
+		return "", fmt.Errorf("look for other firewalls: list chains: %w", err)
 	}
 	for _, c := range chains {
 		f := c.Table.Family
