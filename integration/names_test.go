@@ -131,11 +131,7 @@ func TestNames(t *testing.T) {
 			return nil
 		})
 	}
-	id, err := hs[0].Docker("inspect", "-f", "{{slice .Id 0 12}}", "one")
-	if err != nil {
-		t.Fatal(err)
-	}
-	target := strings.TrimSpace(id) + ".web.weft.local" // the other container of the name offers nothing
+	target := one.id(t) + ".web.weft.local" // the other container of the name offers nothing
 	says("0 0 8080 "+target+".", "_http._tcp.web.weft.local", "SRV")
 	says("0 0 8080 "+target+".", "_http._tcp.weft.local", "SRV")
 	says("0 0 8080 "+target+".", "web.weft.local", "SRV")
@@ -185,6 +181,8 @@ func TestNames(t *testing.T) {
 		swap.until(t, "host2", sorted(blue.addr, green.addr)...)
 		do(t, hs[0], "dns-remove", "green", "-h", name)
 		swap.until(t, "host2", blue.addr)
+		offered := watchType(t, w, name+".", "SRV")
+		offered.until(t, "host2", blue.id(t)+"."+name+".")
 		call := apiOf(hs[0])
 		verb := func(path, container string) {
 			t.Helper()
@@ -197,19 +195,20 @@ func TestNames(t *testing.T) {
 		quick := 0
 		for range 20 {
 			blue, green = green, blue
-			seen := len(swap.all())
+			seen, seenOffered := len(swap.all()), len(offered.all())
 			begin := time.Now()
 			verb("/dns/remove", green.name)
 			verb("/dns/add", blue.name)
 			took := time.Since(begin)
 			swap.until(t, "host2", blue.addr)
+			offered.until(t, "host2", blue.id(t)+"."+name+".")
 			says(strconv.Quote(blue.name), name, "TXT")
 			if took > 450*time.Millisecond {
 				continue
 			}
-			for _, s := range swap.all()[seen:] {
+			for _, s := range append(swap.all()[seen:], offered.all()[seenOffered:]...) {
 				if len(s.Addrs) == 0 {
-					t.Errorf("a moment without the name, in a swap of %v: %v", took, swap.all()[seen:])
+					t.Errorf("a moment without the name or its service, in a swap of %v: %v, %v", took, swap.all()[seen:], offered.all()[seenOffered:])
 				}
 			}
 			if quick++; quick == 5 {
