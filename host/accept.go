@@ -30,10 +30,8 @@ type acceptRule struct {
 
 func (r acceptRule) String() string { return r.text }
 
-// accepts are the wanted rules. dnsLinks names the interface that has each DNS
-// address; others than the bridge's are accepted only there and from containers
-// that have no other way to them.
-func (c *Config) accepts(bridge, tunnel string, dnsLinks map[netip.Addr]string) []acceptRule {
+// accepts are the wanted rules.
+func (c *Config) accepts(bridge, tunnel string, doors []door) []acceptRule {
 	v4, v6 := nftables.TableFamilyIPv4, nftables.TableFamilyIPv6
 	rs := []acceptRule{
 		newAccept(v4, "FORWARD", xtIn(bridge), xtOut(bridge)),
@@ -41,18 +39,15 @@ func (c *Config) accepts(bridge, tunnel string, dnsLinks map[netip.Addr]string) 
 		newAccept(v4, "FORWARD", xtIn(tunnel), xtOut(bridge)),
 		newAccept(v4, "INPUT", xtDst(Gateway), xtIn(bridge), xtProto(unix.IPPROTO_ICMP, "icmp")),
 	}
-	for _, d := range sortedDNS(c.DNS) {
-		links := []string{dnsLinks[d.Addr()], bridge}
-		if d.Addr() == Gateway {
-			links = links[1:]
-		}
-		if links[0] == "" || !d.Addr().Is4() {
-			continue
-		}
-		for _, link := range slices.Compact(links) {
+	for _, d := range doors {
+		udp, tcp := xtProto(unix.IPPROTO_UDP, "udp"), xtProto(unix.IPPROTO_TCP, "tcp")
+		rs = append(rs,
+			newAccept(v4, "INPUT", xtDst(d.addr.Addr()), xtIn(d.link), udp, xtTo("udp", d.addr.Port())),
+			newAccept(v4, "INPUT", xtDst(d.addr.Addr()), xtIn(d.link), tcp, xtTo("tcp", d.addr.Port())))
+		if d.reserved() { // conntrack may not know what is answered there
 			rs = append(rs,
-				newAccept(v4, "INPUT", xtDst(d.Addr()), xtIn(link), xtProto(unix.IPPROTO_UDP, "udp"), xtPort("udp", d.Port())),
-				newAccept(v4, "INPUT", xtDst(d.Addr()), xtIn(link), xtProto(unix.IPPROTO_TCP, "tcp"), xtPort("tcp", d.Port())))
+				newAccept(v4, "OUTPUT", xtSrc(d.addr.Addr()), xtOut(d.link), udp, xtFrom("udp", d.addr.Port())),
+				newAccept(v4, "OUTPUT", xtSrc(d.addr.Addr()), xtOut(d.link), tcp, xtFrom("tcp", d.addr.Port())))
 		}
 	}
 	return append(rs, newAccept(v6, "INPUT", xtDst(c.Control), xtIn(tunnel)))
@@ -90,15 +85,26 @@ func xtProto(number byte, name string) match {
 	return match{"-p " + name, nil, []expr.Any{network(protocolOffset, 1, reg1), equal(number)}}
 }
 
-func xtPort(proto string, port uint16) match {
-	m := match{text: fmt.Sprintf("-m %s --dport %d", proto, port)}
-	all, one := [2]uint16{0, 65535}, [2]uint16{port, port}
+func xtSrc(a netip.Addr) match {
+	b := a.AsSlice()
+	return match{fmt.Sprintf("-s %v/%d", a, a.BitLen()), nil, []expr.Any{network(saddr, uint32(len(b)), reg1), equal(b...)}}
+}
+
+var anyPort = [2]uint16{0, 65535}
+
+func xtTo(proto string, port uint16) match {
+	return match{fmt.Sprintf("-m %s --dport %d", proto, port), nil, []expr.Any{xtPorts(proto, anyPort, [2]uint16{port, port})}}
+}
+
+func xtFrom(proto string, port uint16) match {
+	return match{fmt.Sprintf("-m %s --sport %d", proto, port), nil, []expr.Any{xtPorts(proto, [2]uint16{port, port}, anyPort)}}
+}
+
+func xtPorts(proto string, from, to [2]uint16) expr.Any {
 	if proto == "udp" {
-		m.exprs = []expr.Any{&expr.Match{Name: proto, Info: &xt.Udp{SrcPorts: all, DstPorts: one}}}
-	} else {
-		m.exprs = []expr.Any{&expr.Match{Name: proto, Info: &xt.Tcp{SrcPorts: all, DstPorts: one}}}
+		return &expr.Match{Name: proto, Info: &xt.Udp{SrcPorts: from, DstPorts: to}}
 	}
-	return m
+	return &expr.Match{Name: proto, Info: &xt.Tcp{SrcPorts: from, DstPorts: to}}
 }
 
 // foreignChain is a chain of somebody else with what it holds of ours.
@@ -120,11 +126,11 @@ func (h *Host) setAccepts(nl *netlink.Handle, c Config) error {
 	if err != nil {
 		return err
 	}
-	links, err := linksOf(nl, c.DNS)
+	doors, err := h.doors(nl, c)
 	if err != nil {
 		return err
 	}
-	want := c.accepts(h.bridge, h.tunnel, links)
+	want := c.accepts(h.bridge, h.tunnel, doors)
 	var errs []error
 	for _, f := range chains {
 		var mine []acceptRule
@@ -177,7 +183,7 @@ func (f foreignChain) write(conn *nftables.Conn, want []acceptRule) error {
 	return nil
 }
 
-// foreignChains finds FORWARD and INPUT of the tables named filter.
+// foreignChains finds FORWARD, INPUT and OUTPUT of the tables named filter.
 func foreignChains(conn *nftables.Conn) ([]foreignChain, error) {
 	var out []foreignChain
 	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {
@@ -207,7 +213,7 @@ func foreignChains(conn *nftables.Conn) ([]foreignChain, error) {
 
 // isIptables: a base chain into which setAccepts writes.
 func isIptables(c *nftables.Chain) bool {
-	return c.Table.Name == "filter" && c.Hooknum != nil && (c.Name == "FORWARD" || c.Name == "INPUT") &&
+	return c.Table.Name == "filter" && c.Hooknum != nil && (c.Name == "FORWARD" || c.Name == "INPUT" || c.Name == "OUTPUT") &&
 		(c.Table.Family == nftables.TableFamilyIPv4 || c.Table.Family == nftables.TableFamilyIPv6)
 }
 
@@ -237,24 +243,4 @@ func removeAccepts() error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// linksOf names the interface that has each address.
-func linksOf(nl *netlink.Handle, dns []netip.AddrPort) (map[netip.Addr]string, error) {
-	out := map[netip.Addr]string{}
-	if !slices.ContainsFunc(dns, func(d netip.AddrPort) bool { return d.Addr().Unmap() != Gateway }) {
-		return out, nil
-	}
-	addrs, err := dump(func() ([]netlink.Addr, error) { return nl.AddrList(nil, netlink.FAMILY_V4) })
-	if err != nil {
-		return nil, fmt.Errorf("list addresses: %w", err)
-	}
-	for _, a := range addrs {
-		l, err := nl.LinkByIndex(a.LinkIndex)
-		if err != nil {
-			continue // gone meanwhile
-		}
-		out[prefixOf(a.IPNet).Addr()] = l.Attrs().Name
-	}
-	return out, nil
 }

@@ -9,7 +9,7 @@ import (
 
 func TestForwardPolicyDrop(t *testing.T) {
 	h := newTestHost(t)
-	h.sh("iptables -P FORWARD DROP; iptables -A FORWARD -i eth9 -j DROP; iptables -P INPUT DROP")
+	h.sh("iptables -P FORWARD DROP; iptables -A FORWARD -i eth9 -j DROP; iptables -P INPUT DROP; iptables -P OUTPUT DROP")
 	h.set()
 	a := h.container("a", "10.32.0.1/12")
 	b := h.container("b", "10.32.0.2/12")
@@ -27,14 +27,16 @@ func TestForwardPolicyDrop(t *testing.T) {
 		if got := strings.Split(strings.TrimSpace(out), "\n")[1:]; strings.Join(got, "\n") != strings.Join(want, "\n") {
 			t.Errorf("FORWARD:\n%s", out)
 		}
-		out = h.run("iptables", "-S", "INPUT")
+		out = h.run("iptables", "-S")
 		for _, rule := range []string{
 			"-A INPUT -d 169.254.53.1/32 -i weft -p icmp -m comment --comment weft -j ACCEPT\n",
 			"-A INPUT -d 169.254.53.1/32 -i weft -p udp -m udp --dport 53 -m comment --comment weft -j ACCEPT\n",
 			"-A INPUT -d 169.254.53.1/32 -i weft -p tcp -m tcp --dport 53 -m comment --comment weft -j ACCEPT\n",
+			"-A OUTPUT -s 169.254.53.1/32 -o weft -p udp -m udp --sport 53 -m comment --comment weft -j ACCEPT\n",
+			"-A OUTPUT -s 169.254.53.1/32 -o weft -p tcp -m tcp --sport 53 -m comment --comment weft -j ACCEPT\n",
 		} {
 			if strings.Count(out, rule) != 1 {
-				t.Errorf("INPUT holds %q not once:\n%s", rule, out)
+				t.Errorf("the table holds %q not once:\n%s", rule, out)
 			}
 		}
 		a.reaches("10.32.0.2:9")

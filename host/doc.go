@@ -31,10 +31,12 @@
 //
 // Drops live in tables of our own, since a drop in any table is final. An accept
 // there saves nothing from a drop in another table, so accepts also go to the
-// head of `ip filter` FORWARD and INPUT (`ip6 filter` INPUT) when these chains
+// head of `ip filter` FORWARD, INPUT and OUTPUT (`ip6 filter` INPUT) when these chains
 // exist, in the form that iptables-nft writes and prints. What cannot be opened
 // that way (iptables-legacy, firewalld, other nftables chains that drop) is
-// reported as a BlockedError, which names the command to type.
+// reported as a BlockedError, which names the command to type. Questions to the
+// name server and its answers are kept out of conntrack where none of those may
+// judge by it (untracked.go).
 //
 // Each covered prefix has a route to `weftwg` and behind it an `unreachable` one
 // of worse metric: without the tunnel nothing leaves by the default route.

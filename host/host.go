@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 
@@ -34,7 +35,8 @@ type Options struct {
 type Host struct {
 	bridge, tunnel string
 	log            *slog.Logger
-	mu             sync.Mutex // one change at a time
+	mu             sync.Mutex // one change at a time; guards the field below
+	judge          string     // the chain that may judge the name server's packets by what conntrack says
 }
 
 // New checks o. It neither touches nor reads the kernel.
@@ -83,13 +85,19 @@ func (h *Host) Set(c Config) error {
 	// What closes comes before what opens: without the firewall and the
 	// unreachable routes nothing may be able to pass.
 	do(setRoutes(nl, c.unreachable(), onlyUnreachable))
-	do(h.setTables(c))
+	free, _, _ := h.untracked(nl, c) // asked again below
+	do(h.setTables(c, free))
 	do(h.setBridge(nl, c))
 	do(h.setPorts(nl, c))
 	up, err := h.setTunnel(nl, c)
 	do(err)
 	do(setRoutes(nl, c.routes(h.bridge, h.tunnel, up), allRoutes))
 	do(h.setAccepts(nl, c))
+	now, judge, err := h.untracked(nl, c)
+	if do(err); !slices.Equal(now, free) { // the accepts are there now
+		do(h.setTables(c, now))
+	}
+	h.setJudge(judge)
 	do(h.blocked())
 	return errors.Join(errs...)
 }

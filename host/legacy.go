@@ -23,6 +23,7 @@ const (
 	iptGetEntries = 65 // IPT_SO_GET_ENTRIES
 	hookInput     = 1  // NF_INET_LOCAL_IN
 	hookForward   = 2  // NF_INET_FORWARD
+	hookOutput    = 3  // NF_INET_LOCAL_OUT
 )
 
 // legacyTable is the head and the entries of a table of ip_tables.
@@ -33,6 +34,23 @@ type legacyTable struct {
 
 // legacyObstacles finds chains of iptables-legacy that drop our packets.
 func (h *Host) legacyObstacles() ([]Obstacle, error) {
+	t, err := legacyFilter()
+	if t == nil {
+		return nil, err
+	}
+	var out []Obstacle
+	if t.drops(hookForward, h.bridge, h.tunnel) || t.drops(hookForward, h.bridge, h.bridge) || t.drops(hookForward, h.tunnel, h.bridge) {
+		out = append(out, Obstacle{"chain FORWARD of iptables-legacy",
+			fmt.Sprintf("iptables-legacy -I FORWARD -i %[1]s+ -o %[1]s+ -j ACCEPT", namePrefix)})
+	}
+	if t.drops(hookInput, h.bridge, "") {
+		out = append(out, Obstacle{"chain INPUT of iptables-legacy", fmt.Sprintf("iptables-legacy -I INPUT -i %s+ -j ACCEPT", namePrefix)})
+	}
+	return out, nil
+}
+
+// legacyFilter is the table filter; nil without an error when there is none.
+func legacyFilter() (*legacyTable, error) {
 	// Asking for a table makes it; only look at one that is there.
 	names, err := os.ReadFile("/proc/thread-self/net/ip_tables_names")
 	if errors.Is(err, fs.ErrNotExist) {
@@ -48,15 +66,7 @@ func (h *Host) legacyObstacles() ([]Obstacle, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read table filter of iptables-legacy: %w", err)
 	}
-	var out []Obstacle
-	if t.drops(hookForward, h.bridge, h.tunnel) || t.drops(hookForward, h.bridge, h.bridge) || t.drops(hookForward, h.tunnel, h.bridge) {
-		out = append(out, Obstacle{"chain FORWARD of iptables-legacy",
-			fmt.Sprintf("iptables-legacy -I FORWARD -i %[1]s+ -o %[1]s+ -j ACCEPT", namePrefix)})
-	}
-	if t.drops(hookInput, h.bridge, "") {
-		out = append(out, Obstacle{"chain INPUT of iptables-legacy", fmt.Sprintf("iptables-legacy -I INPUT -i %s+ -j ACCEPT", namePrefix)})
-	}
-	return out, nil
+	return t, nil
 }
 
 func readLegacy(table string) (*legacyTable, error) {
@@ -134,6 +144,16 @@ func (t *legacyTable) drops(hook int, in, out string) bool {
 		}
 		at += uint32(next)
 	}
+}
+
+// accepts says that a hook has no rule, and a policy that accepts.
+func (t *legacyTable) accepts(hook int) bool {
+	at := t.entry[hook]
+	if at != t.underflow[hook] || uint64(at)+entrySize+targetSize+4 > uint64(len(t.blob)) {
+		return false
+	}
+	verdict, name := standardTarget(t.blob[at+entrySize:])
+	return name == "" && verdict == -unixNFAccept-1
 }
 
 const unixNFDrop, unixNFAccept = 0, 1

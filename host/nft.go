@@ -33,15 +33,15 @@ func growBuffers[C interface {
 // netlink attribute can hold.
 const elementsPerMessage = 200
 
-// setTables makes our two tables match.
-func (h *Host) setTables(c Config) error {
+// setTables makes our two tables match; free are the doors that conntrack is to know nothing of.
+func (h *Host) setTables(c Config, free []door) error {
 	conn, err := openNft()
 	if err != nil {
 		return err
 	}
 	defer conn.CloseLasting()
 	var errs []error
-	for _, t := range []table{c.inetTable(h.bridge, h.tunnel), c.bridgeTable()} {
+	for _, t := range []table{c.inetTable(h.bridge, h.tunnel, free), c.bridgeTable()} {
 		have, err := readTable(conn, t.family)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("read table %s: %w", t.name(), err))

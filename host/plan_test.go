@@ -98,7 +98,8 @@ add 224.0.0.0/4 dev ethwe proto 87 scope link
 func TestRulesetText(t *testing.T) {
 	const file = "testdata/ruleset.nft"
 	c := planConfig()
-	got := c.inetTable("weft", "weftwg").String() + c.bridgeTable().String()
+	bridgeOnly := []door{{"weft", netip.AddrPortFrom(Gateway, 53)}} // there is no docker0
+	got := c.inetTable("weft", "weftwg", bridgeOnly).String() + c.bridgeTable().String()
 	if *update {
 		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
 			t.Fatal(err)
@@ -141,7 +142,8 @@ func asKernel(t table) kernelTable {
 
 func TestTablePlan(t *testing.T) {
 	c := planConfig()
-	now := c.inetTable("weft", "weftwg")
+	doors := c.doors("weft", map[netip.Addr]string{netip.MustParseAddr("172.17.0.1"): "docker0"})
+	now := c.inetTable("weft", "weftwg", doors)
 	less, dns := c, c
 	less.Local = append([]Local{{"vwe0000000003", prefixes("10.32.0.9/24")}}, c.Local[:1]...)
 	dns.DNS = c.DNS[1:]
@@ -159,7 +161,8 @@ add element inet weft local { 10.32.0.3 . 10.32.0.3 }
 add element inet weft local { 192.168.77.1 . 192.168.77.0/24 }
 add element inet weft mesh { 10.32.0.0/12 }
 add element inet weft mesh { 192.168.77.0/24 }
-write chain inet weft prerouting (2 rules)
+write chain inet weft prerouting (8 rules)
+write chain inet weft answers (6 rules)
 write chain inet weft forward (8 rules)
 write chain inet weft from-container (4 rules)
 write chain inet weft from-tunnel (2 rules)
@@ -167,7 +170,7 @@ write chain inet weft input (8 rules)
 write chain inet weft container-to-host (7 rules)
 write chain inet weft tunnel-to-host (6 rules)
 write chain inet weft output (9 rules)
-write chain inet weft host-to-container (5 rules)
+write chain inet weft host-to-container (9 rules)
 `
 	for name, test := range map[string]struct {
 		want table
@@ -176,11 +179,16 @@ write chain inet weft host-to-container (5 rules)
 	}{
 		"again": {now, asKernel(now), ""},
 		"first": {now, kernelTable{}, strings.TrimPrefix(whole, "delete table inet weft\n")},
-		"containers come and go": {less.inetTable("weft", "weftwg"), asKernel(now), `add element inet weft local { 10.32.0.9 . 10.32.0.0/24 }
+		"containers come and go": {less.inetTable("weft", "weftwg", doors), asKernel(now), `add element inet weft local { 10.32.0.9 . 10.32.0.0/24 }
 delete element inet weft local (2 values)
 `},
-		"DNS leaves docker0": {dns.inetTable("weft", "weftwg"), asKernel(now), `write chain inet weft container-to-host (5 rules)
-write chain inet weft host-to-container (4 rules)
+		"DNS leaves docker0": {dns.inetTable("weft", "weftwg", dns.doors("weft", nil)), asKernel(now), `write chain inet weft prerouting (4 rules)
+write chain inet weft answers (2 rules)
+write chain inet weft container-to-host (5 rules)
+write chain inet weft host-to-container (6 rules)
+`},
+		"another firewall judges": {c.inetTable("weft", "weftwg", nil), asKernel(now), `write chain inet weft prerouting (2 rules)
+write chain inet weft answers (0 rules)
 `},
 		"a chain that is not ours":  {now, foreign, whole},
 		"a chain at another hook":   {now, reshaped, whole},

@@ -151,6 +151,11 @@ func dport(proto string, port int) match {
 		[]expr.Any{payload(expr.PayloadBaseTransportHeader, 2, 2, reg1), equal(byte(port>>8), byte(port))}}
 }
 
+func sport(proto string, port int) match {
+	return match{fmt.Sprintf("%s sport %d", proto, port), []string{proto},
+		[]expr.Any{payload(expr.PayloadBaseTransportHeader, 0, 2, reg1), equal(byte(port>>8), byte(port))}}
+}
+
 func icmpEcho() match {
 	return match{"icmp type echo-request", []string{"ip", "icmp"},
 		[]expr.Any{payload(expr.PayloadBaseTransportHeader, 0, 1, reg1), equal(8)}}

@@ -59,17 +59,26 @@ const (
 // is dropped here.
 const beforeFilter = -10
 
-// inetTable is what routed packets pass, and those to and from the host itself.
-func (c *Config) inetTable(bridge, tunnel string) table {
+// inetTable is what routed packets pass, and those to and from the host itself. Of
+// questions and answers at the doors in free conntrack is to know nothing.
+func (c *Config) inetTable(bridge, tunnel string, free []door) table {
 	fromMesh, toMesh := "mesh address from outside", "mesh address to outside"
 	t := table{family: nftables.TableFamilyINet, sets: []set{c.localSet(), c.meshSet()}}
+	// Neither NAT nor the conntrack table has to do with containers'
+	// packets to each other; those to the host are not in the mesh.
+	questions, answers := []rule{
+		newRule("", iif(bridge), addrIn(saddr, setMesh), addrIn(daddr, setMesh), notrack),
+		newRule("", iif(tunnel), addrIn(saddr, setMesh), addrIn(daddr, setMesh), notrack),
+	}, []rule(nil)
+	for _, d := range free {
+		for _, proto := range []string{"udp", "tcp"} {
+			questions = append(questions, newRule("", iif(d.link), addrIs(daddr, d.addr.Addr()), dport(proto, int(d.addr.Port())), notrack))
+			answers = append(answers, newRule("", oif(d.link), addrIs(saddr, d.addr.Addr()), sport(proto, int(d.addr.Port())), notrack))
+		}
+	}
 	t.chains = []chain{
-		{name: "prerouting", hook: nftables.ChainHookPrerouting, priority: *nftables.ChainPriorityRaw, text: "hook prerouting priority raw", rules: []rule{
-			// Neither NAT nor the conntrack table has to do with containers'
-			// packets to each other; those to the host are not in the mesh.
-			newRule("", iif(bridge), addrIn(saddr, setMesh), addrIn(daddr, setMesh), notrack),
-			newRule("", iif(tunnel), addrIn(saddr, setMesh), addrIn(daddr, setMesh), notrack),
-		}},
+		{name: "prerouting", hook: nftables.ChainHookPrerouting, priority: *nftables.ChainPriorityRaw, text: "hook prerouting priority raw", rules: questions},
+		{name: "answers", hook: nftables.ChainHookOutput, priority: *nftables.ChainPriorityRaw, text: "hook output priority raw", rules: answers},
 		{name: "forward", hook: nftables.ChainHookForward, priority: beforeFilter, text: "hook forward priority filter - 10", rules: []rule{
 			newRule("", iif(bridge), goTo("from-container")),
 			newRule("", iif(tunnel), goTo("from-tunnel")),
@@ -137,8 +146,17 @@ func (c *Config) hostToContainer() []rule {
 		newRule("", addrIs(saddr, Gateway), icmpError(11), accept),
 	}
 	for _, d := range sortedDNS(c.DNS) {
-		if a := d.Addr(); a.Is4() && a != Gateway {
+		a := d.Addr()
+		if !a.Is4() {
+			continue
+		}
+		if a != Gateway {
 			rs = append(rs, newRule("", addrIs(saddr, a), established(), accept))
+		}
+		if (door{addr: d}).reserved() { // conntrack may not know them
+			rs = append(rs,
+				newRule("DNS", addrIs(saddr, a), sport("udp", int(d.Port())), accept),
+				newRule("DNS", addrIs(saddr, a), sport("tcp", int(d.Port())), accept))
 		}
 	}
 	return append(rs, newRule("the host is not in the mesh", drop))

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Watch calls poke when something changes that Set or the answers of Endpoints and
+// Watch calls poke when something changes that Set or the answers of Endpoints, Guests and
 // UnderlayMTU depend on: our interfaces, any address, the main routing table,
 // our tables of nftables and those that can drop our packets, and when it has
 // lost events. What Set itself changes counts too; a Set that changes nothing
@@ -83,8 +83,12 @@ func (h *Host) ofNetwork(m syscall.NetlinkMessage) bool {
 			return true
 		}
 		name := l.Attrs().Name
-		// Of others' interfaces, those of containers come and go all the time.
-		return name == h.bridge || name == h.tunnel || isVethName(name) || !h.isInternal(name)
+		if name == h.bridge || name == h.tunnel || isVethName(name) || !h.isInternal(name) {
+			return true
+		}
+		// Of others' interfaces, those of containers come and go all the time; anything else may
+		// make a bridge lead out of this host, whatever its name.
+		return !isGuestPort(l) && l.Type() != "bridge"
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 		if len(m.Data) < unix.SizeofRtMsg {
 			return false

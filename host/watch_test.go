@@ -162,6 +162,27 @@ func TestEventsThatMatter(t *testing.T) {
 	if h.ofNetwork(syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: unix.RTM_NEWROUTE}, Data: cached}) {
 		t.Error("a route of table local matters")
 	}
+	link := func(name, kind string) syscall.NetlinkMessage {
+		data := append(nl.NewIfInfomsg(unix.AF_UNSPEC).Serialize(), nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)).Serialize()...)
+		info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+		info.AddRtAttr(nl.IFLA_INFO_KIND, nl.ZeroTerminated(kind))
+		if kind != "" { // a network card has none
+			data = append(data, info.Serialize()...)
+		}
+		return syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: unix.RTM_NEWLINK}, Data: data}
+	}
+	for _, c := range []struct {
+		name, kind string
+		want       bool
+	}{
+		{"eth0", "", true}, {"weft", "bridge", true}, {"weftwg", "wireguard", true}, {VethName("a"), "veth", true}, {"tap0", "tun", true},
+		{"docker0", "bridge", false}, {"br-0123456789ab", "bridge", false}, {"vethabc", "veth", false},
+		{"br-port", "vxlan", true}, {"vethport", "", true}, // ports of a bridge, perhaps
+	} {
+		if got := h.ofNetwork(link(c.name, c.kind)); got != c.want {
+			t.Errorf("%s of kind %q: %t", c.name, c.kind, got)
+		}
+	}
 }
 
 func FuzzEvents(f *testing.F) {

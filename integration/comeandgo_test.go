@@ -28,15 +28,7 @@ func TestComeAndGo(t *testing.T) {
 	all := []*workload{a, b, c}
 	check := func(t *testing.T) {
 		t.Helper()
-		for _, from := range all {
-			for _, to := range all {
-				if from != to {
-					resolves(t, from.host, 20*time.Second, to.Name()+".weft.local", to.addr)
-					from.pings(t, to.Name()+".weft.local", 1)
-					from.pings(t, to.addr, 1)
-				}
-			}
-		}
+		allReach(t, all...)
 	}
 	check(t)
 
@@ -159,6 +151,20 @@ func TestComeAndGo(t *testing.T) {
 			t.Errorf("%s and %s both have %s", w.Name(), other, w.addr)
 		}
 		seen[w.addr] = w.Name()
+	}
+}
+
+// allReach waits until workloads find each other by name, and then has them ping each other.
+func allReach(t *testing.T, all ...*workload) {
+	t.Helper()
+	for _, from := range all {
+		for _, to := range all {
+			if from != to {
+				resolves(t, from.host, 20*time.Second, to.Name()+".weft.local", to.addr)
+				from.pings(t, to.Name()+".weft.local", 1)
+				from.pings(t, to.addr, 1)
+			}
+		}
 	}
 }
 

@@ -35,6 +35,16 @@ func runContainer(t *testing.T, h *netlab.Host, name string) *container {
 	return &container{host: h, name: name, addr: do(t, h, "attach", name)}
 }
 
+// id is what the name table calls it.
+func (c *container) id(t *testing.T) string {
+	t.Helper()
+	id, err := c.host.Docker("inspect", "-f", "{{slice .Id 0 12}}", c.name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(id)
+}
+
 func (c *container) exec(args ...string) (string, error) {
 	return c.host.Docker(append([]string{"exec", c.name}, args...)...)
 }

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"syscall"
 	"testing"
@@ -12,8 +13,9 @@ import (
 
 // TestHealing is what networks and disks do to a mesh of real hosts that the
 // simulations do to a simulated one: links that carry one way only, loss, an address
-// that changes, a state file put back. Partitions and restarts of all are in
-// TestComeAndGo.
+// that changes, a state file put back. Partitions and restarts of all routers are in
+// TestComeAndGo, restarts of all hosts in TestAllHostsKilled, processes that stand still
+// in TestStandstill.
 func TestHealing(t *testing.T) {
 	netlab.Require(t, "root", "busybox", "dig")
 	lab := newLab(t)
@@ -22,29 +24,11 @@ func TestHealing(t *testing.T) {
 	a, b, c := attachWorkload(t, hs[0], "a"), attachWorkload(t, hs[1], "b"), attachWorkload(t, hs[2], "c")
 	waitPeers(t, hs...)
 
-	// steady looks for d at what every host says of every other.
-	steady := func(t *testing.T, d time.Duration) {
-		t.Helper()
-		for end := time.Now().Add(d); time.Now().Before(end); {
-			for _, h := range hs {
-				r, err := reportOf(h)
-				if err != nil {
-					t.Fatal(err)
-				}
-				for _, p := range r.Router.Peers {
-					if p.State != "alive" {
-						t.Fatalf("%s holds %s for %s", h.Name(), p.Nickname, p.State)
-					}
-				}
-			}
-		}
-	}
-
 	t.Run("a link carries one way only", func(t *testing.T) {
 		if err := lab.CutOneWay(hs[0], hs[1]); err != nil {
 			t.Fatal(err)
 		}
-		steady(t, 20*time.Second) // host3 vouches for both
+		steady(t, 20*time.Second, hs...) // host3 vouches for both
 		c.pings(t, a.addr, 2)
 		c.pings(t, b.addr, 2)
 		do(t, hs[0], "dns-add", a.addr, a.container, "-h", "oneway.weft.local")
@@ -64,7 +48,7 @@ func TestHealing(t *testing.T) {
 				}
 			}
 		}
-		steady(t, 15*time.Second)
+		steady(t, 15*time.Second, hs...)
 		for i := range 5 {
 			name := fmt.Sprintf("lossy%d.weft.local", i)
 			do(t, hs[i%3], "dns-add", "10.32.200.1", "-h", name)
@@ -82,14 +66,8 @@ func TestHealing(t *testing.T) {
 	})
 
 	t.Run("an address changes", func(t *testing.T) {
-		old := hs[1].Addr().String()
-		for _, args := range [][]string{
-			{"ip", "addr", "del", old + "/24", "dev", "eth0"}, // with it would go one that came second
-			{"ip", "addr", "add", "192.168.48.112/24", "dev", "eth0"},
-		} {
-			if out, stderr, err := hs[1].Run(args...); err != nil {
-				t.Fatal(out, stderr)
-			}
+		if err := hs[1].Move(netip.MustParseAddr("192.168.48.112")); err != nil {
+			t.Fatal(err)
 		}
 		crosses(t, b, a, 60*time.Second)
 		crosses(t, a, b, 60*time.Second)
@@ -140,4 +118,22 @@ func TestHealing(t *testing.T) {
 			resolves(t, h, 20*time.Second, "later2.weft.local")
 		}
 	})
+}
+
+// steady looks for d at what every host says of every other.
+func steady(t *testing.T, d time.Duration, hs ...*netlab.Host) {
+	t.Helper()
+	for end := time.Now().Add(d); time.Now().Before(end); {
+		for _, h := range hs {
+			r, err := reportOf(h)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, p := range r.Router.Peers {
+				if p.State != "alive" {
+					t.Fatalf("%s holds %s for %s", h.Name(), p.Nickname, p.State)
+				}
+			}
+		}
+	}
 }

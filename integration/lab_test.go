@@ -1,10 +1,14 @@
 package integration
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -130,6 +134,36 @@ func do(t *testing.T, h *netlab.Host, args ...string) string {
 		t.Fatalf("%s: weft %s: %v\n%s", h.Name(), strings.Join(args, " "), err, stderr)
 	}
 	return strings.TrimSpace(out)
+}
+
+// apiOf calls the router of a host through its socket, over one connection.
+func apiOf(h *netlab.Host) (call func(method, path string, in any) error) {
+	dial := func(context.Context, string, string) (c net.Conn, err error) {
+		err = h.Do(func() (err error) { c, err = net.Dial("unix", "/run/weft/weft.sock"); return err })
+		return c, err
+	}
+	client := http.Client{Transport: &http.Transport{DialContext: dial, IdleConnTimeout: time.Minute}}
+	return func(method, path string, in any) error {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		req, err := http.NewRequest(method, "http://weft"+path, bytes.NewReader(b))
+		if err != nil {
+			return err
+		}
+		req.Header.Set("Content-Type", "application/json")
+		resp, err := client.Do(req)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		if err == nil && resp.StatusCode/100 != 2 {
+			err = fmt.Errorf("%s: %s", resp.Status, text)
+		}
+		return err
+	}
 }
 
 // refused runs weft on a host, which must fail with the exit code 1, an error

@@ -118,8 +118,7 @@ func TestNames(t *testing.T) {
 	}
 	do(t, hs[1], "attach", "netns:"+w.NetNSPath())
 	seen := watchName(t, w, "web.weft.local.")
-	both := []string{one.addr, two.addr}
-	slices.Sort(both)
+	both := sorted(one.addr, two.addr)
 	seen.until(t, "host2", both...)
 
 	says := func(want string, args ...string) {
@@ -132,11 +131,7 @@ func TestNames(t *testing.T) {
 			return nil
 		})
 	}
-	id, err := hs[0].Docker("inspect", "-f", "{{slice .Id 0 12}}", "one")
-	if err != nil {
-		t.Fatal(err)
-	}
-	target := strings.TrimSpace(id) + ".web.weft.local" // the other container of the name offers nothing
+	target := one.id(t) + ".web.weft.local" // the other container of the name offers nothing
 	says("0 0 8080 "+target+".", "_http._tcp.web.weft.local", "SRV")
 	says("0 0 8080 "+target+".", "_http._tcp.weft.local", "SRV")
 	says("0 0 8080 "+target+".", "web.weft.local", "SRV")
@@ -177,38 +172,55 @@ func TestNames(t *testing.T) {
 		says("", "any.apps.weft.local")
 	})
 
+	// The name that is swapped has services and texts too, as that of any image with an exposed port.
 	t.Run("a hot swap leaves no gap", func(t *testing.T) {
-		do(t, hs[0], "dns-add", one.addr, "one", "-h", "swap.weft.local")
-		swap := watchName(t, w, "swap.weft.local.")
-		swap.until(t, "host2", one.addr)
-		// A machine that is slow to run the second command leaves a gap that is not the
-		// name server's: only swaps within the time that a removed name lingers count.
-		quick, holder := 0, one
-		for tries := 0; quick < 3 && tries < 20; tries++ {
-			from, to := holder, two
-			if holder == two {
-				to = one
+		const name = "swap.weft.local"
+		offers := []string{"-h", name, "--expose", "8080", "--label", "weft.service=http", "--label"}
+		blue, green := run("blue", append(offers, "weft.txt=blue")...), run("green", append(offers, "weft.txt=green")...)
+		swap := watchName(t, w, name+".")
+		swap.until(t, "host2", sorted(blue.addr, green.addr)...)
+		do(t, hs[0], "dns-remove", "green", "-h", name)
+		swap.until(t, "host2", blue.addr)
+		offered := watchType(t, w, name+".", "SRV")
+		offered.until(t, "host2", blue.id(t)+"."+name+".")
+		call := apiOf(hs[0])
+		verb := func(path, container string) {
+			t.Helper()
+			if err := call("POST", path, map[string]string{"container": container, "fqdn": name}); err != nil {
+				t.Fatalf("%s %s: %v", path, container, err)
 			}
-			holder = to
-			seen := len(swap.all())
+		}
+		// A machine that is slow to make the second call leaves a gap that is not the
+		// name server's: only swaps within the time that a removed name lingers count.
+		quick := 0
+		for range 20 {
+			blue, green = green, blue
+			seen, seenOffered := len(swap.all()), len(offered.all())
 			begin := time.Now()
-			do(t, hs[0], "dns-remove", from.name, "-h", "swap.weft.local")
-			do(t, hs[0], "dns-add", to.addr, to.name, "-h", "swap.weft.local")
+			verb("/dns/remove", green.name)
+			verb("/dns/add", blue.name)
 			took := time.Since(begin)
-			swap.until(t, "host2", to.addr)
+			swap.until(t, "host2", blue.addr)
+			offered.until(t, "host2", blue.id(t)+"."+name+".")
+			says(strconv.Quote(blue.name), name, "TXT")
 			if took > 450*time.Millisecond {
 				continue
 			}
-			quick++
-			for _, s := range swap.all()[seen:] {
+			for _, s := range append(swap.all()[seen:], offered.all()[seenOffered:]...) {
 				if len(s.Addrs) == 0 {
-					t.Errorf("a moment without the name, in a swap of %v: %v", took, swap.all()[seen:])
+					t.Errorf("a moment without the name or its service, in a swap of %v: %v, %v", took, swap.all()[seen:], offered.all()[seenOffered:])
 				}
 			}
+			if quick++; quick == 5 {
+				break
+			}
 		}
-		t.Logf("%d swaps were quick enough to tell", quick)
-		do(t, hs[0], "dns-remove", holder.name, "-h", "swap.weft.local")
+		if quick < 3 {
+			t.Errorf("%d swaps of 20 were quick enough to tell", quick)
+		}
+		do(t, hs[0], "dns-remove", blue.name, "-h", name)
 		swap.until(t, "host2")
+		says("", name, "SRV")
 	})
 
 	t.Run("programs are told", func(t *testing.T) {
@@ -222,6 +234,8 @@ func TestNames(t *testing.T) {
 		})
 	})
 }
+
+func sorted(s ...string) []string { return slices.Sorted(slices.Values(s)) }
 
 // watchEvents follows /names/watch of a host; what it gives is all that came.
 func watchEvents(t *testing.T, h *netlab.Host) func() string {

@@ -21,7 +21,7 @@ import (
 	"weft/internal/netlab"
 )
 
-// probeVar makes this test binary a prober instead: "watch NAME", "stream NAME" or "flood NAME".
+// probeVar makes this test binary a prober instead: "watch NAME TYPE", "stream NAME" or "flood NAME".
 const probeVar = "WEFT_TEST_PROBE"
 
 const nameServer = "169.254.53.1:53"
@@ -50,11 +50,12 @@ func probe(what string) error {
 // sighting is an answer that differs from the one before.
 type sighting struct {
 	At    time.Time
-	Addrs []string // sorted; none: the name does not exist
+	Addrs []string // sorted; or the targets of services; none: the name does not exist
 }
 
-// probeWatch asks for a name every two milliseconds and prints every change.
-func probeWatch(name string) error {
+// probeWatch asks for what a name has of a type (A or SRV) every two milliseconds and prints every change.
+func probeWatch(question string) error {
+	name, kind, _ := strings.Cut(question, " ")
 	c := miekg.Client{Timeout: time.Second}
 	conn, err := c.Dial(nameServer)
 	if err != nil {
@@ -63,14 +64,17 @@ func probeWatch(name string) error {
 	var last []string
 	out := json.NewEncoder(os.Stdout)
 	for first := true; ; {
-		m, _, err := c.ExchangeWithConn(new(miekg.Msg).SetQuestion(name, miekg.TypeA), conn)
+		m, _, err := c.ExchangeWithConn(new(miekg.Msg).SetQuestion(name, miekg.StringToType[kind]), conn)
 		if err != nil {
 			continue
 		}
 		addrs := []string{}
 		for _, rr := range m.Answer {
-			if a, ok := rr.(*miekg.A); ok {
-				addrs = append(addrs, a.A.String())
+			switch rr := rr.(type) {
+			case *miekg.A:
+				addrs = append(addrs, rr.A.String())
+			case *miekg.SRV:
+				addrs = append(addrs, rr.Target)
 			}
 		}
 		slices.Sort(addrs)
@@ -220,7 +224,12 @@ type nameWatcher struct {
 
 func watchName(t *testing.T, in commander, name string) *nameWatcher {
 	t.Helper()
-	_, _, lines := startProbe(t, in, "watch "+name)
+	return watchType(t, in, name, "A")
+}
+
+func watchType(t *testing.T, in commander, name, kind string) *nameWatcher {
+	t.Helper()
+	_, _, lines := startProbe(t, in, "watch "+name+" "+kind)
 	w := new(nameWatcher)
 	go func() {
 		for lines.Scan() {

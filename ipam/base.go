@@ -159,6 +159,9 @@ func (l *Ledger) lookAtPresent() (wire []byte, d Digest) {
 	if l.whole.Addr().Is4() {
 		family = 4
 	}
+	if slices.ContainsFunc(b.Parts, func(p Part) bool { return p.Version < l.outranked(p.Owner) }) {
+		return nil, d // that is still to be somebody's
+	}
 	wire = b.encode(family)
 	return wire, sha256.Sum256(wire)
 }

@@ -20,7 +20,8 @@ type fold struct {
 	ends    []int // regions[i:ends[i]] are regions[i] and all prefixes under it
 	leaves  []int // how many of regions[:i] have a leaf: the leaf of regions[i] if it has one; one longer than regions
 	nodes   []node
-	size    int // leaves of the tree, a power of two
+	size    int  // leaves of the tree, a power of two
+	stepped bool // the grant that was applied last was a step for some address
 }
 
 // state is where an address's chain of grants has got to. The zero state is before the seed.
@@ -88,11 +89,13 @@ func (f *fold) covered(i int) bool {
 }
 
 // apply steps the regions of g. Grants must come by version, and those of one version by taker, lowest first: so the first that
-// continues a chain is the one that all hosts agree on. It returns the taker who was preferred to g's, if there was one.
-func (f *fold) apply(g Grant) (rival Owner) {
+// continues a chain is the one that all hosts agree on. It returns the taker who was preferred to g's, if there was one,
+// and whether g was a step for any address.
+func (f *fold) apply(g Grant) (rival Owner, stepped bool) {
 	i, _ := slices.BinarySearchFunc(f.regions, g.Prefix, netip.Prefix.Compare)
+	f.stepped = false
 	f.step(1, 0, f.size, f.leaves[i], f.leaves[f.ends[i]], g, &rival)
-	return rival
+	return rival, f.stepped
 }
 
 func (f *fold) step(at, lo, hi, from, to int, g Grant, rival *Owner) {
@@ -104,6 +107,7 @@ func (f *fold) step(at, lo, hi, from, to int, g Grant, rival *Owner) {
 		switch s := n.state; {
 		case s.version < g.Version && (s.owner == g.From || g.Takeover() && s.version > 0):
 			n.set(state{version: g.Version, owner: g.To, from: g.From})
+			f.stepped = true
 		case s.version == g.Version && s.from == g.From && s.owner != g.To:
 			*rival = s.owner
 		}

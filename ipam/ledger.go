@@ -2,6 +2,7 @@ package ipam
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -401,6 +402,29 @@ func (l *Ledger) Relies(f Fact) bool {
 		return true
 	}
 	return false
+}
+
+// Hosts are all that the ledger rests on, sorted: who owns space or had it on its way to its owner, who has given some to self, who
+// decides or has decided, and whose space was taken over. What any other host says is of no consequence to it.
+func (l *Ledger) Hosts() []Owner {
+	hosts := maps.Clone(l.ring.links)
+	if hosts == nil {
+		hosts = map[Owner]bool{}
+	}
+	for _, g := range l.waiting {
+		hosts[g.From] = true
+	}
+	councils := slices.Collect(maps.Values(l.councils))
+	for _, c := range append(councils, []Owner{l.founder}, l.seeds) {
+		for _, h := range c {
+			hosts[h] = true
+		}
+	}
+	for _, t := range l.takeovers {
+		hosts[t.From], hosts[t.To] = true, true
+	}
+	delete(hosts, Owner{})
+	return slices.SortedFunc(maps.Keys(hosts), Owner.Compare)
 }
 
 // Electors are the hosts that decide, sorted.

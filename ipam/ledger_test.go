@@ -340,3 +340,28 @@ func TestGrantsAreUsedWhenAccepted(t *testing.T) {
 	w.talk()
 	w.want("after", w.usable(host(1), host(4)), "A[10.0.0.0/26] D[10.0.0.64/26] ")
 }
+
+// The ledger rests on who owns, on who has given that to them, on who decides and has decided. Others may grant what they do not own.
+func TestHostsOfTheLedger(t *testing.T) {
+	w := threeOwners(t, 6)
+	liar := Fact{Kind: FactGrant, By: host(5), Grant: Grant{Prefix: pfx("10.0.0.0/28"), From: host(5), To: host(6), Version: 9}}
+	hosts := func() (s string) {
+		l := NewLedger(host(1), host(1), pfx("10.0.0.0/24"), append(slices.Clone(w.facts), liar))
+		for _, h := range l.Hosts() {
+			s += letter(h)
+		}
+		return s
+	}
+	w.want("after the beginning", hosts(), "ABC")
+	w.give(host(3), host(4), "10.0.0.192/26") // all that it has
+	w.want("an owner that has given all away", hosts(), "ABCD")
+	w.talk()
+	w.want("when it has been taken", hosts(), "ABCD")
+	w.dead[host(2)] = true
+	w.rmpeer(1, 2)
+	w.talk()
+	if w.ledger(host(1)).Ring().Owned(host(2)) != nil {
+		t.Fatal("it was not taken over")
+	}
+	w.want("one that was taken over", hosts(), "ABCD")
+}

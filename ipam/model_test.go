@@ -394,7 +394,7 @@ func TestModel(t *testing.T) {
 			},
 			"hand over": func(t *rapid.T) {
 				o, to := pick("host"), pick("to")
-				if !o.up || !o.proven || o == to || len(o.al.All()) > 0 || o.al.Used(w.whole) {
+				if !o.up || !o.proven || o == to || to.replaced || len(o.al.All()) > 0 || o.al.Used(w.whole) {
 					return
 				}
 				for _, g := range o.led.HandOver(to.id) {

@@ -154,7 +154,9 @@ func (l *Ledger) spoils(i int) []Grant {
 		for m := k - 1; m >= 0; m-- {
 			before := l.takeovers[m]
 			if before.From == u.From {
-				e.above = before.version() // what is older, its own and others', went to the taker of then
+				if l.Pending(before) {
+					e.above = before.version() // what is older, its own and others', goes to the taker of then
+				}
 				break
 			}
 			if before.To == u.From && !l.took[taking{u.From, before.ID}] {
@@ -349,8 +351,7 @@ func (l *Ledger) agree(e Env, by Owner, v Value) bool {
 func (l *Ledger) Mortal(h Owner) bool {
 	for _, t := range slices.Backward(l.takeovers) {
 		if t.From == h {
-			return l.sees(h, t) || slices.ContainsFunc(l.ring.parts, func(p Part) bool { return p.Owner == h && p.Version > t.version() }) ||
-				slices.ContainsFunc(l.orphaned, func(p Part) bool { return p.Owner == h })
+			return l.sees(h, t) || slices.ContainsFunc(l.ring.parts, func(p Part) bool { return p.Owner == h && (p.Version > t.version() || !l.Pending(t)) })
 		}
 	}
 	return true

@@ -10,6 +10,7 @@ import (
 type Ring struct {
 	whole netip.Prefix
 	parts []Part
+	links map[Owner]bool // givers and takers of grants that were steps in a chain
 }
 
 // Part is an aligned block with one owner, of grants of one version.
@@ -53,12 +54,18 @@ func newRing(whole netip.Prefix, base []Part, gs []Grant) (*Ring, []Conflict) {
 		}
 	}
 	f := newFold(r.whole, append(begun, valid...))
+	r.links = make(map[Owner]bool)
 	for _, g := range begun {
 		f.apply(g)
+		r.links[g.To] = true
 	}
 	var conflicts []Conflict
 	for _, g := range valid {
-		if rival := f.apply(g); !rival.IsZero() {
+		rival, applied := f.apply(g)
+		if applied {
+			r.links[g.From], r.links[g.To] = true, true
+		}
+		if !rival.IsZero() {
 			conflicts = append(conflicts, Conflict{Prefix: g.Prefix, Version: g.Version, From: g.From, A: rival, B: g.To})
 		}
 	}

@@ -29,22 +29,26 @@ func (a *author) departure() *Entry {
 	return a.current.departed
 }
 
-// rank puts departed authors first.
+// rank puts departed authors first, and strangers last: who is told of both takes what
+// others rest on while it has room.
 func (a *author) rank() int {
-	if a.gone != nil || a.departure() != nil {
+	switch {
+	case a.gone != nil || a.departure() != nil:
 		return 0
+	case !a.strange:
+		return 1
 	}
-	return 1
+	return 2
 }
 
 // bury removes the log of a departed author but for its departure.
 func (r *replica) bury(a *author, departure Entry, ch *change) {
 	for _, ep := range append([]*epoch{a.current, a.older}, a.next...) {
-		r.drop(ep, ch)
+		r.drop(a, ep, ch)
 	}
 	a.current, a.older, a.next, a.gone, a.lone = nil, nil, nil, &departure, nil
 	r.summed = nil
-	r.held += len(departure.raw)
+	r.hold(a, len(departure.raw))
 	ch.put = append(ch.put, departure)
 }
 
@@ -64,8 +68,7 @@ func (m *Mesh) loadGraves(es []Entry) {
 	}
 	for _, e := range es {
 		if e.Kind == KindDepart && !begun[e.Author] {
-			m.logs.authors[e.Author] = &author{gone: &e}
-			m.logs.held += len(e.raw)
+			m.logs.restoreGrave(e)
 		}
 	}
 }

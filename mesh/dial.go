@@ -16,9 +16,10 @@ import (
 
 const (
 	dialers     = 256             // hosts dialled at a time, beside targets: so many dead ones do not delay a dial of another
+	dialersMet  = 64              // and so many more of those that are no strangers
 	joiners     = 32              // joins that exchange logs or make a tunnel at a time
 	dialTick    = time.Second     // one random host that is not in gossip is dialled through the tunnel
-	redialEvery = 5 * time.Second // each host that is not in gossip is dialled at its join port
+	redialEvery = 5 * time.Second // each host that is not in gossip is dialled at its join port; see dialBook
 	insideTry   = 4 * time.Second // how long a dial through a tunnel, likely dead, may take
 
 	seekAfter = 3 * time.Second  // what is heard of a host but gossip does not know is asked for
@@ -48,10 +49,12 @@ func (m *Mesh) dialAll(ctx context.Context) {
 			return true
 		}
 	}
-	start, startHost := slots(maxTargets+8), slots(dialers) // one lost host and one that is sought a second, of insideTry each
+	start := slots(maxTargets + 8) // one lost host and one that is sought a second, of insideTry each
+	startAny, startMet := slots(dialers), slots(dialersMet)
+	book := newDialBook()
 	for {
 		m.dialTargets(ctx, start)
-		m.dialHosts(ctx, startHost)
+		m.dialHosts(ctx, startAny, startMet, book)
 		if id, ok := m.seek(time.Now()); ok {
 			start(func() {
 				ctx, cancel := context.WithTimeout(ctx, insideTry)
@@ -165,39 +168,65 @@ func (m *Mesh) resolve(ctx context.Context, addr string) ([]netip.AddrPort, erro
 	return out, nil
 }
 
-// dialHosts starts the join ports of hosts that are not in gossip and due.
-func (m *Mesh) dialHosts(ctx context.Context, start func(func()) bool) {
+// dialHosts starts the join ports of hosts that are not in gossip and due, those that
+// are no strangers first. Any number of strangers leaves a place to those.
+func (m *Mesh) dialHosts(ctx context.Context, startAny, startMet func(func()) bool, book *dialBook) {
 	now := time.Now()
+	book.forget(now)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for id, h := range m.hosts {
-		if h.dialling || now.Before(h.nextDial) || !m.wantedLocked(id, h) {
-			continue
+	met, others := m.dueLocked(now)
+	for i, id := range append(met, others...) {
+		h, known, most := m.hosts[id], i < len(met), dialsStranger
+		if known {
+			most = dialsMet
 		}
-		addrs := h.rec.Endpoints // the TCP port has the number of the WireGuard port
+		addrs := book.free(h.rec.Endpoints, most) // the TCP port has the number of the WireGuard port
 		if len(addrs) == 0 {
+			m.count.add("redial_held_back")
 			continue
 		}
-		h.dialling, h.nextDial = true, now.Add(redialEvery)
-		ok := start(func() {
+		if h.dialled.IsZero() {
+			h.dialled = now
+		}
+		h.dialling, h.nextDial = true, now.Add(untilRedial(now.Sub(h.dialled), known))
+		dial := func() {
 			_ = m.rejoin(ctx, id, addrs...)
 			m.mu.Lock()
 			h.dialling = false
 			m.mu.Unlock()
-		})
-		if !ok {
+		}
+		if !startAny(dial) && !(known && startMet(dial)) {
 			h.dialling, h.nextDial = false, time.Time{}
-			return
+			continue
+		}
+		book.note(addrs, now)
+	}
+}
+
+// dueLocked are the hosts that should be dialled now: those that are no strangers, and
+// others.
+func (m *Mesh) dueLocked(now time.Time) (met, others []peer.ID) {
+	for id, h := range m.hosts {
+		switch {
+		case h.dialling || now.Before(h.nextDial) || len(h.rec.Endpoints) == 0 || !m.wantedLocked(id, h):
+		case !m.logs.strangers.unmet(id):
+			met = append(met, id)
+		default:
+			others = append(others, id)
 		}
 	}
+	return met, others
 }
 
 // wantedLocked tells that a host should be met again: it is not in gossip and
 // has not announced a stop. A host that stopped comes back by itself. One whose
 // tunnel still works, so that it counts as alive, is dialled too: the answers are
-// what shows that the tunnel works.
+// what shows that the tunnel works. While there is not room for all strangers it may be
+// that two hosts do not hear of each other, or one not of the other: those that gossip
+// holds alive and this host has not met are dialled, too.
 func (m *Mesh) wantedLocked(id peer.ID, h *host) bool {
-	if m.leaving || h.gossip || h.left {
+	if m.leaving || h.left || h.gossip && !(m.logs.strangers.full() && m.logs.strangers.unmet(id)) {
 		return false
 	}
 	if m.o.Discovery {
@@ -232,6 +261,7 @@ func (m *Mesh) pickLost() (peer.ID, bool) {
 func (m *Mesh) hearFrom(id peer.ID) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.meetLocked(id)
 	if h := m.hosts[id]; h != nil && !h.gossip && !h.left {
 		if len(m.knocked) < maxKnocks {
 			m.knocked[id] = true
@@ -273,11 +303,10 @@ func (m *Mesh) seek(now time.Time) (peer.ID, bool) {
 	if !want {
 		return peer.ID{}, false
 	}
-	ids := m.live()
-	if len(ids) == 0 {
-		return peer.ID{}, false
+	for _, id := range m.live(1) {
+		return id, true
 	}
-	return ids[rand.IntN(len(ids))], true
+	return peer.ID{}, false
 }
 
 // noteCopy remembers that this host was refused as a copy, until a join succeeds.

@@ -57,7 +57,8 @@ func (a *author) counts() bool {
 }
 
 // root is the SHA-256 over what counts of a digest: two hosts with the same root
-// hold the same effective logs, those of departed hosts and forked ones aside.
+// hold the same effective logs, those of departed hosts and forked ones aside, and those of
+// strangers while there is not room for all.
 func (r *replica) root() [32]byte {
 	if r.summed != nil {
 		return *r.summed
@@ -65,7 +66,7 @@ func (r *replica) root() [32]byte {
 	h := sha256.New()
 	var b []byte
 	for _, m := range r.digest() {
-		if !r.authors[m.author].counts() {
+		if a := r.authors[m.author]; !a.counts() || a.strange && r.strangers.full() {
 			continue
 		}
 		b = append(b[:0], m.author[:]...)
@@ -135,6 +136,9 @@ func (r *replica) missing(theirs []mark, to peer.ID) (logs [][]Entry) {
 		return cmp.Compare(r.authors[a].rank(), r.authors[b].rank())
 	})
 	for _, id := range ids {
+		if r.authors[id].strange && r.strangers.full() {
+			continue
+		}
 		for _, ep := range r.authors[id].lackingEpochs() {
 			switch m := have[id]; {
 			case m.next != ep.number && m.epoch != ep.number:

@@ -51,7 +51,8 @@
 // then 1 (direct) or 2 (to be handed on) and entries as in 3, or 3 and a root;
 // at most 1,100 bytes. memberlist's node name is the ID's 16
 // characters, a slash and 16 hex digits of the boot nonce; its meta is the Record.
-// Extensions of a Record: 1 the host stops (empty), 2 its join port (u16). Of a
+// Extensions of a Record: 1 the host stops (empty), 2 its join port (u16), 3 its tunnel
+// device (u64, see Options.Device). Of a
 // hello: 1 the founder's nickname.
 //
 // Unknown entry kinds and extensions are kept and forwarded; unknown message
@@ -68,12 +69,13 @@
 // up to 64 live hosts, three times within 200 ms; in a larger mesh those hand them
 // on. Whatever is lost is found by roots: every second a host tells a random live
 // one its own, and who sees another one than it has exchanges logs with the sender.
-// The log of a host that has signed its departure is removed after a day.
+// The log of a host that has signed its departure is removed after a day. Hosts that
+// this one has never met share a part of the places and of the bytes: stranger.go.
 //
 // # Goroutines and locks
 //
 // New starts nothing. Run starts the listeners with a goroutine per session, the
-// dialler with at most 256 dials of hosts and some more of targets, of which 32 at a
+// dialler with at most 320 dials of hosts and some more of targets, of which 32 at a
 // time exchange logs or make a tunnel, exchanges with at most 4, and one goroutine each for
 // liveness, gossip's inbox and outbox, roots, the disk and the own record; all have
 // ended when Run returns,

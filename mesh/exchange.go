@@ -312,10 +312,9 @@ func (m *Mesh) syncLoop(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-m.spread:
-			ids := m.live()
-			rand.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
+			ids := m.live(spreadMax)
 			wg.Go(func() {
-				for _, id := range ids[:min(spreadMax, len(ids))] {
+				for _, id := range ids {
 					sync(id)
 				}
 			})
@@ -326,8 +325,8 @@ func (m *Mesh) syncLoop(ctx context.Context) {
 			last[id] = time.Now()
 		case <-tick.C:
 			tick.Reset(rootEvery*3/4 + rand.N(rootEvery/2))
-			if nodes := m.aliveNodes(); len(nodes) > 0 {
-				m.sendRoot(nodes[rand.IntN(len(nodes))])
+			for _, n := range m.audience().some(1) {
+				m.sendRoot(n)
 			}
 			for id, at := range last {
 				if time.Since(at) > time.Minute {
@@ -338,11 +337,10 @@ func (m *Mesh) syncLoop(ctx context.Context) {
 	}
 }
 
-// live are the other hosts that gossip holds alive.
-func (m *Mesh) live() []peer.ID {
-	nodes := m.aliveNodes()
-	ids := make([]peer.ID, 0, len(nodes))
-	for _, n := range nodes {
+// live are up to n of the other hosts that gossip holds alive.
+func (m *Mesh) live(n int) []peer.ID {
+	var ids []peer.ID
+	for _, n := range m.audience().some(n) {
 		if id, _, ok := parseName(n.Name); ok {
 			ids = append(ids, id)
 		}
@@ -363,11 +361,24 @@ func (m *Mesh) syncWith(ctx context.Context, id peer.ID) error {
 	if _, err := m.exchange(l, true); err != nil {
 		return fmt.Errorf("sync with %v: %w", id, err)
 	}
-	if _, _, err := l.read(1+maxRefusal, msgReady); err != nil {
+	_, b, err := l.read(1+maxRefusal, msgReady)
+	if err == nil {
+		err = ready(b)
+	}
+	if err != nil {
 		return fmt.Errorf("sync with %v: %w", id, err)
 	}
 	m.count.add("syncs")
 	return nil
+}
+
+// ready reads the body of a msgReady: what the server could not do is the error.
+func ready(b []byte) error {
+	v, err := parseRefusal(b)
+	if err == nil && v.Code != Accepted {
+		return &v
+	}
+	return err
 }
 
 // inside is where a host serves sessions through the tunnel.

@@ -6,9 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"slices"
 	"testing"
-	"time"
 
 	"weft/peer"
 )
@@ -59,65 +57,6 @@ func FuzzGossip(f *testing.F) {
 	})
 }
 
-// FuzzServe sends messages to the server of an authenticated session: it ends,
-// whatever they are.
-func FuzzServe(f *testing.F) {
-	secret := NewSecret()
-	m := quietMesh(f, secret)
-	client := newIdentity(f)
-	raw, err := SignRecord(client, secret, Record{BootNonce: 1, Epoch: 1, ProtoMin: 1, ProtoMax: 1})
-	if err != nil {
-		f.Fatal(err)
-	}
-	msgs := func(bs ...[]byte) []byte { // length u8 each
-		var out []byte
-		for _, b := range bs {
-			out = append(append(out, uint8(len(b))), b...)
-		}
-		return out
-	}
-	root := append([]byte{byte(msgRoot)}, make([]byte, 32)...)
-	f.Add(uint8(purposeSync), msgs(Refusal{}.encode(), root, []byte{byte(msgDigest)}, []byte{byte(msgDone)}))
-	f.Add(uint8(purposeJoin), msgs(Refusal{}.encode(), root, append([]byte{byte(msgDigest)}, appendDigest(nil, []mark{{author: peer.ID{1}, epoch: 1}})...), []byte{byte(msgEntries), 0, 1, 1}))
-	f.Add(uint8(purposeCall), msgs(Refusal{}.encode(), []byte{byte(msgCall), 1, 'x', 'y'}))
-	f.Add(uint8(purposeProbe), []byte{})
-	f.Add(uint8(9), msgs(Refusal{Code: RefusedBusy, Text: "no"}.encode()))
-	f.Fuzz(func(t *testing.T, p uint8, b []byte) {
-		a, z := net.Pipe()
-		m.senders = newSourceLimits(senderBurst, senderRate)
-		served := make(chan struct{})
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-		defer cancel()
-		go func() {
-			m.handle(ctx, tunnelled{z, netip.AddrPortFrom(m.controlAddr(client.ID()), 4711)})
-			close(served)
-		}()
-		s, err := Client(ctx, a, client, secret)
-		if err != nil {
-			t.Fatal(err)
-		}
-		go func() { // what the server says
-			for {
-				if _, err := s.ReadMsg(maxMsg); err != nil {
-					return
-				}
-			}
-		}()
-		h, err := hello{Proto: 1, Purpose: purpose(p), Record: raw}.encode()
-		if err != nil {
-			t.Fatal(err)
-		}
-		err = s.WriteMsg(h)
-		for len(b) > 0 && err == nil {
-			n := min(int(b[0]), len(b)-1)
-			err = s.WriteMsg(slices.Clone(b[1 : 1+n]))
-			b = b[1+n:]
-		}
-		_ = s.Close()
-		<-served
-	})
-}
-
 // tunnelled is a connection that comes through the tunnel.
 type tunnelled struct {
 	net.Conn
@@ -129,16 +68,31 @@ func (c tunnelled) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.from
 // quietMesh is a Mesh that does not run.
 func quietMesh(t testing.TB, s Secret) *Mesh {
 	t.Helper()
-	w := &world{secret: s}
-	m, err := New(Options{
-		Identity: newIdentity(t), Secret: s, Store: newDisk(), Tunnel: &box{w: w, secret: s, peers: make(map[netip.Addr]bool)},
-		Endpoints: func() []netip.AddrPort { return nil }, Log: slog.New(slog.DiscardHandler),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := unopened(t, s, newIdentity(t), "")
 	if err := m.openEpoch(); err != nil {
 		t.Fatal(err)
 	}
 	return m
 }
+
+// unopened is a Mesh that does not run, with no epoch of its own yet. Its Tunnel is a box.
+func unopened(t testing.TB, s Secret, id *peer.Identity, nickname string) *Mesh {
+	t.Helper()
+	w := &world{secret: s}
+	m, err := New(Options{
+		Identity: id, Secret: s, Nickname: nickname, Store: newDisk(), Tunnel: &box{w: w, secret: s, peers: make(map[netip.Addr]bool)},
+		Endpoints: func() []netip.AddrPort { return nil }, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// dialsTo is a Network on which every dial gives one connection.
+type dialsTo struct {
+	Network // not there
+	conn    net.Conn
+}
+
+func (d dialsTo) Dial(context.Context, netip.AddrPort) (net.Conn, error) { return d.conn, nil }

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"log"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,7 +32,8 @@ type node struct {
 // startGossip brings memberlist up on the control address.
 func (m *Mesh) startGossip(ctx context.Context) error {
 	self := netip.AddrPortFrom(m.controlAddr(m.id), uint16(m.o.GossipPort))
-	t, err := newTransport(ctx, m.o.Network, self, peer.ControlPrefix(m.mesh.Control()), m.sortMail)
+	key := m.o.Secret.GossipKey(0)
+	t, err := newTransport(ctx, m.o.Network, self, peer.ControlPrefix(m.mesh.Control()), key, gossipPost{sort: m.sortMail, blame: m.blameStream})
 	if err != nil {
 		return err
 	}
@@ -40,8 +43,8 @@ func (m *Mesh) startGossip(ctx context.Context) error {
 	m.mu.Unlock()
 	c.Transport = t
 	c.BindPort, c.AdvertisePort = m.o.GossipPort, m.o.GossipPort
-	c.SecretKey = m.o.Secret.GossipKey(0)
-	c.EnableCompression = false // costs more than it saves
+	c.SecretKey = key
+	c.EnableCompression = false // costs more than it saves; streams of others that are compressed are refused, see stream
 	c.UDPBufferSize = gossipPacket
 	c.RequireNodeNames = true
 	c.PushPullInterval = 0 // whole states grow with the mesh: see seek
@@ -102,8 +105,13 @@ func (m *Mesh) joinGossip(ctx context.Context, id peer.ID) error {
 	}
 }
 
-// aliveNodes are the live peers to send to, one node each.
-func (m *Mesh) aliveNodes() []memberlist.Node {
+// audience are the live peers to send to, one node each.
+type audience struct {
+	nodes []memberlist.Node // those that this host has met first
+	met   int
+}
+
+func (m *Mesh) audience() audience {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	best := make(map[peer.ID]node)
@@ -114,11 +122,35 @@ func (m *Mesh) aliveNodes() []memberlist.Node {
 			best[n.id] = n
 		}
 	}
-	out := make([]memberlist.Node, 0, len(best))
-	for _, n := range best {
-		out = append(out, n.to)
+	a := audience{nodes: make([]memberlist.Node, 0, len(best))}
+	for id, n := range best {
+		a.nodes = append(a.nodes, n.to)
+		if last := len(a.nodes) - 1; m.logs.strangers.proven[id] {
+			a.nodes[a.met], a.nodes[last] = a.nodes[last], a.nodes[a.met]
+			a.met++
+		}
 	}
-	return out
+	return a
+}
+
+// some are n of them at random, half of them such as were met, if there are so many:
+// gossip can be told of any number of hosts that are not there.
+func (a audience) some(n int) []memberlist.Node {
+	met := min((n+1)/2, a.met)
+	if n == 1 {
+		met = min(rand.IntN(2), a.met)
+	}
+	n = min(n, len(a.nodes))
+	nodes := slices.Clone(a.nodes)
+	for i := range n {
+		end := len(nodes)
+		if i < met {
+			end = a.met
+		}
+		j := i + rand.IntN(end-i)
+		nodes[i], nodes[j] = nodes[j], nodes[i]
+	}
+	return nodes[:n]
 }
 
 // debugWriter is memberlist's own log.
@@ -195,7 +227,11 @@ func (d *delegate) NotifyAlive(n *memberlist.Node) error {
 			return fmt.Errorf("node %s is a former start of its host", n.Name)
 		}
 	}
-	if m.noteRecordLocked(rec, n.Meta, false) {
+	if _, there := m.nodes[n.Name]; !there && len(m.nodes) >= maxAuthors && m.logs.strangers.unmet(id) {
+		m.count.add("node_rejected_crowd") // memberlist would hold it until it has probed it
+		return fmt.Errorf("host %v is one too many in gossip", id)
+	}
+	if m.noteRecordLocked(rec, n.Meta, byGossip) {
 		m.stale = true
 	}
 	if m.hosts[id] == nil {

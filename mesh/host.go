@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"math/rand/v2"
-	"slices"
 	"time"
 
 	"weft/peer"
@@ -20,8 +19,6 @@ type host struct {
 	current bool // likewise
 
 	met     bool   // a member of gossip since this router started
-	greeted bool   // a session with it was accepted since then
-	reached bool   // our tunnel has had something from it since then; looked at when it is crowded
 	gossip  bool   // gossip holds the start of rec alive
 	vetted  uint64 // a boot nonce, not rec's, that was challenged and is a restart
 	live    Liveness
@@ -33,6 +30,7 @@ type host struct {
 
 	news     time.Time // when a fresher record came, if gossip has not got it since
 	nextDial time.Time // of its join port, when it is not in gossip
+	dialled  time.Time // first, since this router started
 	dialling bool
 }
 
@@ -95,25 +93,27 @@ func fresher(a, b Record) bool {
 }
 
 // noteRecordLocked remembers a verified record of another host if it is the
-// freshest; it reports whether it was news. met says that this host is talking to
-// it: it has room before hosts that others only tell of.
-func (m *Mesh) noteRecordLocked(rec Record, raw []byte, met bool) bool {
+// freshest; it reports whether it was news. w is whose word it is known by.
+func (m *Mesh) noteRecordLocked(rec Record, raw []byte, w word) bool {
 	id := rec.ID()
 	if id == m.id {
 		return false
 	}
 	h, known := m.hosts[id]
 	if h == nil {
-		err := m.logs.learn(rec.Identity)
-		if err != nil && met && m.makeRoomLocked() {
-			err = m.logs.learn(rec.Identity)
+		if _, there := m.logs.authors[id]; !there && w == byItself {
+			m.logs.meet(id)
 		}
+		ch := &change{}
+		err := m.logs.place(rec.Identity, w, ch)
+		m.storeLocked(ch)
 		if err != nil {
+			delete(m.logs.strangers.proven, id)
 			m.count.add("host_over_quota")
 			return false
 		}
 		h = &host{}
-		if m.own.open && !met {
+		if m.own.open && w != byItself {
 			// Gossip tells of it at the same time; in a large mesh all would dial all.
 			h.nextDial = time.Now().Add(rand.N(min(time.Duration(len(m.hosts)+1)*20*time.Millisecond, redialEvery)))
 		}
@@ -125,30 +125,6 @@ func (m *Mesh) noteRecordLocked(rec Record, raw []byte, met bool) bool {
 	m.waitLocked(bucketMesh, remembered(id), h.raw, known)
 	poke(m.look)
 	return true
-}
-
-// crowded is from how many known hosts on it is looked at which of them are there.
-const crowded = maxAuthors / 2
-
-// proven tells that a host is there by more than others' word: gossip's is cheap, too.
-func (h *host) proven() bool { return h.greeted || h.reached }
-
-// makeRoomLocked forgets a host that has only been told of and that nothing rests on:
-// whoever has the secret can make up identities.
-func (m *Mesh) makeRoomLocked() bool {
-	for id, a := range m.logs.authors {
-		h := m.hosts[id]
-		if id == m.id || h != nil && h.proven() ||
-			slices.ContainsFunc(m.logs.log(id), func(e Entry) bool { return e.Kind == KindGrant }) || a.gone != nil {
-			continue
-		}
-		ch := &change{}
-		m.logs.forget(id, ch)
-		m.forgetHostLocked(id)
-		m.storeLocked(ch)
-		return true
-	}
-	return false
 }
 
 // verifyRecord is VerifyRecord without its price for a record that is known.

@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -69,11 +68,11 @@ func (m *Mesh) introduce(ctx context.Context, l *link) ([]Entry, error) {
 	// handshake is not lost on it, and leaves that handshake to this side.
 	_ = l.s.SetDeadline(time.Now().Add(joinTimeout))
 	_, b, err := readMsg(l.s, 1+maxRefusal, msgReady)
+	if err == nil {
+		err = ready(b)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("join %v: %w", l.id, err)
-	}
-	if v, err := parseRefusal(b); err != nil || v.Code != Accepted {
-		return nil, fmt.Errorf("join %v: %w", l.id, errors.Join(err, &v))
 	}
 	return news, m.connect(ctx, l, l.s.RemoteAddr(), true)
 }

@@ -3,7 +3,6 @@ package mesh
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -32,9 +31,7 @@ func (m *Mesh) Leave(ctx context.Context) error {
 	if ml == nil {
 		return nil
 	}
-	ids := m.live()
-	rand.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
-	ids = ids[:min(len(ids), leavePush)]
+	ids := m.live(leavePush)
 	var wg sync.WaitGroup
 	errs := make([]error, len(ids))
 	for i, id := range ids {

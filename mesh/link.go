@@ -325,10 +325,8 @@ func (m *Mesh) accept(l *link, h hello) error {
 		m.mu.Unlock()
 		return m.judgeFounding(l, h)
 	}
-	news := m.noteRecordLocked(l.rec, l.raw, true)
-	if h := m.hosts[l.id]; h != nil {
-		h.greeted = true
-	}
+	news := m.noteRecordLocked(l.rec, l.raw, byItself)
+	m.meetLocked(l.id)
 	if m.founding.IsZero() && !f.IsZero() {
 		m.founding = f
 		m.dirtyLocked(bucketMesh, keyFounding, h.Founding)

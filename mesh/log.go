@@ -35,6 +35,7 @@ var (
 	errUnknownAuthor = errors.New("its author is not known here")
 	errQuota         = errors.New("over its author's quota")
 	errFork          = errors.New("its author wrote this sequence twice")
+	errStranger      = errors.New("there is no more room for what hosts have written that nobody here has met")
 	errWithdrawal    = errors.New("its author has made grants before that this epoch lacks")
 )
 
@@ -50,14 +51,21 @@ var (
 // does not take effect: its author had an old copy of its state. It is told what
 // it has forgotten, and opens an epoch that has it all; see withdrawal.go.
 // What becomes of the log of a host that has departed is in departed.go.
+//
+// Who is kept when there is not room for all is in stranger.go.
 type replica struct {
 	authors map[peer.ID]*author
 	held    int       // bytes of entries, those beyond a gap included
 	summed  *[32]byte // root, until something changes
+
+	strangers strangers
 }
 
 type author struct {
 	key     ed25519.PublicKey // proven to be admitted
+	strange bool              // see strangers
+	born    uint64            // strangers.age when it was learnt
+	held    int               // its part of replica.held
 	current *epoch            // effective; nil until one is complete
 	next    []*epoch          // higher ones, not complete or lacking grants; ascending
 	older   *epoch            // a lower one that may have grants which current lacks; not on the disk
@@ -85,6 +93,8 @@ type change struct {
 	put []Entry // new in a log
 	del []Entry // dropped with their epoch
 	at  []int   // of each of del: how many of put came before
+
+	lost []peer.ID // strangers that made room
 }
 
 func (c *change) drop(es ...Entry) {
@@ -93,11 +103,22 @@ func (c *change) drop(es ...Entry) {
 	}
 }
 
-func (c *change) empty() bool { return len(c.put) == 0 && len(c.del) == 0 }
+func (c *change) empty() bool { return len(c.put) == 0 && len(c.del) == 0 && len(c.lost) == 0 }
 
-func newReplica() *replica { return &replica{authors: make(map[peer.ID]*author)} }
+func newReplica() *replica {
+	return &replica{authors: make(map[peer.ID]*author), strangers: newStrangers()}
+}
 
-// learn makes an identity known that has proven its admission.
+// hold counts n more bytes of an author's.
+func (r *replica) hold(a *author, n int) {
+	r.held += n
+	a.held += n
+	if a.strange {
+		r.strangers.bytes += n
+	}
+}
+
+// learn makes an identity known that has proven its admission, if there is a place.
 func (r *replica) learn(pub ed25519.PublicKey) error {
 	id := peer.IDOf(pub)
 	if a := r.authors[id]; a != nil {
@@ -106,53 +127,22 @@ func (r *replica) learn(pub ed25519.PublicKey) error {
 		}
 		return nil
 	}
-	if len(r.authors) >= maxAuthors {
+	switch {
+	case r.strangers.unmet(id) && !r.strangers.restoring && (r.strangers.number >= maxStrangers || len(r.authors) >= maxAuthors):
+		return errStranger
+	case len(r.authors) >= maxAuthors:
 		return errCrowded
 	}
-	r.authors[id] = &author{key: bytes.Clone(pub)}
+	r.add(pub)
 	return nil
 }
 
-// proven is an entry whose signature has been checked, and whose admission has
-// been if it is a Begin.
-type proven struct {
-	Entry
-	begin *Begin
-}
-
-// prove checks entries without a lock held: it costs 70 µs each. keys holds the
-// identities that are known; those of valid Begins are added. What does not
-// verify is left out and handed to reject, which says whether to go on.
-func prove(es []Entry, keys map[peer.ID]ed25519.PublicKey, s Secret, reject func(Entry, error) bool) []proven {
-	mesh := s.MeshID()
-	out := make([]proven, 0, len(es))
-	goOn := true
-	for _, e := range es {
-		if !goOn {
-			break
-		}
-		if e.Kind == KindBegin {
-			b, err := VerifyBegin(e, s)
-			if err != nil {
-				goOn = reject(e, err)
-				continue
-			}
-			keys[e.Author] = b.Identity
-			out = append(out, proven{Entry: e, begin: &b})
-			continue
-		}
-		key, ok := keys[e.Author]
-		if !ok {
-			goOn = reject(e, errUnknownAuthor)
-			continue
-		}
-		if err := e.Verify(key, mesh); err != nil {
-			goOn = reject(e, err)
-			continue
-		}
-		out = append(out, proven{Entry: e})
+func (r *replica) add(pub ed25519.PublicKey) {
+	id := peer.IDOf(pub)
+	a := &author{key: bytes.Clone(pub), strange: r.strangers.unmet(id), born: r.strangers.age}
+	if r.authors[id] = a; a.strange {
+		r.strangers.number++
 	}
-	return out
 }
 
 // has tells that merging e would change nothing, without looking at its signature.
@@ -189,11 +179,11 @@ func (a *author) find(number uint64) *epoch {
 // may be of an epoch below the effective one.
 func (r *replica) merge(p proven, asked bool, ch *change) error {
 	if p.begin != nil {
-		if err := r.learn(p.begin.Identity); err != nil {
-			return err
-		}
 		if p.begin.Snapshot > MaxSnapshot {
 			return errQuota
+		}
+		if err := r.place(p.begin.Identity, byLog, ch); err != nil {
+			return err
 		}
 	}
 	a := r.authors[p.Author]
@@ -206,8 +196,8 @@ func (r *replica) merge(p proven, asked bool, ch *change) error {
 	if a.current != nil && p.Epoch < a.current.number && !asked {
 		return nil
 	}
-	if r.held+len(p.raw) > maxHeld {
-		return errFull
+	if err := r.makeRoom(a, len(p.raw), ch); err != nil {
+		return err
 	}
 	ep := a.find(p.Epoch)
 	switch {
@@ -228,7 +218,7 @@ func (r *replica) merge(p proven, asked bool, ch *change) error {
 		news = &change{}
 	}
 	err := ep.add(p, news)
-	r.held += ep.bytes + ep.waiting - size
+	r.hold(a, ep.bytes+ep.waiting-size)
 	if errors.Is(err, errFork) {
 		r.summed = nil
 	}
@@ -250,7 +240,7 @@ func (r *replica) open(a *author, number uint64, ch *change) *epoch {
 				i = j
 			}
 		}
-		r.drop(a.next[i], ch)
+		r.drop(a, a.next[i], ch)
 		a.next = slices.Delete(a.next, i, i+1)
 	}
 	ep := newEpoch(number)
@@ -263,19 +253,19 @@ func newEpoch(number uint64) *epoch {
 	return &epoch{number: number, early: make(map[uint64]Entry)}
 }
 
-// drop forgets an epoch, which may be nil.
-func (r *replica) drop(ep *epoch, ch *change) {
+// drop forgets an epoch of an author's, which may be nil.
+func (r *replica) drop(a *author, ep *epoch, ch *change) {
 	if ep == nil {
 		return
 	}
 	ch.drop(ep.entries...)
-	r.held -= ep.bytes + ep.waiting
+	r.hold(a, -ep.bytes-ep.waiting)
 	r.summed = nil
 }
 
 // dropOlder forgets the epoch below the effective one.
 func (r *replica) dropOlder(a *author) {
-	r.drop(a.older, &change{})
+	r.drop(a, a.older, &change{})
 	a.older = nil
 }
 
@@ -295,13 +285,17 @@ func (r *replica) forget(id peer.ID, ch *change) {
 		return
 	}
 	for _, ep := range append([]*epoch{a.current, a.older}, a.next...) {
-		r.drop(ep, ch)
+		r.drop(a, ep, ch)
 	}
 	if a.gone != nil {
 		ch.drop(*a.gone)
-		r.held -= len(a.gone.raw)
+		r.hold(a, -len(a.gone.raw))
+	}
+	if a.strange {
+		r.strangers.number--
 	}
 	delete(r.authors, id)
+	delete(r.strangers.proven, id)
 	r.summed = nil
 }
 
@@ -392,14 +386,14 @@ func (r *replica) fold(a *author, ch *change) (err error) {
 			err = errWithdrawal
 			continue
 		}
-		r.drop(a.current, ch)
+		r.drop(a, a.current, ch)
 		for _, old := range a.next[:i] {
-			r.drop(old, ch)
+			r.drop(a, old, ch)
 		}
 		r.dropOlder(a)
 		if a.gone != nil {
 			ch.drop(*a.gone)
-			r.held -= len(a.gone.raw)
+			r.hold(a, -len(a.gone.raw))
 		}
 		a.current, a.older, a.gone, a.lone = ep, nil, nil, nil
 		a.next = slices.Delete(a.next, 0, i+1)
@@ -408,15 +402,16 @@ func (r *replica) fold(a *author, ch *change) (err error) {
 	return err
 }
 
-// replace takes an author's logs from another replica, instead of its own.
+// replace takes this host's own log from another replica, instead of what is here.
 func (r *replica) replace(id peer.ID, from *replica) {
 	if a := r.authors[id]; a != nil {
 		for _, ep := range append([]*epoch{a.current, a.older}, a.next...) {
-			r.drop(ep, &change{})
+			r.drop(a, ep, &change{})
 		}
 	}
-	r.authors[id] = from.authors[id]
-	r.held += from.held
+	a := from.authors[id]
+	r.authors[id], a.strange = a, false
+	r.held += a.held
 	r.summed = nil
 }
 

@@ -409,7 +409,7 @@ func TestDiskQueueIsBounded(t *testing.T) {
 				t.Fatal(err)
 			}
 			m.mu.Lock()
-			m.noteRecordLocked(rec, raw, false)
+			m.noteRecordLocked(rec, raw, byGossip)
 			m.forgetHostLocked(rec.ID())
 			m.mu.Unlock()
 		}

@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -10,84 +11,220 @@ import (
 	"weft/peer"
 )
 
-// FuzzMerge merges the logs of two hosts in orders and with repetitions that the
-// input chooses: the outcome is the same in each, merging all again changes
-// nothing, and two replicas that hold parts of it agree after they have told each
-// other what is missing. One of the epochs has forgotten a grant of the one before.
-func FuzzMerge(f *testing.F) {
-	secret := NewSecret()
-	var pool []proven
-	scribes := []scribe{newScribe(f, secret), newScribe(f, secret)}
-	for _, s := range scribes {
-		for i, grants := range [][]string{{"g1"}, {"g1", "g2"}, {"g1"}, {"g1", "g2", "g3"}} { // the third has forgotten g2
-			es := s.epochOf(f, uint64(i+1)<<32, len(grants)+1, 2, func(j int) []byte {
-				if j >= 1 && j <= len(grants) {
-					return []byte(grants[j-1])
-				}
-				return fmt.Appendf(nil, "+%d/%d", i, j)
-			})
-			for j := range es[1 : len(grants)+1] {
-				e := es[j+1].Entry
-				signed, err := SignEntry(s.id, secret.MeshID(), Entry{Epoch: e.Epoch, Seq: e.Seq, Kind: KindGrant, Payload: e.Payload})
-				if err != nil {
-					f.Fatal(err)
-				}
-				es[j+1].Entry = signed
-			}
-			pool = append(pool, es...)
+// mergePool is what FuzzMerge deals with: the logs of authors of all sorts.
+type mergePool struct {
+	secret  Secret
+	scribes []scribe
+	passes  map[peer.ID]int // how often all of an author's must come until the order decides nothing
+	all     []proven
+	raw     int // bytes of all
+}
+
+func newMergePool(f *testing.F) *mergePool {
+	p := &mergePool{secret: NewSecret(), passes: make(map[peer.ID]int)}
+	const (
+		first  = 1 << 32
+		second = 2 << 32
+
+		exchanges = 3 // no pass does it; hosts that tell each other agree all the same
+	)
+	add := func(passes int, write func(s scribe) [][]proven) {
+		s := newScribe(f, p.secret)
+		p.scribes, p.passes[s.id.ID()] = append(p.scribes, s), passes
+		for _, ps := range write(s) {
+			p.all = append(p.all, ps...)
 		}
 	}
-	merge := func(t *testing.T, ps []proven) *replica {
-		r := newReplica()
-		for _, s := range scribes {
-			if err := r.learn(s.id.Public()); err != nil {
-				t.Fatal(err)
+	names := func(n int) (ds []Draft) {
+		for i := range n {
+			ds = append(ds, Draft{KindName, fmt.Append(nil, i)})
+		}
+		return ds
+	}
+	grant := func(s string) Draft { return Draft{KindGrant, []byte(s)} }
+	for range 2 { // forgets g2 in its third epoch; has as many as may wait
+		add(1, func(s scribe) (pss [][]proven) {
+			for i, grants := range [maxNext][]string{{"g1"}, {"g1", "g2"}, {"g1"}, {"g1", "g2", "g3"}} {
+				var ds []Draft
+				for _, g := range grants {
+					ds = append(ds, grant(g))
+				}
+				pss = append(pss, s.write(f, uint64(i+1)<<32, 1+len(grants), append(ds, names(2)...)...))
+			}
+			return pss
+		})
+	}
+	add(1, func(s scribe) [][]proven { // as many beyond a gap as may wait
+		return [][]proven{s.write(f, first, 1, names(maxEarly)...)}
+	})
+	add(2, func(s scribe) [][]proven { // more than may wait
+		return [][]proven{s.write(f, first, maxEarly, names(maxEarly+20)...)}
+	})
+	add(2, func(s scribe) (pss [][]proven) { // more epochs than may wait
+		for i := range maxNext + 2 {
+			pss = append(pss, s.write(f, uint64(i+1)<<32, 3, names(3)...))
+		}
+		return pss
+	})
+	add(1, func(s scribe) [][]proven { // departs
+		return [][]proven{s.write(f, first, 2, append(names(3), grant("g1"), Draft{Kind: KindDepart})...)}
+	})
+	add(2, func(s scribe) [][]proven { // forks, and departs
+		return [][]proven{s.write(f, first, 2, append(names(3), Draft{Kind: KindDepart})...), {s.entry(f, first, 3, Draft{KindName, []byte("other")})}}
+	})
+	add(2, func(s scribe) [][]proven { // forks, in its snapshot and behind it
+		return [][]proven{s.write(f, first, 3, names(4)...), {s.entry(f, first, 2, Draft{KindName, []byte("other")}), s.entry(f, first, 4, Draft{KindName, []byte("third")})}}
+	})
+	add(2, func(s scribe) [][]proven { // has forked, and goes on
+		return [][]proven{s.write(f, first, 2, names(3)...), {s.entry(f, first, 3, Draft{KindName, []byte("other")})}, s.write(f, second, 2, names(2)...)}
+	})
+	add(exchanges, func(s scribe) [][]proven { // has given something away under one number twice, and goes on with one of them
+		return [][]proven{s.write(f, first, 2, append(names(1), grant("g1"))...), {s.entry(f, first, 3, grant("g2"))}, s.write(f, second, 3, append(names(1), grant("g1"))...)}
+	})
+	for _, e := range p.all {
+		p.raw += len(e.raw)
+	}
+	return p
+}
+
+// A step of a fuzzed story is the number of an entry of the pool that is merged, or bury.
+const bury = -1
+
+// replica is a new one, in which the bound of all logs leaves room for the pool and
+// not a byte more.
+func (p *mergePool) replica(t *testing.T) *replica {
+	t.Helper()
+	r := newReplica()
+	r.held = maxHeld - p.raw
+	for _, s := range p.scribes {
+		if err := r.learn(s.id.Public()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return r
+}
+
+// play takes steps. What is buried stays so: in the pool nobody begins again.
+func (p *mergePool) play(t *testing.T, r *replica, steps ...int) {
+	t.Helper()
+	buried := func() (as []*author) {
+		for _, a := range r.authors {
+			if a.gone != nil {
+				as = append(as, a)
 			}
 		}
-		for _, p := range ps {
-			if err := r.merge(p, true, &change{}); err != nil && err != errWithdrawal {
+		return as
+	}
+	before := buried()
+	for _, i := range steps {
+		if i >= 0 {
+			if err := harmless(r.merge(p.all[i], true, &change{})); err != nil {
 				t.Fatal(err)
 			}
+			continue
 		}
-		return r
+		for _, a := range r.authors {
+			d := a.departure()
+			if d == nil {
+				d = a.lone
+			}
+			if d != nil && a.gone == nil {
+				r.bury(a, *d, &change{})
+			}
+		}
+		before = buried()
+	}
+	checkHeld(t, r, maxHeld-p.raw)
+	for _, a := range before {
+		if a.gone == nil {
+			t.Fatalf("%v is back", peer.IDOf(a.key))
+		}
+	}
+}
+
+// harmless leaves out what is the author's fault.
+func harmless(err error) error {
+	if errors.Is(err, errWithdrawal) || errors.Is(err, errFork) {
+		return nil
+	}
+	return err
+}
+
+// after is what a replica has of the authors for which so many passes are enough.
+func (p *mergePool) after(r *replica, passes int) (ms []mark) {
+	for _, m := range r.digest() {
+		if p.passes[m.author] <= passes && r.authors[m.author].counts() {
+			ms = append(ms, m)
+		}
+	}
+	return ms
+}
+
+// FuzzMerge merges the logs of several hosts in orders and with repetitions that the
+// input chooses, and buries the departed at some time: the outcome is the same in each,
+// merging all again changes nothing, and two replicas that hold parts of it agree
+// after they have told each other what is missing. What is over the bounds, or was
+// written twice, may take a second time.
+func FuzzMerge(f *testing.F) {
+	p := newMergePool(f)
+	var once []int
+	for i := range p.all {
+		once = append(once, i)
 	}
 	f.Add([]byte{}, uint64(1))
-	f.Add([]byte{3, 2, 1, 0, 20, 21, 20}, uint64(2))
+	f.Add([]byte{0, 3, 0, 2, 0, 1, 0, 0, 0, 20, 0, 21, 0, 20}, uint64(2))
+	f.Add([]byte{2, 90, 2, 89, 0xff, 0xff, 2, 88}, uint64(3))
 	f.Fuzz(func(t *testing.T, first []byte, seed uint64) {
-		if len(first) > 4*len(pool) {
+		if len(first) > 2*len(p.all) {
 			return
 		}
-		want := merge(t, pool).root()
-		var in []proven
-		for _, b := range first {
-			in = append(in, pool[int(b)%len(pool)])
-		}
-		rest := slices.Clone(pool)
-		rng := rand.New(rand.NewPCG(seed, 0))
-		rng.Shuffle(len(rest), func(i, j int) { rest[i], rest[j] = rest[j], rest[i] })
-		r := merge(t, slices.Concat(in, rest))
-		if r.root() != want {
-			t.Fatal("two orders, two outcomes")
-		}
-		for _, p := range pool {
-			ch := &change{}
-			if err := r.merge(p, true, ch); err != nil && err != errWithdrawal {
-				t.Fatal(err)
+		r := p.replica(t)
+		p.play(t, r, slices.Concat(once, once)...)
+		want := [...][]mark{1: p.after(r, 1), 2: p.after(r, 2)}
+
+		var in []int
+		for ; len(first) >= 2; first = first[2:] {
+			if n := int(binary.BigEndian.Uint16(first)); n == 0xffff {
+				in = append(in, bury)
+			} else {
+				in = append(in, n%len(p.all))
 			}
 		}
-		if r.root() != want {
-			t.Fatal("merging again changes the outcome")
+		rng := rand.New(rand.NewPCG(seed, 0))
+		shuffled := func() []int {
+			steps := append(slices.Clone(once), bury, bury, bury)
+			rng.Shuffle(len(steps), func(i, j int) { steps[i], steps[j] = steps[j], steps[i] })
+			return steps
+		}
+		rest := shuffled()
+		r = p.replica(t)
+		p.play(t, r, in...)
+		for i, steps := range [][]int{rest, once, once} {
+			p.play(t, r, steps...)
+			passes := min(i+1, 2)
+			if got := p.after(r, passes); !slices.Equal(got, want[passes]) {
+				t.Fatalf("two orders, two outcomes when all has come %d times:\n%v\n%v", i+1, got, want[passes])
+			}
 		}
 
-		cut := rng.IntN(len(rest) + 1)
-		a, b := merge(t, slices.Concat(in, rest[:cut])), merge(t, rest[cut:])
-		for range 3 { // each time a host may come to know that an epoch lacks something
-			if err := errors.Join(tell(t, secret, a, b), tell(t, secret, b, a)); err != nil {
+		a, b := p.replica(t), p.replica(t)
+		p.play(t, a, slices.Concat(in, rest[:rng.IntN(len(rest)+1)])...)
+		p.play(t, b, shuffled()[:rng.IntN(len(rest)+1)]...)
+		// Each time a host may come to know that an epoch lacks something, or the gap is
+		// filled behind which it has the next piece.
+		for i := 0; i < 3 || i < maxEarly && a.root() != b.root(); i++ {
+			if err := errors.Join(harmless(tell(t, p.secret, a, b)), harmless(tell(t, p.secret, b, a))); err != nil {
 				t.Fatal(err)
 			}
 		}
 		if a.root() != b.root() {
-			t.Fatal("two replicas that have told each other everything differ")
+			t.Fatalf("two replicas that have told each other everything differ:\n%v\n%v", a.digest(), b.digest())
+		}
+		for _, x := range []*replica{a, b} {
+			p.play(t, x, bury)
+		}
+		if a.root() != b.root() {
+			t.Fatal("a burial counts")
 		}
 	})
 }
@@ -96,11 +233,18 @@ func FuzzMerge(f *testing.F) {
 // grants is no error: it may come before the one that has them.
 func tell(t fataler, s Secret, from, to *replica) (err error) {
 	t.Helper()
-	for _, e := range slices.Concat(from.missing(to.digest(), peer.ID{})...) {
+	es := slices.Concat(from.missing(to.digest(), peer.ID{})...)
+	for _, e := range es {
 		if e := to.merge(provenEntry(t, s, e), true, &change{}); e != nil && e != errWithdrawal {
 			err = errors.Join(err, e)
 		}
 	}
+	for _, e := range es { // as settleDepartures
+		if ep := to.authors[e.Author].find(e.Epoch); ep != nil && string(ep.early[e.Seq].raw) == string(e.raw) {
+			to.takeDeparture(e)
+		}
+	}
+	to.settleOlder()
 	return err
 }
 

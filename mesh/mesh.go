@@ -70,6 +70,7 @@ type Mesh struct {
 	dirty    map[string]dirtyBucket // waits for the disk
 	departed map[peer.ID]time.Time  // when this router learnt of a departure
 	buried   time.Time              // when it was last looked which of them have had their time
+	aged     time.Time              // when strangers last grew older
 	base     func() []Draft
 	told     []byte // own record as gossip was told it
 	stale    bool   // a delegate of memberlist has changed what State shows
@@ -133,6 +134,7 @@ func New(o Options) (*Mesh, error) {
 	var n [8]byte
 	rand.Read(n[:]) // never fails: crypto/rand ends the program instead
 	m.nonce = binary.BigEndian.Uint64(n[:])
+	m.logs.meet(m.id)
 	if err := m.load(); err != nil {
 		return nil, fmt.Errorf("make mesh: %w", err)
 	}

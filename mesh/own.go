@@ -129,8 +129,9 @@ func (m *Mesh) appendLocking(ds []Draft, edit func(*Record)) ([]Entry, error) {
 	}
 	m.mu.Lock()
 	for _, e := range es {
-		m.logs.authors[m.id].current.append(e, &change{})
-		m.logs.held += len(e.raw)
+		a := m.logs.authors[m.id]
+		a.current.append(e, &change{})
+		m.logs.hold(a, len(e.raw))
 		m.logs.summed = nil
 	}
 	if raw != nil {

@@ -84,6 +84,8 @@ func (m *Mesh) load() error {
 		es = append(es, e)
 	}
 	slices.SortFunc(es, func(a, b Entry) int { return strings.Compare(logKey(a), logKey(b)) })
+	m.logs.strangers.restoring = true
+	defer func() { m.logs.strangers.restoring = false }()
 	m.loadGraves(es)
 	_, _ = m.take(es, peer.ID{}, false)
 	for k, raw := range meta {
@@ -96,7 +98,7 @@ func (m *Mesh) load() error {
 			continue
 		}
 		m.mu.Lock()
-		m.noteRecordLocked(rec, raw, false)
+		m.noteRecordLocked(rec, raw, byGossip)
 		m.mu.Unlock()
 	}
 	m.mu.Lock()
@@ -151,6 +153,13 @@ func (m *Mesh) storeLocked(ch *change) {
 				raw = e.raw
 			}
 			m.waitLocked(bucketLog, k, raw, there[k])
+		}
+	}
+	for _, id := range ch.lost {
+		if m.logs.authors[id] == nil {
+			m.forgetHostLocked(id)
+			delete(m.departed, id)
+			m.count.add("strangers_forgotten")
 		}
 	}
 }

@@ -104,7 +104,8 @@ type sim struct {
 	quiet  *slog.Logger      // of the hosts; nil: they are heard
 	addrs  byte              // last one that a host has moved to
 
-	connects int // of hosts by the operator: see introduce
+	paused   time.Time // when nobody stands still any more
+	connects int       // of hosts by the operator: see introduce
 }
 
 // given is a grant whose Append has succeeded.
@@ -426,6 +427,9 @@ func (s *sim) disturb() {
 		d := time.Duration(s.rng.IntN(15000)) * time.Millisecond
 		s.tell("%s stands still for %v", a.name, d)
 		a.host.Pause(d)
+		if end := time.Now().Add(d); end.After(s.paused) {
+			s.paused = end
+		}
 	case 4:
 		l := simnet.Link{
 			Loss: 0.3 * s.rng.Float64(), Dup: 0.1 * s.rng.Float64(),

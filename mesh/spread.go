@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"context"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync"
@@ -179,22 +178,21 @@ func (m *Mesh) send(own, relay []Entry) {
 	if len(own)+len(relay) == 0 {
 		return
 	}
-	nodes := m.aliveNodes()
-	if len(nodes) <= directMax {
+	to := m.audience()
+	if len(to.nodes) <= directMax {
 		msgs := append(pack(own, gossipDirect), pack(relay, gossipDirect)...)
-		for i := range nodes {
-			m.sendTo(nodes[i], msgs...)
+		for _, n := range to.nodes {
+			m.sendTo(n, msgs...)
 		}
 		return
 	}
-	rand.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
 	msgs := pack(own, gossipRelay)
-	for i := range nodes[:directMax] {
-		m.sendTo(nodes[i], msgs...)
+	for _, n := range to.some(directMax) {
+		m.sendTo(n, msgs...)
 	}
 	msgs = pack(relay, gossipRelay)
-	for i := range nodes[len(nodes)-fanout:] {
-		m.sendTo(nodes[len(nodes)-fanout+i], msgs...)
+	for _, n := range to.some(fanout) {
+		m.sendTo(n, msgs...)
 	}
 }
 
@@ -248,6 +246,13 @@ func (m *Mesh) sortMail(from netip.Addr, b []byte) (pass bool) {
 		return false
 	}
 	return true
+}
+
+// blameStream names who sent memberlist a stream that was refused.
+func (m *Mesh) blameStream(from netip.Addr, err error) {
+	if id := idAt(from); id != m.id {
+		m.rejectSent(id, reasonMalformed, err)
+	}
 }
 
 // receive puts a datagram of ours into the inbox; b is not kept. It is called by

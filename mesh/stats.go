@@ -3,6 +3,7 @@ package mesh
 // Stats is how much a Mesh holds at one moment. All of it is bounded.
 type Stats struct {
 	Authors   int // hosts whose logs are known, this one included; at most 4,096
+	Strangers int // of them: never met, and the address space does not rest on them; at most half, but for what a restart has found
 	Entries   int // of all logs, those that wait for others before them included
 	LogBytes  int // of these entries; at most 512 MiB
 	DiskQueue int // values that wait to be written; while the disk refuses, at most what is held and what is on it
@@ -22,6 +23,7 @@ func (m *Mesh) Stats() Stats {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	s.Strangers = m.logs.strangers.number
 	s.Authors, s.Entries, s.LogBytes = len(m.logs.authors), m.logs.entries(), m.logs.held
 	return s
 }

@@ -177,7 +177,7 @@ func TestSilentHostIsAskedBeforeItFails(t *testing.T) {
 			gone, answered := false, false
 			for ms := range 5000 {
 				time.Sleep(time.Millisecond)
-				gone = gone || len(a.mesh.live()) < 3
+				gone = gone || len(a.mesh.live(directMax)) < 3
 				silent, _ := a.LastReceive(b.id.ID())
 				answered = answered || silent < time.Second && ms < 100 // sooner than gossip brings host2 to contradict
 				if a.sees(b) != Alive {

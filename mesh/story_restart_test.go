@@ -217,7 +217,7 @@ func partition(t *testing.T, w *world, long time.Duration, left, right []*box) {
 	a.append("left")
 	z.append("right")
 	w.heal(left, right)
-	took := w.within(20*time.Second, "healed", func() bool { return oneMesh(append(left, right...)...) })
+	took := w.within(healWithin, "healed", func() bool { return oneMesh(append(left, right...)...) })
 	t.Logf("healed after %v", took)
 	for _, b := range w.boxes {
 		if len(b.names(a)) != 1 || len(b.names(z)) != 1 {

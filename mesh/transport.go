@@ -2,7 +2,8 @@ package mesh
 
 import (
 	"context"
-	"errors"
+	"crypto/aes"
+	"crypto/cipher"
 	"fmt"
 	"net"
 	"net/netip"
@@ -24,10 +25,11 @@ const (
 // listener on the control address. Errors of the sockets are passed on as they
 // are: memberlist looks for *net.OpError by type assertion.
 type transport struct {
+	gossipPost
 	network Network
 	self    netip.AddrPort
-	inside  netip.Prefix                                // all control addresses; what comes from elsewhere is dropped
-	sort    func(from netip.Addr, b []byte) (pass bool) // takes datagrams that are not memberlist's, and judges those that are; keeps nothing
+	inside  netip.Prefix // all control addresses; what comes from elsewhere is dropped
+	key     cipher.Block // of memberlist's seal
 	pc      net.PacketConn
 	ln      net.Listener
 	packets chan *memberlist.Packet
@@ -45,8 +47,19 @@ type transport struct {
 
 var _ memberlist.NodeAwareTransport = (*transport)(nil)
 
-// newTransport opens the sockets and starts to read them; Shutdown ends that.
-func newTransport(ctx context.Context, n Network, self netip.AddrPort, inside netip.Prefix, sort func(netip.Addr, []byte) bool) (*transport, error) {
+// gossipPost is what a transport does with what comes in.
+type gossipPost struct {
+	sort  func(from netip.Addr, b []byte) (pass bool) // takes datagrams that are not memberlist's, and judges those that are; keeps nothing
+	blame func(from netip.Addr, err error)            // for a stream that was refused
+}
+
+// newTransport opens the sockets and starts to read them; Shutdown ends that. key is
+// memberlist's.
+func newTransport(ctx context.Context, n Network, self netip.AddrPort, inside netip.Prefix, key []byte, post gossipPost) (*transport, error) {
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, fmt.Errorf("open gossip's seal: %w", err)
+	}
 	ln, err := n.Listen(ctx, self)
 	if err != nil {
 		return nil, fmt.Errorf("listen for gossip streams on %v: %w", self, err)
@@ -57,7 +70,7 @@ func newTransport(ctx context.Context, n Network, self netip.AddrPort, inside ne
 		return nil, fmt.Errorf("listen for gossip packets on %v: %w", self, err)
 	}
 	t := &transport{
-		network: n, self: self, inside: inside, sort: sort, pc: pc, ln: ln,
+		network: n, self: self, inside: inside, gossipPost: post, key: block, pc: pc, ln: ln,
 		packets: make(chan *memberlist.Packet),
 		streams: make(chan net.Conn),
 		slots:   make(chan struct{}, gossipStreams),
@@ -118,7 +131,7 @@ func (t *transport) accept() {
 			<-t.slots
 			continue
 		}
-		s := &slotConn{Conn: c, left: maxStream, free: func() { t.holds.give(from); <-t.slots }}
+		s := t.stream(c, from, func() { t.holds.give(from); <-t.slots })
 		select {
 		case t.streams <- s:
 		case <-t.done:
@@ -126,6 +139,11 @@ func (t *transport) accept() {
 			return
 		}
 	}
+}
+
+// stream is what is said with a member; free is called when it is closed.
+func (t *transport) stream(c net.Conn, with netip.Addr, free func()) *stream {
+	return &stream{Conn: c, key: t.key, left: maxStream, blame: func(err error) { t.blame(with, err) }, free: free}
 }
 
 // pause keeps a socket that only returns errors from using up a core. It
@@ -139,30 +157,6 @@ func (t *transport) pause() bool {
 	case <-wait.C:
 		return false
 	}
-}
-
-// slotConn reads so much, and gives its place back when it is closed.
-type slotConn struct {
-	net.Conn
-	left int
-	once sync.Once
-	free func()
-}
-
-func (c *slotConn) Read(b []byte) (int, error) {
-	if c.left <= 0 {
-		return 0, errStreamTooLong
-	}
-	n, err := c.Conn.Read(b[:min(len(b), c.left)])
-	c.left -= n
-	return n, err
-}
-
-var errStreamTooLong = errors.New("gossip stream is too long")
-
-func (c *slotConn) Close() error {
-	c.once.Do(c.free)
-	return c.Conn.Close()
 }
 
 func (t *transport) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
@@ -210,7 +204,7 @@ func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Durati
 		delete(t.dialled, d)
 		return nil, err
 	}
-	d.Conn = c
+	d.Conn = t.stream(c, to.Addr(), func() {})
 	if d.ended {
 		_ = c.Close() // the first use tells memberlist
 	}

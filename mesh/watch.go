@@ -42,7 +42,8 @@ func (m *Mesh) lookAtHosts() (ask []doubtful) {
 	m.stale = false
 	m.eachHostLocked(func(id peer.ID, h *host, s sign) {
 		if at, ok := heard[id]; ok {
-			s.silent, s.heard, h.reached = now.Sub(at), true, true
+			s.silent, s.heard = now.Sub(at), true
+			m.meetLocked(id)
 		}
 		live := s.liveness()
 		if s.dead() && h.live == Alive && now.Sub(h.doubted) >= grace {
@@ -71,6 +72,13 @@ func (m *Mesh) lookAtHosts() (ask []doubtful) {
 		}
 		h.live, h.since, changed = live, now, true
 	})
+	if m.aged.IsZero() {
+		m.aged = now
+	}
+	if now.Sub(m.aged) >= strangerTurn {
+		m.aged = now
+		m.logs.grow()
+	}
 	changed = m.notices.expire(now) || changed
 	if now.Sub(m.buried) >= buryEvery {
 		m.buried = now
@@ -90,15 +98,14 @@ func (m *Mesh) lookAtHosts() (ask []doubtful) {
 }
 
 // askTunnel tells when the tunnel had something last from those that gossip calls
-// dead, or that nothing but gossip vouches for when so many are known that some may
-// have to go. It is asked without a lock: it has locks of its own. Mostly there is
+// dead, or that are strangers when there are so many that some may have to go. It is asked without a lock: it has locks of its own. Mostly there is
 // nobody to ask about.
 func (m *Mesh) askTunnel() map[peer.ID]time.Time {
 	var ids []peer.ID
 	m.mu.Lock()
-	full := len(m.logs.authors) >= crowded
+	many := m.logs.strangers.number >= maxStrangers/2
 	m.eachHostLocked(func(id peer.ID, h *host, s sign) {
-		if s.dead() || full && !h.proven() {
+		if s.dead() || many && m.logs.strangers.unmet(id) {
 			ids = append(ids, id)
 		}
 	})

@@ -20,15 +20,15 @@ import (
 
 // testdata/wire-v1.txt holds one example of every format as weft 0.1 writes it:
 // a line is a name and the bytes in hex. Later releases must read these bytes.
-// It is written by `go test ./mesh -run WireV1 -wire.update`, which is right
+// It is written by `go test ./mesh -run WireV1$ -wire.update`, which is right
 // only as long as no release has been made with it.
 var wireUpdate = flag.Bool("wire.update", false, "write testdata/wire-v1.txt anew")
 
 const wireFile = "testdata/wire-v1.txt"
 
-func readWire(t *testing.T) map[string][]byte {
+func readWire(t *testing.T, file string) map[string][]byte {
 	t.Helper()
-	text, err := os.ReadFile(wireFile)
+	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,6 +42,17 @@ func readWire(t *testing.T) map[string][]byte {
 		m[name] = b
 	}
 	return m
+}
+
+func writeWire(t *testing.T, file string, m map[string][]byte) {
+	t.Helper()
+	var out strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		fmt.Fprintf(&out, "%s %x\n", name, m[name])
+	}
+	if err := os.WriteFile(file, []byte(out.String()), 0o644); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // wireHandshakers are the two sides of the recorded session, with nothing random.
@@ -104,13 +115,7 @@ func updateWire(t *testing.T) {
 	}
 	m["session-client"], m["session-server"] = ta.out.Bytes(), tb.out.Bytes()
 
-	var out strings.Builder
-	for _, name := range slices.Sorted(maps.Keys(m)) {
-		fmt.Fprintf(&out, "%s %x\n", name, m[name])
-	}
-	if err := os.WriteFile(wireFile, []byte(out.String()), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	writeWire(t, wireFile, m)
 }
 
 // wireReplica holds what entries say.
@@ -128,7 +133,7 @@ func wireReplica(t *testing.T, s Secret, es ...Entry) *replica {
 // What a host of the first release says to a neighbour, today's takes: entries in
 // datagrams, a root, and a digest that it answers with what is missing.
 func TestWireV1Gossip(t *testing.T) {
-	m, s := readWire(t), wireSecret(t)
+	m, s := readWire(t, wireFile), wireSecret(t)
 	es, err := SplitEntries(m["entries"])
 	if err != nil {
 		t.Fatal(err)
@@ -166,7 +171,7 @@ func TestWireV1(t *testing.T) {
 	if *wireUpdate {
 		updateWire(t)
 	}
-	m, s := readWire(t), wireSecret(t)
+	m, s := readWire(t, wireFile), wireSecret(t)
 
 	tok, err := ParseToken(string(m["token"]))
 	if err != nil || !tok.Secret.Equal(s) || !slices.Equal(tok.Endpoints, []string{"192.0.2.1:6783", "host2"}) || tok.Encode() != string(m["token"]) {
@@ -216,7 +221,7 @@ func TestWireV1(t *testing.T) {
 // Each side of today meets the recorded bytes of the other, and says the same
 // bytes as it did.
 func TestWireV1Session(t *testing.T) {
-	m := readWire(t)
+	m := readWire(t, wireFile)
 	hc, hs := wireHandshakers(t)
 	for _, tt := range []struct {
 		name          string

@@ -15,27 +15,37 @@ import (
 // past is one epoch with grants in its snapshot, and more behind it.
 func (s scribe) past(t fataler, number uint64, snapshot, behind []string) []proven {
 	t.Helper()
-	b := NewBegin(s.id, s.secret, 0, number, uint32(1+len(snapshot)))
+	var ds []Draft
+	for _, g := range slices.Concat(snapshot, behind) {
+		ds = append(ds, Draft{KindGrant, []byte(g)})
+	}
+	return s.write(t, number, 1+len(snapshot), ds...)
+}
+
+// write is one epoch of a Begin and drafts; the first n entries are its snapshot.
+func (s scribe) write(t fataler, number uint64, n int, ds ...Draft) []proven {
+	t.Helper()
+	b := NewBegin(s.id, s.secret, 0, number, uint32(n))
 	payload, err := b.MarshalBinary()
 	if err != nil {
 		t.Fatal(err)
 	}
-	ds := []Draft{{KindBegin, payload}}
-	for _, g := range slices.Concat(snapshot, behind) {
-		ds = append(ds, Draft{KindGrant, []byte(g)})
-	}
 	var out []proven
-	for i, d := range ds {
-		p := proven{}
-		if i == 0 {
-			p.begin = &b
-		}
-		if p.Entry, err = SignEntry(s.id, s.secret.MeshID(), Entry{Epoch: number, Seq: uint64(i + 1), Kind: d.Kind, Payload: d.Payload}); err != nil {
-			t.Fatal(err)
-		}
-		out = append(out, p)
+	for i, d := range append([]Draft{{KindBegin, payload}}, ds...) {
+		out = append(out, s.entry(t, number, i+1, d))
 	}
+	out[0].begin = &b
 	return out
+}
+
+// entry is one that is no Begin.
+func (s scribe) entry(t fataler, number uint64, seq int, d Draft) proven {
+	t.Helper()
+	e, err := SignEntry(s.id, s.secret.MeshID(), Entry{Epoch: number, Seq: uint64(seq), Kind: d.Kind, Payload: d.Payload})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return proven{Entry: e}
 }
 
 // deal merges entries as an exchange brings them, and returns the last complaint.

@@ -225,7 +225,13 @@ func (b *box) knows(x *box, first ...*box) {
 	for _, y := range append(first, x) {
 		at = append(at, netip.AddrPortFrom(y.addr, DefaultPort))
 	}
-	raw, err := SignRecord(x.id, b.w.secret, Record{Epoch: 1, ProtoMin: 1, ProtoMax: 1, Endpoints: at})
+	b.hearsOf(x.id, 1, at...)
+}
+
+// hearsOf gives b's router a record of an identity, as gossip would.
+func (b *box) hearsOf(id *peer.Identity, epoch uint64, at ...netip.AddrPort) {
+	b.w.t.Helper()
+	raw, err := SignRecord(id, b.w.secret, Record{Epoch: epoch, ProtoMin: 1, ProtoMax: 1, Endpoints: at})
 	if err != nil {
 		b.w.t.Fatal(err)
 	}
@@ -235,7 +241,7 @@ func (b *box) knows(x *box, first ...*box) {
 	}
 	b.mesh.mu.Lock()
 	defer b.mesh.mu.Unlock()
-	b.mesh.noteRecordLocked(rec, raw, false)
+	b.mesh.noteRecordLocked(rec, raw, byGossip)
 }
 
 // listen has a host without a router take connections to the join port.

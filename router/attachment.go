@@ -32,11 +32,11 @@ type attachment struct {
 	Default      string         // of Names, what came from the container: it follows a renaming; empty: attached without
 	NoMulticast  bool
 	RewriteHosts bool // the container's hosts file, which the engine writes anew at each start
+	Unhealthy    bool `json:",omitempty"` // what its health check last said, while the engine could be asked
 
 	// What follows is not stored.
-	running   bool
-	unhealthy bool
-	mac       string
+	running bool
+	mac     string
 }
 
 // attachedName is a name of an attachment. It is answered while the container
@@ -77,6 +77,34 @@ func (a *attachment) each(f func(attachedName)) {
 			f(attachedName{FQDN: target, Addr: n.Addr})
 		}
 	}
+}
+
+// found goes through what is found of it now: nothing unless it lives, and no address that is another host's.
+func (a *attachment) found(others func(netip.Addr) bool, f func(nameKey)) {
+	if !a.running {
+		return
+	}
+	a.each(func(n attachedName) {
+		if !n.Addr.IsValid() || !others(n.Addr) {
+			f(n.key(shortKey(a.Key)))
+		}
+	})
+}
+
+// removeNames takes names from it, of all addresses and all names if none are given. It says whose
+// names are gone, and what is not found of the container any more.
+func (a *attachment) removeNames(fqdn string, ips []netip.Addr, others func(netip.Addr) bool) (gone []netip.Addr, lost map[nameKey]bool) {
+	lost = map[nameKey]bool{}
+	a.found(others, func(k nameKey) { lost[k] = true })
+	a.Names = slices.DeleteFunc(a.Names, func(n attachedName) bool {
+		hit := (fqdn == "" || n.FQDN == fqdn) && (len(ips) == 0 || slices.Contains(ips, n.Addr))
+		if hit {
+			gone = append(gone, n.Addr)
+		}
+		return hit
+	})
+	a.found(others, func(k nameKey) { delete(lost, k) })
+	return gone, lost
 }
 
 // target is the name that SRV records of the container lead to. Several containers may

@@ -131,8 +131,9 @@ func base(old []mesh.Entry, names map[nameKey]bool, claims map[netip.Prefix]bool
 }
 
 // nameDrafts are the entries that withdraw names and announce others, of which both
-// lists are sorted here. Withdrawals come first, so that a name moves rather than
-// doubles. A name that cannot be written is left out and reported.
+// lists are sorted here. Others may answer between any two of them. So a name that gets something else is announced before
+// it is withdrawn, and there is no moment without it. All else is withdrawn first, above all an address that is another container's
+// now: it must not be answered for the one that had it. A name that cannot be written is left out and reported.
 func nameDrafts(withdrawn, announced []nameKey) ([]mesh.Draft, error) {
 	var ds []mesh.Draft
 	var errs []error
@@ -147,8 +148,34 @@ func nameDrafts(withdrawn, announced []nameKey) ([]mesh.Draft, error) {
 			ds = append(ds, mesh.Draft{Kind: mesh.KindName, Payload: b})
 		}
 	}
-	add(opDel, withdrawn)
+	type place struct {
+		name string
+		kind nameType
+	}
+	at := func(k nameKey) place {
+		if k.Type == typeCNAME {
+			k.Type = typeAddr // to which it leads
+		}
+		return place{k.Name, k.Type}
+	}
+	replaced, tenant := map[place]bool{}, map[netip.Addr]string{}
+	for _, k := range announced {
+		replaced[at(k)] = true
+		if k.Addr.IsValid() {
+			tenant[k.Addr] = k.Container
+		}
+	}
+	var first, last []nameKey
+	for _, k := range withdrawn {
+		if by, moved := tenant[k.Addr]; replaced[at(k)] && (!moved || by == k.Container) {
+			last = append(last, k)
+		} else {
+			first = append(first, k)
+		}
+	}
+	add(opDel, first)
 	add(opSet, announced)
+	add(opDel, last)
 	return ds, errors.Join(errs...)
 }
 

@@ -1,6 +1,8 @@
 package router
 
 import (
+	"context"
+	"log/slog"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -13,34 +15,59 @@ import (
 type guests struct {
 	mesh  atomic.Pointer[[]netip.Prefix]
 	local atomic.Pointer[[]netip.Prefix]
-	asked atomic.Int64 // when local was last found out, in nanoseconds since the epoch
-	find  func() ([]netip.Prefix, error)
+	find  func() ([]netip.Prefix, error) // who lives on this host
+	again chan struct{}                  // capacity 1; that may have changed
+	log   *slog.Logger
 }
 
-// findAgain is how often strangers make the host's networks be looked at again: one may be a container
-// of a network that was made just now.
-const findAgain = time.Second
+func newGuests(find func() ([]netip.Prefix, error), log *slog.Logger) *guests {
+	return &guests{find: find, again: make(chan struct{}, 1), log: log}
+}
 
 // allow is called for every query, from many goroutines.
 func (g *guests) allow(src netip.Addr) bool {
-	if within(g.mesh.Load(), src) || within(g.local.Load(), src) {
-		return true
-	}
-	last, now := g.asked.Load(), time.Now().UnixNano()
-	if now-last < int64(findAgain) || !g.asked.CompareAndSwap(last, now) {
-		return false
-	}
-	found, err := g.find()
-	if err != nil {
-		return false // it is asked again
-	}
-	g.local.Store(&found)
-	return within(&found, src)
+	return within(g.mesh.Load(), src) || within(g.local.Load(), src)
 }
 
 func (g *guests) setMesh(ps []netip.Prefix) {
 	ps = slices.Clone(ps)
 	g.mesh.Store(&ps)
+}
+
+// look finds out who lives on this host now.
+func (g *guests) look() error {
+	found, err := g.find()
+	if err == nil {
+		g.local.Store(&found)
+	}
+	return err
+}
+
+// poke makes follow look again. It never blocks.
+func (g *guests) poke() {
+	select {
+	case g.again <- struct{}{}:
+	default:
+	}
+}
+
+// follow looks again at each poke until ctx ends. It is no part of a pass: that may take longer than a
+// new network's first container to ask.
+func (g *guests) follow(ctx context.Context) error {
+	var retry <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-g.again:
+		case <-retry:
+		}
+		retry = nil
+		if err := g.look(); err != nil {
+			g.log.Warn("look for the networks of this host; trying again", "err", err)
+			retry = time.After(time.Second)
+		}
+	}
 }
 
 func within(ps *[]netip.Prefix, a netip.Addr) bool {

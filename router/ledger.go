@@ -144,6 +144,15 @@ func (r *Router) deliberate() []error {
 	if err != nil {
 		return nil
 	}
+	if b.ledger != r.relied { // others' logs are kept for its sake
+		r.relied = b.ledger
+		hosts := b.ledger.Hosts()
+		ids := make([]peer.ID, len(hosts))
+		for i, h := range hosts {
+			ids[i] = peer.ID(h)
+		}
+		r.mesh.Rely(ids)
+	}
 	r.mu.Lock()
 	r.noticeSleepLocked()
 	r.noteAliveLocked(b.st)

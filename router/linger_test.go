@@ -1,7 +1,9 @@
 package router
 
 import (
+	"maps"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -20,22 +22,31 @@ func TestLingering(t *testing.T) {
 	other := old
 	other.Addr, other.Container = netip.MustParseAddr("10.32.0.2"), "c2"
 	alias := nameKey{Name: old.Name, Type: typeCNAME, Data: "db.weft.local."}
+	otherSRV := srv
+	otherSRV.Port, otherSRV.Container = 81, "c2"
 	for _, c := range []struct {
 		what      string
+		old       nameKey
 		here      []nameKey
 		elsewhere []nameKey
 		until     time.Duration
 		stays     bool
 	}{
-		{"nothing", nil, nil, time.Hour, true},
-		{"its own services only", []nameKey{srv}, nil, time.Hour, true},
-		{"services elsewhere only", nil, []nameKey{srv}, time.Hour, true},
-		{"another address", []nameKey{srv, other}, nil, time.Hour, false},
-		{"another address elsewhere", nil, []nameKey{other}, time.Hour, false},
-		{"an alias", []nameKey{alias}, nil, time.Hour, false},
-		{"an alias elsewhere", nil, []nameKey{alias}, time.Hour, false},
-		{"its time is over", nil, nil, -time.Second, false},
+		{"nothing", old, nil, nil, time.Hour, true},
+		{"its own services only", old, []nameKey{srv}, nil, time.Hour, true},
+		{"services elsewhere only", old, nil, []nameKey{srv}, time.Hour, true},
+		{"another address", old, []nameKey{srv, other}, nil, time.Hour, false},
+		{"another address elsewhere", old, nil, []nameKey{other}, time.Hour, false},
+		{"an alias", old, []nameKey{alias}, nil, time.Hour, false},
+		{"an alias elsewhere", old, nil, []nameKey{alias}, time.Hour, false},
+		{"its time is over", old, nil, nil, -time.Second, false},
+		{"an address, and it is a service", srv, []nameKey{other}, nil, time.Hour, true},
+		{"another service", srv, []nameKey{otherSRV}, nil, time.Hour, false},
+		{"another service elsewhere", srv, nil, []nameKey{otherSRV}, time.Hour, false},
+		{"an alias, and it is a service", srv, []nameKey{alias}, nil, time.Hour, false},
+		{"an address, and it is an alias", alias, nil, []nameKey{other}, time.Hour, false},
 	} {
+		old := c.old
 		r := &Router{id: id, zone: newZone("weft.local", true), linger: map[nameKey]time.Time{old: time.Now().Add(c.until)}}
 		rs := []dns.Record{record(old, id.ID(), false)}
 		for _, k := range c.elsewhere {
@@ -49,6 +60,53 @@ func TestLingering(t *testing.T) {
 		r.addLingeringLocked(names)
 		if names[old] != c.stays {
 			t.Errorf("%s takes its place: it stays: %v", c.what, names[old])
+		}
+	}
+}
+
+// What is still answered for a moment after dns-remove is what was answered before: nothing of a container that does not
+// live, no address that is another host's now, and its services with its name.
+func TestRemovedNames(t *testing.T) {
+	one, two := netip.MustParseAddr("10.32.0.1"), netip.MustParseAddr("10.32.0.2")
+	a := &attachment{Key: "c", running: true, ServedAs: "web.weft.local.",
+		Names:    []attachedName{{FQDN: "web.weft.local.", Addr: one}, {FQDN: "web.weft.local.", Addr: two}, {FQDN: "other.weft.local.", Addr: one}},
+		Services: []attachedName{{FQDN: "web.weft.local.", Type: typeSRV, Port: 80, Data: "c.web.weft.local."}}}
+	stopped := a.clone()
+	stopped.running = false
+	for _, c := range []struct {
+		what   string
+		of     *attachment
+		fqdn   string
+		ips    []netip.Addr
+		others netip.Addr
+		gone   int
+		lost   string
+	}{
+		{"the name of its services", a, "web.weft.local.", nil, netip.Addr{}, 2, "A web.weft.local. 10.32.0.1, A web.weft.local. 10.32.0.2, SRV web.weft.local., A c.web.weft.local. 10.32.0.1, A c.web.weft.local. 10.32.0.2"},
+		{"one address of it", a, "web.weft.local.", []netip.Addr{one}, netip.Addr{}, 1, "A web.weft.local. 10.32.0.1, A c.web.weft.local. 10.32.0.1"},
+		{"another name", a, "other.weft.local.", nil, netip.Addr{}, 1, "A other.weft.local. 10.32.0.1"},
+		{"an address is another host's", a, "web.weft.local.", nil, one, 2, "A web.weft.local. 10.32.0.2, SRV web.weft.local., A c.web.weft.local. 10.32.0.2"},
+		{"it does not run", stopped, "web.weft.local.", nil, netip.Addr{}, 2, ""},
+		{"none of its names", a, "nosuch.weft.local.", nil, netip.Addr{}, 0, ""},
+	} {
+		b := c.of.clone()
+		gone, lost := b.removeNames(c.fqdn, c.ips, func(a netip.Addr) bool { return a == c.others })
+		want := map[string]bool{}
+		for s := range strings.SplitSeq(c.lost, ", ") {
+			want[s] = s != ""
+		}
+		delete(want, "")
+		got := map[string]bool{}
+		for k := range lost {
+			rec := record(k, peer.ID{}, false)
+			s := rec.Type() + " " + k.Name
+			if k.Addr.IsValid() {
+				s += " " + k.Addr.String()
+			}
+			got[s] = true
+		}
+		if len(gone) != c.gone || len(b.Names) != 3-c.gone || !maps.Equal(got, want) {
+			t.Errorf("%s: %v removed, %v lost", c.what, gone, got)
 		}
 	}
 }

@@ -134,14 +134,11 @@ func (r *Router) nameRemove(ctx context.Context, q nameRequest) (nameResponse, e
 	defer unlock()
 	var gone []netip.Addr
 	err = r.change(key, func(a *attachment) {
-		a.Names = slices.DeleteFunc(a.Names, func(n attachedName) bool {
-			hit := (fqdn == "" || n.FQDN == fqdn) && (len(ips) == 0 || slices.Contains(ips, n.Addr))
-			if hit {
-				gone = append(gone, n.Addr)
-				r.lingerLocked(n.key(shortKey(key)))
-			}
-			return hit
-		})
+		var lost map[nameKey]bool
+		gone, lost = a.removeNames(fqdn, ips, r.othersLocked())
+		for k := range lost {
+			r.lingerLocked(k)
+		}
 	})
 	if err == nil && len(gone) == 0 {
 		err = errNoSuchName
@@ -304,9 +301,8 @@ func staticKey(k nameKey) string {
 	return k.Name + " " + k.Addr.String()
 }
 
-// lingering is how long a name that dns-remove has taken is still answered if it is the name's
-// last, so that a dns-add right behind it replaces it without a moment in which
-// the name does not exist.
+// lingering is how long what dns-remove has taken is still answered, so that a dns-add right behind it replaces it
+// without a moment in which the name does not exist, or its services do not.
 const lingering = 500 * time.Millisecond
 
 // lingerLocked keeps a removed name announced for a moment. Its container still lives.
@@ -322,28 +318,38 @@ func (r *Router) addLingeringLocked(names map[nameKey]bool) {
 	if len(r.linger) == 0 {
 		return
 	}
-	// What a container offers at its name beside its address replaces nothing: a name with an SRV alone has no address.
-	has := map[string]bool{}
-	for k := range names {
-		has[k.Name] = has[k.Name] || k.Type == typeAddr || k.Type == typeCNAME
-	}
-	mine := map[dns.Record]bool{}
+	own := func(k nameKey) dns.Record { return record(k, r.id.ID(), false) }
+	here, mine := map[string][]dns.Record{}, map[dns.Record]bool{}
 	for k := range r.linger {
-		mine[record(k, r.id.ID(), false)] = true
+		here[k.Name], mine[own(k)] = nil, true
+	}
+	for k := range names {
+		if rs, ok := here[k.Name]; ok {
+			here[k.Name] = append(rs, own(k))
+		}
 	}
 	table := r.zone.table.Load()
 	for k := range r.linger {
+		replaced := slices.ContainsFunc(here[k.Name], func(o dns.Record) bool { return replaces(o, own(k)) })
 		elsewhere := slices.ContainsFunc(table.At(k.Name), func(o dns.Record) bool {
 			o.Down = false
-			return !mine[o] && (o.Addr.IsValid() || o.Type() == "CNAME")
+			return !mine[o] && replaces(o, own(k))
 		})
-		if has[k.Name] || elsewhere {
+		if replaced || elsewhere {
 			delete(r.linger, k)
 		}
 	}
 	for k := range r.linger {
 		names[k] = true
 	}
+}
+
+// replaces says that a record takes the place of one of its name that was removed: both lead to an address, or are
+// of one type. So what a container offers beside its address replaces what another offered, and not its address. An
+// alias replaces everything.
+func replaces(o, removed dns.Record) bool {
+	leads := func(r dns.Record) bool { return r.Addr.IsValid() || r.Type() == "CNAME" }
+	return o.Type() == "CNAME" || o.Type() == removed.Type() || leads(o) && leads(removed)
 }
 
 func loadStatic(load func(string) (map[string][]byte, error)) (map[nameKey]bool, error) {

@@ -191,16 +191,47 @@ func TestFoldNamesClaimsAndDeparture(t *testing.T) {
 
 // What is announced follows what is wanted, with no entry for what stays.
 func TestDraftsTurnAnnouncedIntoWanted(t *testing.T) {
-	key := func(n string) nameKey { return nameKey{Name: n, Addr: netip.MustParseAddr("10.32.0.1")} }
-	ds, err := nameDrafts([]nameKey{key("a.")}, []nameKey{key("c.")})
-	if err != nil || len(ds) != 2 {
-		t.Fatalf("%v %v", ds, err)
+	addr := func(name, addr, container string) nameKey {
+		return nameKey{Name: name, Addr: netip.MustParseAddr(addr), Container: container}
 	}
-	if o, k, _ := parseName(ds[0].Payload); o != opDel || k != key("a.") {
-		t.Errorf("first %v %v, want a to go", o, k)
+	srv := func(name, target, container string) nameKey {
+		return nameKey{Name: name, Type: typeSRV, Port: 80, Data: target, Container: container}
 	}
-	if o, k, _ := parseName(ds[1].Payload); o != opSet || k != key("c.") {
-		t.Errorf("then %v %v, want c to come", o, k)
+	sick := nameKey{Container: "one", Type: typeUnhealthy}
+	for _, c := range []struct {
+		what                 string
+		withdrawn, announced []nameKey
+		want                 string
+	}{
+		{"one goes, another comes", []nameKey{addr("a.", "10.32.0.1", "one")}, []nameKey{addr("c.", "10.32.0.2", "two")}, "-a. +c."},
+		{"a name moves", []nameKey{addr("a.", "10.32.0.1", "one"), srv("a.", "one.a.", "one")}, []nameKey{addr("a.", "10.32.0.2", "two"), srv("a.", "two.a.", "two")}, "+a.SRV +a. -a.SRV -a."},
+		{"a name becomes an alias", []nameKey{addr("a.", "10.32.0.1", "one")}, []nameKey{{Name: "a.", Type: typeCNAME, Data: "c."}}, "+a. -a."},
+		{"its services do not", []nameKey{addr("a.", "10.32.0.1", "one"), srv("a.", "one.a.", "one")}, []nameKey{addr("a.", "10.32.0.2", "two")}, "-a.SRV +a. -a."},
+		{"an address moves", []nameKey{addr("a.", "10.32.0.1", "one")}, []nameKey{addr("c.", "10.32.0.1", "two")}, "-a. +c."},
+		{"both move, apart", []nameKey{addr("a.", "10.32.0.1", "one")}, []nameKey{addr("a.", "10.32.0.2", "two"), addr("c.", "10.32.0.1", "three")}, "-a. +a. +c."},
+		{"a container gets another address", []nameKey{addr("a.", "10.32.0.1", "one")}, []nameKey{addr("a.", "10.32.0.2", "one"), addr("c.", "10.32.0.1", "one")}, "+a. +c. -a."},
+		{"it is well", []nameKey{sick}, nil, "-"},
+		{"it is sick from the start", nil, []nameKey{addr("a.", "10.32.0.1", "one"), sick}, "+ +a."},
+	} {
+		ds, err := nameDrafts(c.withdrawn, c.announced)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, d := range ds {
+			o, k, err := parseName(d.Payload)
+			s := map[op]string{opSet: "+", opDel: "-"}[o] + k.Name
+			if k.Type == typeSRV {
+				s += "SRV"
+			}
+			got = append(got, s)
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("%s: %v, want %s", c.what, got, c.want)
+		}
 	}
 }
 

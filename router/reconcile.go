@@ -97,32 +97,19 @@ func (r *Router) announce() *announced {
 		n += len(at.Names) + len(at.Services)
 	}
 	a := &announced{Names: make(map[nameKey]bool, n), Claims: map[netip.Prefix]bool{}}
-	whole := r.wholeRange()
-	stray := map[netip.Addr]bool{}
-	if r.alloc != nil {
-		for _, s := range r.alloc.Stray() {
-			stray[s.Addr.Addr()] = true
-		}
-	}
-	doubt := whole.IsValid() && r.doubtLocked()
+	whole, others := r.wholeRange(), r.othersLocked()
 	for _, at := range r.attached {
 		for _, p := range at.Addrs {
 			if !whole.IsValid() || !whole.Contains(p.Addr()) {
 				a.Claims[p] = true
 			}
 		}
-		if !at.running {
-			continue
-		}
 		named := false
-		at.each(func(n attachedName) {
-			if n.Addr.IsValid() && (stray[n.Addr] || doubt && whole.Contains(n.Addr)) {
-				return // another host's now, or it may be
-			}
+		at.found(others, func(k nameKey) {
 			named = true
-			a.Names[n.key(shortKey(at.Key))] = true
+			a.Names[k] = true
 		})
-		if named && at.unhealthy {
+		if named && at.Unhealthy {
 			a.Names[nameKey{Container: shortKey(at.Key), Type: typeUnhealthy}] = true
 		}
 	}
@@ -131,6 +118,19 @@ func (r *Router) announce() *announced {
 	}
 	r.addLingeringLocked(a.Names)
 	return a
+}
+
+// othersLocked says of an address whether it is another host's now, or may be. mu is held.
+func (r *Router) othersLocked() func(netip.Addr) bool {
+	whole := r.wholeRange()
+	doubt := whole.IsValid() && r.doubtLocked()
+	stray := map[netip.Addr]bool{}
+	if r.alloc != nil {
+		for _, s := range r.alloc.Stray() {
+			stray[s.Addr.Addr()] = true
+		}
+	}
+	return func(a netip.Addr) bool { return stray[a] || doubt && whole.Contains(a) }
 }
 
 // base is called by the mesh when it opens an epoch of this host's log. It

@@ -37,6 +37,7 @@ func Metrics(r Report) []api.Sample {
 	}
 	l := r.Router.Log
 	gauge("weft_mesh_log_hosts", "Hosts whose logs are held, this one included.", float64(l.Hosts), nil)
+	gauge("weft_mesh_log_strangers", "Hosts of those that were never met since the start, and that no address space rests on.", float64(l.Strangers), nil)
 	gauge("weft_mesh_log_entries", "Log entries held.", float64(l.Entries), nil)
 	gauge("weft_mesh_log_bytes", "Bytes of the log entries held.", float64(l.Bytes), nil)
 	for q, n := range map[string]int{"disk": l.DiskQueue, "inbox": l.Inbox, "outbox": l.Outbox, "relay": l.Relay} {

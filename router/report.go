@@ -49,7 +49,7 @@ type RejectReport struct {
 
 // LogReport is how much of the mesh's state this host holds and has under way.
 type LogReport struct {
-	Hosts, Entries, Bytes                           int // logs held; bytes as on the wire
+	Hosts, Strangers, Entries, Bytes                int // logs held; bytes as on the wire
 	DiskQueue, Inbox, Outbox, Relay, Guests, Locals int // see mesh.Stats
 }
 

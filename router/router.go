@@ -59,7 +59,7 @@ type Router struct {
 	logPoke     chan struct{}          // the logs, or who is there, have changed
 	nameProblem atomic.Pointer[string] // why names are not announced; empty: they are
 	zone        *zone
-	guests      guests
+	guests      *guests
 	rewire      atomic.Bool // the next pass also checks every container's interface
 	ready       chan struct{}
 	done        chan struct{}
@@ -119,6 +119,7 @@ type Router struct {
 	met     map[peer.Key]meeting // the peers without a session
 	devices map[peer.Key]uint64  // the peers' device generations, as last applied
 	problem string               // the last pass's error, to log it once
+	relied  *ipam.Ledger         // whose hosts the mesh was told of
 }
 
 // view is the state that one pass of the loop worked on. It is never changed.
@@ -214,7 +215,7 @@ func New(o Options) (_ *Router, err error) {
 		return nil, err
 	}
 	r.asks.order, r.asks.may, r.asks.call = r.donors, r.mayAsk, r.askOne
-	r.guests.find = r.host.Guests
+	r.guests = newGuests(r.host.Guests, r.log)
 	r.zone = newZone(o.Domain+".", o.DNSOrder != OrderShuffle)
 	if !o.NoDNS {
 		if r.dns, err = dns.New(dns.Options{Domain: o.Domain, TTL: o.DNSTTL, Upstream: o.Upstream, FallbackTimeout: o.FallbackTimeout,
@@ -336,8 +337,9 @@ func (r *Router) Run(ctx context.Context) (err error) {
 	g.Go(func() error { return r.mesh.Run(ctx) })
 	if r.dns != nil {
 		g.Go(func() error { return r.dns.Run(ctx) })
+		g.Go(func() error { return r.guests.follow(ctx) })
 	}
-	g.Go(func() error { return r.host.Watch(ctx, func() { r.rewire.Store(true); r.Poke() }) })
+	g.Go(func() error { return r.host.Watch(ctx, func() { r.rewire.Store(true); r.guests.poke(); r.Poke() }) })
 	g.Go(func() error { return r.docker.Watch(ctx, r.onEvent(ctx)) })
 	g.Go(func() error { return r.loop(ctx) })
 	g.Go(func() error { return r.followNames(ctx) })
@@ -415,6 +417,9 @@ func (r *Router) start(ctx context.Context) error {
 	r.syncNames()
 	r.mesh.SetBase(r.base)
 	r.rewire.Store(true)
+	if err := r.guests.look(); err != nil { // before the first question
+		r.log.Warn("look for the networks of this host", "err", err)
+	}
 	// Errors of the first pass are of single containers or routes: they are
 	// logged and tried again by the loop.
 	_ = r.pass(ctx)

@@ -19,7 +19,7 @@ const (
 
 // follow takes from a container what its attachment shows of it while it runs.
 func (a *attachment) follow(c docker.Container, domain string) {
-	a.unhealthy = c.Unhealthy
+	a.Unhealthy = c.Unhealthy
 	a.Services, a.ServedAs = nil, ""
 	if fqdn, ok := a.mainName(); ok {
 		a.ServedAs = fqdn
@@ -111,7 +111,7 @@ func (r *Router) updateNames(a *attachment) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	had := r.attached[a.Key]
-	if had == nil || had.unhealthy == a.unhealthy && slices.Equal(had.Services, a.Services) {
+	if had == nil || had.Unhealthy == a.Unhealthy && slices.Equal(had.Services, a.Services) {
 		return nil
 	}
 	return r.putAttachmentLocked(a)

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"weft/docker"
+	"weft/host"
 	"weft/internal/statedb"
 )
 
@@ -90,5 +91,65 @@ func TestRenamedContainer(t *testing.T) {
 	a.Default, a.Names = "", nil
 	if b, err = r.renewed(a, docker.Container{ID: "c", Name: "new", PID: os.Getpid()}); err != nil || len(b.Names) != 0 || b.Default != "" {
 		t.Errorf("%+v %v", b, err)
+	}
+}
+
+// What a container's health check said is known to a router that can not ask the engine.
+func TestHealthOutlivesTheRouter(t *testing.T) {
+	f := newFounder(t)
+	engine := docker.Container{ID: "web", Name: "web", PID: os.Getpid()}
+	begin := func(r *Router) *Router {
+		t.Helper()
+		var err error
+		if r.docker, err = docker.New(docker.Options{Host: "unix://" + filepath.Join(t.TempDir(), "no-engine")}); err != nil {
+			t.Fatal(err)
+		}
+		if r.host, err = host.New(host.Options{Bridge: bridgeName, WireGuard: wireGuardName}); err != nil {
+			t.Fatal(err)
+		}
+		if r.attached, err = loadAttachments(r.db.Load); err != nil {
+			t.Fatal(err)
+		}
+		r.findLiving(t.Context())
+		return r
+	}
+	sick := func(r *Router, want bool) {
+		t.Helper()
+		names := r.announce().Names
+		if got := names[nameKey{Container: "web", Type: typeUnhealthy}]; got != want || len(names) == 0 {
+			t.Errorf("announced %v, and that it is sick is to be %v", names, want)
+		}
+	}
+	r := begin(f.start())
+	a, err := r.renewed(&attachment{Key: "web", Names: []attachedName{{FQDN: "web.weft.local.", Addr: pfx("10.32.0.1/12").Addr()}}}, engine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.running = true
+	if err := r.putAttachmentLocked(a); err != nil {
+		t.Fatal(err)
+	}
+	// While the router runs it hears it from the engine; at a start it asks.
+	hears := map[string]func(r *Router){
+		"an event": func(r *Router) {
+			b, err := r.renewed(r.attached["web"], engine)
+			if err == nil {
+				err = r.updateNames(b)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		},
+		"a start": func(r *Router) { r.foundLocked(r.attached["web"], engine) },
+	}
+	for what, hear := range hears {
+		for _, engine.Unhealthy = range []bool{true, false} {
+			t.Run(what, func(t *testing.T) {
+				hear(r)
+				sick(r, engine.Unhealthy)
+				r = begin(f.restart(r, func() {}))
+				sick(r, engine.Unhealthy)
+			})
+		}
 	}
 }

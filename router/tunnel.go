@@ -28,7 +28,7 @@ type tunnels struct {
 	mu         sync.Mutex // guards the fields below
 	introduced map[peer.ID]mesh.Record
 	observed   map[peer.ID]netip.AddrPort
-	ids        map[peer.Key]peer.ID
+	keys       map[peer.ID]peer.Key // a key has one host only, whatever records say
 	heard      map[peer.Key]heard
 }
 
@@ -70,16 +70,12 @@ func (t *tunnels) Connect(ctx context.Context, rec mesh.Record, observed netip.A
 func (t *tunnels) LastReceive(id peer.ID) (time.Duration, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for k, i := range t.ids {
-		if i == id {
-			h, ok := t.heard[k]
-			if !ok || h.at.IsZero() {
-				return 0, false
-			}
-			return time.Since(h.at), true
-		}
+	k, known := t.keys[id]
+	h, ok := t.heard[k]
+	if !known || !ok || h.at.IsZero() {
+		return 0, false
 	}
-	return 0, false
+	return time.Since(h.at), true
 }
 
 // observe takes in the device's counters.
@@ -104,7 +100,6 @@ func (t *tunnels) withIntroduced(hosts []mesh.Host) []mesh.Host {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	all := slices.Clone(hosts)
-	t.ids = map[peer.Key]peer.ID{}
 	known := map[peer.ID]int{}
 	for i, h := range all {
 		known[h.ID] = i
@@ -119,8 +114,13 @@ func (t *tunnels) withIntroduced(hosts []mesh.Host) []mesh.Host {
 			all[i].Record = rec
 		}
 	}
+	ids := make(map[peer.Key]peer.ID, len(all))
 	for _, h := range all {
-		t.ids[h.Record.WireGuard] = h.ID
+		ids[h.Record.WireGuard] = h.ID
+	}
+	t.keys = make(map[peer.ID]peer.Key, len(ids))
+	for k, id := range ids {
+		t.keys[id] = k
 	}
 	return all
 }

@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -25,15 +24,8 @@ func flood(only string, seconds int, coredns string) error {
 		return err
 	}
 	fmt.Printf("%-8s %14s %12s %12s\n", "server", "other answered", "other p50 ms", "other p99 ms")
-	for name := range strings.SplitSeq(only, ",") {
-		if name == "coredns" && coredns == "" {
-			continue
-		}
-		server := w.server(name, coredns)
-		if err := server.Start(); err != nil {
-			return err
-		}
-		err := ready()
+	for _, name := range chosen(only, coredns) {
+		stop, err := start(w.server(name, coredns))
 		if err == nil {
 			greedy := exec.Command("dnsperf", "-s", "127.0.0.1", "-p", port, "-a", "127.0.0.2", "-d", w.path("queries"),
 				"-c", "1", "-q", "65000", "-t", "1", "-l", strconv.Itoa(seconds+1))
@@ -49,9 +41,8 @@ func flood(only string, seconds int, coredns string) error {
 					fmt.Printf("%-8s %13.1f%% %12.1f %12.1f\n", name, 100*share, ms(50), ms(99))
 				}
 			}
+			stop()
 		}
-		server.Process.Kill()
-		server.Wait()
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}

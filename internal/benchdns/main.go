@@ -3,10 +3,14 @@
 // here can be. dnsperf asks; see `make bench-dns`.
 //
 // It starts one server at a time on a loopback port, in a process of its own, with 10, 10,000 and 100,000
-// names. The first run asks as fast as it can, which gives queries per second; the second asks at a fixed rate,
-// which gives latencies that do not measure dnsperf's own queue. Memory is the server's resident set after both;
-// CPU is the server's time, in user and system mode, for one question of the first run: it says most where dnsperf and
-// the server share few processors.
+// names, round after round, so that what else the machine does meets all of them alike. The first run of each asks as fast as
+// it can, which gives queries per second; the second asks at a fixed rate, which gives latencies that do not measure dnsperf's
+// own queue. Memory is the server's resident set after both; CPU is the server's time, in user and system mode, for one question
+// of the first run: it says most where dnsperf and the server share few processors. Each figure is the median of
+// the rounds, with the least and the greatest.
+//
+// All servers' sockets are given the same buffers, which hold more questions than dnsperf has out: it waits two seconds for
+// one that is lost, in which it would ask a server with small buffers less. That needs root.
 package main
 
 import (
@@ -37,7 +41,7 @@ func main() {
 	sizes := flag.String("sizes", "10,10000,100000", "how many names")
 	only := flag.String("only", "echo,weft,unbound,dnsmasq,coredns", "which servers")
 	seconds := flag.Int("seconds", 5, "of each run")
-	rounds := flag.Int("rounds", 3, "of which the median counts")
+	rounds := flag.Int("rounds", 5, "of which the median counts")
 	rate := flag.Int("rate", 20000, "queries per second of the run for latencies")
 	coredns := flag.String("coredns", "", "path of the CoreDNS binary; empty: without it")
 	flooded := flag.Bool("flood", false, "instead: how a client fares beside one that asks for all that the server can do")
@@ -61,7 +65,8 @@ func compare(sizes, only string, seconds, rounds, rate int, coredns string) erro
 		return err
 	}
 	defer os.RemoveAll(dir)
-	fmt.Printf("%-8s %8s %10s %9s %9s %9s %8s %6s\n", "server", "names", "queries/s", "CPU µs/q", "p50 µs", "p99 µs", "MiB", "lost")
+	servers := chosen(only, coredns)
+	var c comparison
 	for s := range strings.SplitSeq(sizes, ",") {
 		names, err := strconv.Atoi(s)
 		if err != nil {
@@ -71,33 +76,26 @@ func compare(sizes, only string, seconds, rounds, rate int, coredns string) erro
 		if err := w.prepare(); err != nil {
 			return err
 		}
-		for _, name := range strings.Split(only, ",") {
-			if name == "coredns" && coredns == "" {
-				continue
-			}
-			var rs []result
-			for range rounds {
+		rs := map[string][]result{}
+		for range rounds {
+			for _, name := range servers {
 				r, err := w.measure(w.server(name, coredns), seconds, rate)
 				if err != nil {
 					return fmt.Errorf("%s with %d names: %w", name, names, err)
 				}
-				rs = append(rs, r)
+				rs[name] = append(rs[name], r)
 			}
-			mid := func(f func(result) float64) float64 {
-				slices.SortFunc(rs, func(a, b result) int {
-					if f(a) < f(b) {
-						return -1
-					}
-					return 1
-				})
-				return f(rs[len(rs)/2])
-			}
-			fmt.Printf("%-8s %8d %10.0f %9.1f %9.0f %9.0f %8.0f %6.0f\n", name, names, mid(func(r result) float64 { return r.qps }), mid(func(r result) float64 { return r.cpu }),
-				mid(func(r result) float64 { return r.p50 }), mid(func(r result) float64 { return r.p99 }),
-				mid(func(r result) float64 { return r.mib }), mid(func(r result) float64 { return float64(r.lost) }))
+		}
+		for _, name := range servers {
+			c = append(c, row{name, names, rs[name]})
 		}
 	}
-	return nil
+	return c.print(os.Stdout)
+}
+
+// chosen are the servers to measure; CoreDNS only if it is there.
+func chosen(only, coredns string) []string {
+	return slices.DeleteFunc(strings.Split(only, ","), func(name string) bool { return name == "coredns" && coredns == "" })
 }
 
 // work is what all servers of one size are given.
@@ -130,8 +128,6 @@ func (w work) prepare() error {
  port: %s
  num-threads: 2
  so-reuseport: yes
- so-rcvbuf: 4m
- so-sndbuf: 4m
  do-ip6: no
  minimal-responses: yes
  local-zone: "weft.local." static
@@ -169,27 +165,36 @@ func (w work) server(name, coredns string) *exec.Cmd {
 
 type result struct {
 	qps, cpu, p50, p99, mib float64
-	lost                    int
+	lost                    float64
+}
+
+// start has a server run until stop is called; it answers, and its sockets have the buffers of all.
+func start(server *exec.Cmd) (stop func(), err error) {
+	var log strings.Builder // read when the process has ended
+	server.Stdout, server.Stderr = &log, &log
+	if err := server.Start(); err != nil {
+		return nil, err
+	}
+	stop = func() {
+		server.Process.Kill()
+		server.Wait()
+	}
+	if err = ready(); err == nil {
+		err = setBuffers(server.Process.Pid)
+	}
+	if err != nil {
+		stop()
+		return nil, fmt.Errorf("%w\n%s", err, log.String())
+	}
+	return stop, nil
 }
 
 func (w work) measure(server *exec.Cmd, seconds, rate int) (r result, err error) {
-	log, err := os.Create(w.path("server.log"))
+	stop, err := start(server)
 	if err != nil {
 		return r, err
 	}
-	defer log.Close()
-	server.Stdout, server.Stderr = log, log
-	if err := server.Start(); err != nil {
-		return r, err
-	}
-	defer func() {
-		server.Process.Kill()
-		server.Wait()
-	}()
-	if err := ready(); err != nil {
-		text, _ := os.ReadFile(log.Name())
-		return r, fmt.Errorf("%w\n%s", err, text)
-	}
+	defer stop()
 	perf := func(args ...string) (string, error) {
 		args = append([]string{"-s", "127.0.0.1", "-p", port, "-d", w.path("queries"), "-l", strconv.Itoa(seconds), "-t", "2", "-c", "16"}, args...)
 		out, err := exec.Command("dnsperf", args...).CombinedOutput()
@@ -218,8 +223,9 @@ func (w work) measure(server *exec.Cmd, seconds, rate int) (r result, err error)
 	if r.qps, err = figure(out, `Queries per second:\s+([\d.]+)`); err != nil {
 		return r, err
 	}
-	lost, _ := figure(out, `Queries lost:\s+(\d+)`)
-	r.lost = int(lost)
+	if r.lost, err = figure(out, `Queries lost:\s+(\d+)`); err != nil {
+		return r, err
+	}
 	if out, err = perf("-q", "400", "-Q", strconv.Itoa(rate), "-v"); err != nil {
 		return r, err
 	}

@@ -3,6 +3,7 @@ package netlab
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -30,11 +31,11 @@ type HostOptions struct {
 type Host struct {
 	place
 	name      string
-	n         int // 1, 2, …
-	addr      netip.Prefix
-	dir       string      // the host's files outside
-	cable     *cable      // set once the host is complete
-	workloads []*Workload // guarded by Lab.mu
+	n         int          // 1, 2, …
+	addr      netip.Prefix // guarded by Lab.mu once the host is complete
+	dir       string       // the host's files outside
+	cable     *cable       // set once the host is complete
+	workloads []*Workload  // guarded by Lab.mu
 
 	engineMu sync.Mutex // held through starts and stops; guards the field below
 	engine   *Proc      // dockerd; nil before the first start
@@ -127,6 +128,21 @@ func (l *Lab) newHost(name string, o HostOptions) (*Host, error) {
 // setUpLink starts a link of the calling thread's network namespace and gives
 // it addresses.
 func setUpLink(name string, addrs ...netip.Prefix) error {
+	return withLink(name, func(links *netlink.Handle, link netlink.Link) error {
+		for _, p := range addrs {
+			if err := links.AddrAdd(link, linkAddr(p)); err != nil {
+				return fmt.Errorf("add address %v: %w", p, err)
+			}
+		}
+		if err := links.LinkSetUp(link); err != nil {
+			return fmt.Errorf("start link %s: %w", name, err)
+		}
+		return nil
+	})
+}
+
+// withLink runs f with a link of the calling thread's network namespace.
+func withLink(name string, f func(*netlink.Handle, netlink.Link) error) error {
 	links, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("open netlink: %w", err)
@@ -136,22 +152,15 @@ func setUpLink(name string, addrs ...netip.Prefix) error {
 	if err != nil {
 		return fmt.Errorf("find link %s: %w", name, err)
 	}
-	for _, p := range addrs {
-		a, err := netlink.ParseAddr(p.String())
-		if err != nil {
-			return fmt.Errorf("address %v: %w", p, err)
-		}
-		if p.Addr().Is6() {
-			a.Flags = unix.IFA_F_NODAD // usable at once
-		}
-		if err := links.AddrAdd(link, a); err != nil {
-			return fmt.Errorf("add address %v: %w", p, err)
-		}
+	return f(links, link)
+}
+
+func linkAddr(p netip.Prefix) *netlink.Addr {
+	a := &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}
+	if p.Addr().Is6() {
+		a.Flags = unix.IFA_F_NODAD // usable at once
 	}
-	if err := links.LinkSetUp(link); err != nil {
-		return fmt.Errorf("start link %s: %w", name, err)
-	}
-	return nil
+	return a
 }
 
 // writeHostsLocked writes the /etc/hosts of all hosts, in place: it is bind-mounted.
@@ -178,7 +187,30 @@ func (l *Lab) own(f func() error) error {
 func (h *Host) Name() string { return h.name }
 
 // Addr is the host's IPv4 address on the underlay.
-func (h *Host) Addr() netip.Addr { return h.addr.Addr() }
+func (h *Host) Addr() netip.Addr {
+	h.lab.mu.Lock()
+	defer h.lab.mu.Unlock()
+	return h.addr.Addr()
+}
+
+// Move gives the host another IPv4 address on the underlay instead of its own, as
+// another lease does. Its name in /etc/hosts follows; routes by the old address are gone.
+func (h *Host) Move(to netip.Addr) error {
+	err := h.lab.own(func() error {
+		old := h.addr
+		h.addr = netip.PrefixFrom(to, old.Bits())
+		return errors.Join(h.space.do(func() error {
+			return withLink(hostLink, func(links *netlink.Handle, link netlink.Link) error {
+				// The old one first: with it would go one of its subnet that came second.
+				return errors.Join(links.AddrDel(link, linkAddr(old)), links.AddrAdd(link, linkAddr(h.addr)))
+			})
+		}), h.lab.writeHostsLocked())
+	})
+	if err != nil {
+		return fmt.Errorf("move host %s to %v: %w", h.name, to, err)
+	}
+	return nil
+}
 
 // Kill ends every process of the host by SIGKILL, as a power cut does, those of
 // Docker and its containers among them. What it had in /run stays, and so do

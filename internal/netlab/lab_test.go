@@ -153,6 +153,26 @@ func TestCutAndHeal(t *testing.T) {
 	}
 }
 
+func TestMove(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	a, b := newHost(t, l, "host1"), newHost(t, l, "host2")
+	old, to := b.Addr(), netip.MustParseAddr("192.168.48.99")
+	if err := b.Move(to); err != nil {
+		t.Fatal(err)
+	}
+	if b.Addr() != to {
+		t.Errorf("it is at %v", b.Addr())
+	}
+	if !pings(a, b, 5) || !pings(b, a, 5) {
+		t.Error("no way to its new address, or from it")
+	}
+	run(t, a, "busybox", "ping", "-c", "1", "-W", "5", "host2")
+	if _, _, err := a.Run("busybox", "ping", "-c", "1", "-W", "1", old.String()); err == nil {
+		t.Error("its old address still answers")
+	}
+}
+
 func TestWorkload(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)

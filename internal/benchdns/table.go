@@ -1,0 +1,80 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"text/tabwriter"
+)
+
+// comparison is what was measured, in the order in which it is printed.
+type comparison []row
+
+// row is one server with one number of names.
+type row struct {
+	server string
+	names  int
+	rounds []result
+}
+
+// spread is a figure of all rounds.
+type spread struct{ least, median, greatest float64 }
+
+func (r row) of(figure func(result) float64) spread {
+	var all []float64
+	for _, x := range r.rounds {
+		all = append(all, figure(x))
+	}
+	slices.Sort(all)
+	return spread{all[0], all[len(all)/2], all[len(all)-1]}
+}
+
+func qps(r result) float64 { return r.qps }
+
+// print writes the table, and how weft fares beside the others.
+func (c comparison) print(to io.Writer) error {
+	t := tabwriter.NewWriter(to, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(t, "server\tnames\tqueries/s\tCPU µs/q\tp50 µs\tp99 µs\tMiB\tlost\t")
+	for _, r := range c {
+		fmt.Fprintf(t, "%s\t%d\t", r.server, r.names)
+		for _, f := range []struct {
+			figure func(result) float64
+			digits int
+		}{
+			{qps, 0}, {func(x result) float64 { return x.cpu }, 1}, {func(x result) float64 { return x.p50 }, 0}, {func(x result) float64 { return x.p99 }, 0},
+			{func(x result) float64 { return x.mib }, 0}, {func(x result) float64 { return x.lost }, 0},
+		} {
+			s := r.of(f.figure)
+			fmt.Fprintf(t, "%.*f (%.*f-%.*f)\t", f.digits, s.median, f.digits, s.least, f.digits, s.greatest)
+		}
+		fmt.Fprintln(t)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, line := range c.judge() {
+		fmt.Fprintln(to, line)
+	}
+	return nil
+}
+
+// judge compares queries per second: weft with every other server of the same size, and each server with itself at the first
+// size. A ratio of medians has the widest range beside it that the rounds allow.
+func (c comparison) judge() (lines []string) {
+	ratio := func(a, b spread) string {
+		return fmt.Sprintf("%.2f (%.2f-%.2f)", a.median/b.median, a.least/b.greatest, a.greatest/b.least)
+	}
+	for _, r := range c {
+		for _, o := range c {
+			if r.server == "weft" && o.server != r.server && o.names == r.names {
+				lines = append(lines, fmt.Sprintf("%d names: weft answers %s times as many as %s", r.names, ratio(r.of(qps), o.of(qps)), o.server))
+			}
+		}
+	}
+	for _, r := range c {
+		if first := c[slices.IndexFunc(c, func(o row) bool { return o.server == r.server })]; first.names != r.names {
+			lines = append(lines, fmt.Sprintf("%s: %s times as many with %d names as with %d", r.server, ratio(r.of(qps), first.of(qps)), r.names, first.names))
+		}
+	}
+	return lines
+}
