@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -150,8 +151,7 @@ func (l *Ledger) lookAtPresent() (wire []byte, d Digest) {
 			b.Takeovers = append(b.Takeovers, t)
 		}
 	}
-	sure := slices.DeleteFunc(slices.Clone(l.grants), func(g Grant) bool { return !g.From.IsZero() && !l.accepts[g] })
-	r, conflicts := newRing(l.whole, l.baseParts(), sure)
+	r, conflicts := newRing(l.whole, l.baseParts(), l.taken())
 	if b.Parts = r.parts; len(conflicts) > 0 {
 		return nil, d
 	}
@@ -164,6 +164,20 @@ func (l *Ledger) lookAtPresent() (wire []byte, d Digest) {
 	}
 	wire = b.encode(family)
 	return wire, sha256.Sum256(wire)
+}
+
+// taken are the grants that their takers have accepted: by their word, or since they have given some of it on. Others may still be void.
+func (l *Ledger) taken() (out []Grant) {
+	byVersion := slices.Clone(l.grants)
+	slices.SortFunc(byVersion, func(a, b Grant) int { return cmp.Compare(b.Version, a.Version) })
+	by := map[Owner][]netip.Prefix{} // what a host has given on, of what is taken
+	for _, g := range byVersion {
+		if g.From.IsZero() || l.accepts[g] || slices.ContainsFunc(by[g.To], g.Prefix.Overlaps) {
+			out = append(out, g)
+			by[g.From] = append(by[g.From], g.Prefix)
+		}
+	}
+	return out
 }
 
 func (l *Ledger) baseParts() []Part {

@@ -69,7 +69,7 @@ type Ledger struct {
 	took      map[taking]bool  // each by itself: a forced takeover does not wait for its taker's earlier ones
 	accepts   map[Grant]bool
 	forced    []Takeover                // by self
-	taken     map[uint32][]netip.Prefix // by self, by takeover
+	spoilsOf  map[uint32][]netip.Prefix // by self, by takeover
 	waiting   []Grant                   // made to self and not accepted yet
 }
 
@@ -77,7 +77,7 @@ type Ledger struct {
 // are skipped.
 func NewLedger(self, founder Owner, whole netip.Prefix, facts []Fact) *Ledger {
 	l := &Ledger{self: self, founder: founder, whole: whole.Masked(), standing: map[Owner]uint32{},
-		seen: map[Owner]uint32{}, heard: map[taking]bool{}, took: map[taking]bool{}, taken: map[uint32][]netip.Prefix{}, accepts: map[Grant]bool{},
+		seen: map[Owner]uint32{}, heard: map[taking]bool{}, took: map[taking]bool{}, spoilsOf: map[uint32][]netip.Prefix{}, accepts: map[Grant]bool{},
 		councils: map[uint32][]Owner{}, steps: map[uint32]step{}, chunks: map[Digest][]Chunk{}}
 	votes := map[uint32]map[Owner][]Vote{}
 	forced := map[uint32][]Fact{}
@@ -93,7 +93,7 @@ func NewLedger(self, founder Owner, whole netip.Prefix, facts []Fact) *Ledger {
 			l.accepts[f.Grant] = true
 			if f.By == self && f.Grant.Takeover() {
 				id := f.Grant.Version / takeoverStep
-				l.taken[id] = append(l.taken[id], f.Grant.Prefix)
+				l.spoilsOf[id] = append(l.spoilsOf[id], f.Grant.Prefix)
 			}
 		case FactInit:
 			if f.By == founder {
@@ -248,7 +248,7 @@ func (l *Ledger) Overruled() []Takeover {
 		}
 		return !slices.ContainsFunc(l.takeovers, func(o Takeover) bool {
 			return o.From == t.From && o.To != t.To && o.ID > t.ID && slices.ContainsFunc(l.ring.parts, func(p Part) bool {
-				return p.Owner == o.To && p.Version == o.version() && slices.ContainsFunc(l.taken[t.ID], p.Prefix.Overlaps)
+				return p.Owner == o.To && p.Version == o.version() && slices.ContainsFunc(l.spoilsOf[t.ID], p.Prefix.Overlaps)
 			})
 		})
 	})
