@@ -58,7 +58,7 @@ func (f *founder) start() *Router {
 		store = f.store(store)
 	}
 	if r.mesh, err = mesh.New(mesh.Options{Identity: f.id, Secret: f.member.Secret, Nickname: "host", Founding: f.member.Founding, Store: store, Tunnel: noTunnel{},
-		Endpoints: func() []netip.AddrPort { return nil }, OnChange: func() {}, Log: r.log}); err != nil {
+		Endpoints: func() []netip.AddrPort { return nil }, OnChange: func() {}, Obsolete: r.obsolete, Log: r.log}); err != nil {
 		f.t.Fatal(err)
 	}
 	r.judgeState()
