@@ -139,11 +139,17 @@ func (l *Ledger) baseOf(d Digest) *Base {
 	return b
 }
 
-// lookAtPresent gives the base of what self knows, as its wire form, and its digest; nil if not all takeovers are carried out. Whoever agrees to
-// it has the same.
-func (l *Ledger) lookAtPresent() (wire []byte, d Digest) {
+// present is the base of what self knows; its wire form is nil if not all takeovers are carried out.
+type present struct {
+	wire   []byte
+	digest Digest
+	gain   int // how many facts it would cover that no base does
+}
+
+// lookAtPresent makes it. Whoever agrees to it has the same.
+func (l *Ledger) lookAtPresent() (p present) {
 	if !l.begun() || !l.ring.Seeded() || len(l.orphaned) > 0 || len(l.conflicts) > 0 || slices.ContainsFunc(l.takeovers, l.Pending) {
-		return nil, d
+		return p
 	}
 	b := &Base{Instance: l.open.instance, Electors: slices.Clone(l.electors)}
 	for i, t := range l.takeovers {
@@ -153,17 +159,18 @@ func (l *Ledger) lookAtPresent() (wire []byte, d Digest) {
 	}
 	r, conflicts := newRing(l.whole, l.baseParts(), l.taken())
 	if b.Parts = r.parts; len(conflicts) > 0 {
-		return nil, d
+		return p
 	}
 	family := byte(6)
 	if l.whole.Addr().Is4() {
 		family = 4
 	}
 	if slices.ContainsFunc(b.Parts, func(p Part) bool { return p.Version < l.outranked(p.Owner) }) {
-		return nil, d // that is still to be somebody's
+		return p // that is still to be somebody's
 	}
-	wire = b.encode(family)
-	return wire, sha256.Sum256(wire)
+	p.wire = b.encode(family)
+	p.digest, p.gain = sha256.Sum256(p.wire), l.gain(b)
+	return p
 }
 
 // taken are the grants that their takers have accepted: by their word, or since they have given some of it on. Others may still be void.
@@ -193,41 +200,53 @@ type leap struct {
 	instance uint32
 	value    Value
 	ballot   Ballot
-	base     *Base
+	base     *Base // nil: not all of it is here
 }
 
-// leapFrom finds the last base behind instance i, or at it, that a council up to i vouches for. Votes of instances between may be gone.
+// leapFrom finds the last base at instance i or behind it that is all here and that a council up to i vouches for, or one of a base
+// between. Votes of the instances that it passes over may be gone.
 func (l *Ledger) leapFrom(i uint32, votes map[uint32]map[Owner][]Vote) (leap, bool) {
-	var found leap
+	var all []leap
 	for at, by := range votes {
-		if at < i || found.base != nil && at <= found.instance {
+		if at < i {
 			continue
 		}
 		for o, vs := range by {
 			for _, v := range vs {
-				if v.Accepted.By != o || v.Value.Op != OpBase { // whoever proposed it has accepted it
-					continue
-				}
 				c := leap{instance: at, value: v.Value, ballot: v.Accepted}
-				if majorityOf(v.Value.Hosts, func(h Owner) bool { return c.acceptedBy(by[h]) }) && l.certified(c, by) {
-					if c.base = l.baseFor(at, v.Value); c.base != nil {
-						found = c
-					}
+				// Whoever proposed it has accepted it.
+				if v.Accepted.By == o && v.Value.Op == OpBase && majorityOf(v.Value.Hosts, func(h Owner) bool { return c.acceptedBy(by[h]) }) {
+					c.base = l.baseFor(at, v.Value)
+					all = append(all, c)
 				}
 			}
 		}
 	}
-	return found, found.base != nil
-}
-
-// certified says whether a majority of a council that is known has accepted it.
-func (l *Ledger) certified(c leap, by map[Owner][]Vote) bool {
-	for _, council := range l.councils {
-		if majorityOf(council, func(h Owner) bool { return c.acceptedBy(by[h]) }) {
-			return true
+	slices.SortFunc(all, func(a, b leap) int { return cmp.Compare(a.instance, b.instance) })
+	var way []leap
+	last := -1
+	for _, c := range all {
+		known := func(council []Owner) bool {
+			return majorityOf(council, func(h Owner) bool { return c.acceptedBy(votes[c.instance][h]) })
+		}
+		vouched := slices.ContainsFunc(way, func(w leap) bool { return known(w.value.Hosts) })
+		for _, council := range l.councils {
+			vouched = vouched || known(council)
+		}
+		if !vouched {
+			continue
+		}
+		if way = append(way, c); c.base != nil {
+			last = len(way) - 1
 		}
 	}
-	return false
+	if last < 0 {
+		return leap{}, false
+	}
+	for _, w := range way[:last+1] {
+		l.councils[w.instance], l.steps[w.instance] = w.value.Hosts, step{value: w.value, ballot: w.ballot, leapt: true}
+	}
+	return way[last], true
 }
 
 func (c leap) acceptedBy(vs []Vote) bool {
@@ -270,7 +289,7 @@ func (l *Ledger) Obsolete(f Fact) bool {
 	known := func(t Takeover) bool { return slices.Contains(l.base.Takeovers, t) }
 	switch f.Kind {
 	case FactGrant, FactAccept:
-		return l.covers(f.Grant)
+		return covers(l.base.Parts, f.Grant)
 	case FactStand:
 		return f.Count < l.standing[f.By]
 	case FactSeen:
@@ -279,7 +298,7 @@ func (l *Ledger) Obsolete(f Fact) bool {
 		return slices.ContainsFunc(l.base.Takeovers, func(t Takeover) bool { return t.To == f.By && t.ID == f.Count }) ||
 			!slices.ContainsFunc(l.takeovers, func(t Takeover) bool { return t.To == f.By && t.ID == f.Count })
 	case FactForce:
-		return known(forcedTakeover(f))
+		return known(forcedTakeover(f)) && !l.onTheWay(f)
 	case FactVote:
 		if f.Vote.Instance == l.base.Instance {
 			return !f.Vote.Value.equal(l.baseValue)
@@ -291,9 +310,8 @@ func (l *Ledger) Obsolete(f Fact) bool {
 	return false
 }
 
-// covers says whether the base has all addresses of g at its version or a later one.
-func (l *Ledger) covers(g Grant) bool {
-	parts := l.base.Parts
+// covers says whether parts have all addresses of g at its version or a later one.
+func covers(parts []Part, g Grant) bool {
 	i, found := slices.BinarySearchFunc(parts, g.Prefix.Addr(), func(p Part, a netip.Addr) int { return p.Prefix.Addr().Compare(a) })
 	if !found && i > 0 {
 		i-- // the part that g begins in
@@ -310,10 +328,18 @@ func (l *Ledger) covers(g Grant) bool {
 	return covered
 }
 
-// onTheWay says that a vote is one of those by which the first council that vouches for the base is known to be one.
+// onTheWay says that a vote, or a takeover by force that closed an instance, is one of those by which the first council that vouches for
+// the base is known to be one.
 func (l *Ledger) onTheWay(f Fact) bool {
-	s, ok := l.steps[f.Vote.Instance]
-	return ok && f.Vote.Instance < l.voucher && f.Vote.Accepted == s.ballot && f.Vote.Value.equal(s.value)
+	i := f.Vote.Instance
+	s, ok := l.steps[i]
+	if !ok || i > l.voucher || i == l.voucher && !s.leapt {
+		return false
+	}
+	if f.Kind == FactForce {
+		return s.forced && f.By == s.ballot.By
+	}
+	return !s.forced && f.Vote.Accepted == s.ballot && f.Vote.Value.equal(s.value)
 }
 
 // Needs says whether a fact must be in the log of whoever drops what is obsolete, whoever wrote it: it is a piece of the base, or a vote
@@ -326,10 +352,29 @@ func (l *Ledger) Needs(f Fact) bool {
 	case FactVote:
 		s := l.steps[f.Vote.Instance]
 		return f.Vote.Instance == l.base.Instance && f.Vote.Accepted == s.ballot && f.Vote.Value.equal(s.value) || l.onTheWay(f)
+	case FactForce:
+		return l.onTheWay(f)
 	case FactBase:
 		return f.Chunk.Of == l.baseValue.Digest
 	}
 	return false
+}
+
+// gain counts the facts that a base would cover and the present one does not.
+func (l *Ledger) gain(b *Base) (n int) {
+	for _, f := range l.facts {
+		switch f.Kind {
+		case FactGrant, FactAccept:
+			if covers(b.Parts, f.Grant) && (l.base == nil || !covers(l.base.Parts, f.Grant)) {
+				n++
+			}
+		case FactVote:
+			if f.Vote.Instance < b.Instance && !l.Obsolete(f) && !l.Needs(f) {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 // Base is what the ledger rests on; nil for the seed.

@@ -33,6 +33,8 @@ type taking struct {
 type step struct {
 	value  Value
 	ballot Ballot
+	leapt  bool // by a base that a council before it vouches for
+	forced bool // by ballot.By alone
 }
 
 // Ledger is what one host makes of all facts that it knows: who owns what, who may decide, what is being decided. It is a pure function
@@ -58,9 +60,9 @@ type Ledger struct {
 	baseValue Value
 	voucher   uint32  // the first instance whose electors vouch for the base
 	voted     []Value // bases that were voted for since
-	fresh     int     // grants, acceptances and votes that it does not cover
+	facts     []Fact
 	chunks    map[Digest][]Chunk
-	present   func() (wire []byte, d Digest) // see lookAtPresent
+	present   func() present // see lookAtPresent
 	takeovers []Takeover
 	open      election         // the instance that is not decided yet
 	standing  map[Owner]uint32 // by FactStand
@@ -76,7 +78,7 @@ type Ledger struct {
 // NewLedger folds facts for the host self of a mesh that founder has founded with the range whole. Facts that do not pass their checks
 // are skipped.
 func NewLedger(self, founder Owner, whole netip.Prefix, facts []Fact) *Ledger {
-	l := &Ledger{self: self, founder: founder, whole: whole.Masked(), standing: map[Owner]uint32{},
+	l := &Ledger{facts: facts, self: self, founder: founder, whole: whole.Masked(), standing: map[Owner]uint32{},
 		seen: map[Owner]uint32{}, heard: map[taking]bool{}, took: map[taking]bool{}, spoilsOf: map[uint32][]netip.Prefix{}, accepts: map[Grant]bool{},
 		councils: map[uint32][]Owner{}, steps: map[uint32]step{}, chunks: map[Digest][]Chunk{}}
 	votes := map[uint32]map[Owner][]Vote{}
@@ -129,13 +131,8 @@ func NewLedger(self, founder Owner, whole netip.Prefix, facts []Fact) *Ledger {
 	if l.solid = l.ring; len(l.void) > 0 {
 		l.solid, _ = newRing(l.whole, l.baseParts(), l.grants)
 	}
-	for _, f := range facts {
-		if (f.Kind == FactGrant || f.Kind == FactAccept || f.Kind == FactVote) && !l.Obsolete(f) {
-			l.fresh++
-		}
-	}
 	l.mine, l.orphaned = l.usable(), l.orphans()
-	l.present = sync.OnceValues(l.lookAtPresent)
+	l.present = sync.OnceValue(l.lookAtPresent)
 	return l
 }
 
@@ -157,13 +154,12 @@ func (l *Ledger) decide(votes map[uint32]map[Owner][]Vote, forced map[uint32][]F
 		if !ok {
 			if to, leaps := l.leapFrom(i, votes); leaps {
 				i, l.electors = to.instance, to.base.Electors
-				l.councils[i], l.steps[i] = l.electors, step{to.value, to.ballot}
 				l.rest(to.base, to.value)
 				continue
 			}
 		}
 		if ok {
-			l.steps[i] = step{v, ballot}
+			l.steps[i] = step{value: v, ballot: ballot}
 			l.apply(v)
 		}
 		switch v.Op {
@@ -176,6 +172,7 @@ func (l *Ledger) decide(votes map[uint32]map[Owner][]Vote, forced map[uint32][]F
 		}
 		if !ok && len(forced[i]) > 0 { // the instance is closed, for whoever knows no decision
 			first := slices.MinFunc(forced[i], func(a, b Fact) int { return a.By.Compare(b.By) })
+			l.steps[i] = step{value: first.Vote.Value, ballot: Ballot{By: first.By}, forced: true}
 			l.apply(first.Vote.Value)
 			ok = true
 		}

@@ -19,6 +19,7 @@ type table struct {
 	named []Owner
 
 	wanted  bool
+	baseAt  int
 	leaving map[Owner]bool
 }
 
@@ -36,7 +37,7 @@ func (w *table) ledger(self Owner) *Ledger { return NewLedger(self, host(1), w.w
 
 func (w *table) env(self Owner) Env {
 	e := Env{Alive: func(o Owner) bool { return !w.dead[o] }, Dead: func(o Owner) bool { return w.dead[o] || w.gone[o] }, Gone: func(o Owner) bool { return w.gone[o] },
-		Start: true, Take: w.take[self], Seeds: w.named, Wanted: w.wanted, Leaving: w.leaving[self]}
+		Start: true, Take: w.take[self], Seeds: w.named, Wanted: w.wanted, BaseAt: w.baseAt, Leaving: w.leaving[self]}
 	for _, h := range w.hosts {
 		if !w.gone[h] {
 			e.Hosts = append(e.Hosts, h)

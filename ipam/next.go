@@ -65,8 +65,10 @@ func (l *Ledger) Next(e Env) []Fact {
 		near: e.Alive,
 	}
 	if v, ok := l.open.step(l.self, l.wish(e), e.Start, o); ok {
-		if wire, d := l.present(); v.Value.Op == OpBase && v.Value.Digest == d { // it can be read wherever its votes are
-			out = append(out, chunks(l.self, d, wire)...)
+		if v.Value.Op == OpBase { // it can be read wherever its votes are
+			if p := l.present(); v.Value.Digest == p.digest {
+				out = append(out, chunks(l.self, p.digest, p.wire)...)
+			}
 		}
 		say(Fact{Kind: FactVote, Vote: v})
 	}
@@ -305,9 +307,9 @@ func (l *Ledger) wish(e Env) Value {
 		return Value{Op: OpAdd, Hosts: add}
 	case !begun && !l.named && len(ready) > l.first/2 && enough(len(ready)):
 		return Value{Op: OpSeed, Hosts: ready}
-	case e.BaseAt > 0 && l.fresh >= e.BaseAt:
-		if wire, d := l.present(); wire != nil {
-			return Value{Op: OpBase, Hosts: l.electors, Digest: d}
+	case e.BaseAt > 0:
+		if p := l.present(); p.wire != nil && p.gain >= e.BaseAt {
+			return Value{Op: OpBase, Hosts: l.electors, Digest: p.digest}
 		}
 	}
 	return Value{}
@@ -338,8 +340,8 @@ func (l *Ledger) agree(e Env, by Owner, v Value) bool {
 	case OpDrop:
 		return every(func(h Owner) bool { return h == by || l.idle(e, h) })
 	case OpBase: // it says what self would say: nothing that self knows is left out, and nothing is made up
-		wire, d := l.present()
-		return wire != nil && v.Digest == d
+		p := l.present()
+		return p.wire != nil && v.Digest == p.digest
 	case OpTake:
 		return v.Hosts[0] != l.self && e.Dead(v.Hosts[0]) && known(v.Hosts[1]) && l.ring.Seeded() && l.Mortal(v.Hosts[0])
 	}

@@ -1,0 +1,155 @@
+package ipam
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"slices"
+	"testing"
+)
+
+// without are the facts that are left when every log has become shorter, and the copies that go with it.
+func (w *table) without() []Fact {
+	l := w.ledger(host(1))
+	return slices.DeleteFunc(slices.Clone(w.facts), func(f Fact) bool { return l.Obsolete(f) && !l.Needs(f) })
+}
+
+// A base stands for what was said before it: whoever has heard of nothing else sees the same, and goes on from there.
+func TestBase(t *testing.T) {
+	w := threeOwners(t, 5)
+	w.give(host(1), host(4), "10.0.0.64/26")
+	w.talk()
+	w.dead[host(4)] = true
+	w.rmpeer(2, 4)
+	w.talk()
+	g := w.give(host(1), host(5), "10.0.0.32/27") // not accepted yet
+	w.dead[host(5)], w.baseAt = true, 1
+	w.talk()
+	w.baseAt = 0
+	full := w.ledger(host(3))
+	if full.Base() == nil {
+		t.Fatal("no base is decided")
+	}
+	before := len(w.facts)
+	short := w.without()
+	if len(short) > before/2 {
+		t.Errorf("%d of %d facts are needed", len(short), before)
+	}
+	w.facts = short
+	l := w.ledger(host(3))
+	w.want("the ring", show(l.Ring()), show(full.Ring()))
+	if !slices.Equal(l.Electors(), full.Electors()) || !slices.Equal(l.Takeovers(), full.Takeovers()) || l.Instance() != full.Instance() {
+		t.Errorf("electors %v, takeovers %v, instance %d; want %v, %v, %d", l.Electors(), l.Takeovers(), l.Instance(), full.Electors(), full.Takeovers(), full.Instance())
+	}
+	w.dead[host(5)] = false
+	if got := w.ledger(host(5)).Waiting(); !slices.Equal(got, []Grant{g}) {
+		t.Errorf("what was given and not accepted is lost: %v", got)
+	}
+	w.talk()
+	w.want("after it", w.usable(w.hosts...), "A[10.0.0.0/27] B[10.0.0.64/26 10.0.0.128/26] C[10.0.0.192/26] D[] E[10.0.0.32/27] ")
+	w.dead[host(4)] = false
+	if _, lost := w.ledger(host(4)).Lost(); !lost {
+		t.Error("the dead host comes back, and does not know")
+	}
+	// And again, with a council in which the founder is in the minority.
+	w.talk()
+	w.gone[host(1)] = true
+	w.hosts = w.hosts[1:]
+	w.talk()
+	w.baseAt = 1
+	w.talk()
+	w.baseAt = 0
+	ring := show(w.ledger(host(2)).Ring())
+	if b := w.ledger(host(2)).Base(); b == nil || b.Instance <= full.Base().Instance || slices.Contains(b.Electors, host(1)) {
+		t.Fatalf("the second base is %v", b)
+	}
+	w.facts = slices.DeleteFunc(w.facts, func(f Fact) bool {
+		l := w.ledger(host(2))
+		return l.Obsolete(f) && !l.Needs(f)
+	})
+	w.want("the ring after the second base", show(w.ledger(host(2)).Ring()), ring)
+}
+
+// A base that no known council vouches for is none, nor is one that differs from what its digest says.
+func TestMadeUpBases(t *testing.T) {
+	w := threeOwners(t, 4)
+	ring := show(w.ledger(host(1)).Ring())
+	for name, electors := range map[string][]Owner{"a stranger's": {host(4)}, "of one elector of three": {host(2)}, "of one of two": {host(2), host(4)}} {
+		b := &Base{Instance: 50, Electors: electors, Parts: []Part{{Prefix: w.whole, Owner: host(4), Version: 9}}}
+		wire := b.encode(4)
+		d := Digest(sha256.Sum256(wire))
+		ballot := Ballot{Round: 1, By: electors[0]}
+		facts := slices.Clone(w.facts)
+		for _, by := range electors {
+			v := Vote{Instance: 50, Promised: ballot, Accepted: ballot, Value: Value{Op: OpBase, Hosts: electors, Digest: d}}
+			if by == ballot.By {
+				v.Intent = v.Value
+			}
+			facts = append(append(facts, Fact{By: by, Kind: FactVote, Vote: v}), chunks(by, d, wire)...)
+		}
+		if l := NewLedger(host(3), host(1), w.whole, facts); l.Base() != nil || show(l.Ring()) != ring {
+			t.Errorf("%s: the ring is\n%s", name, show(l.Ring()))
+		}
+	}
+	w.baseAt = 1
+	w.talk()
+	if w.ledger(host(1)).Base() == nil {
+		t.Fatal("no base")
+	}
+	for i, f := range w.facts { // who keeps it can not change it
+		if f.Kind == FactBase {
+			c := bytes.Clone(f.Chunk.Bytes)
+			c[len(c)-1]++
+			w.facts[i].Chunk.Bytes = c
+		}
+	}
+	l := w.ledger(host(1))
+	if l.Base() != nil {
+		t.Error("a changed base counts")
+	}
+	w.want("the ring without it", show(l.Ring()), ring)
+}
+
+// A base of a large ring comes in pieces, in any order, more than once.
+func TestBaseInPieces(t *testing.T) {
+	b := &Base{Instance: 3, Electors: []Owner{host(1)}}
+	for i := range 1000 {
+		b.Parts = append(b.Parts, Part{Prefix: pfx("10.0.0.0/30"), Owner: host(i + 1), Version: 2})
+	}
+	wire := b.encode(4)
+	d := Digest(sha256.Sum256(wire))
+	fs := chunks(host(1), d, wire)
+	for _, f := range fs {
+		p, err := f.AppendBinary(nil)
+		if err != nil || len(p) > 840 {
+			t.Fatalf("%d bytes, %v", len(p), err)
+		}
+	}
+	slices.Reverse(fs)
+	l := &Ledger{chunks: map[Digest][]Chunk{}}
+	for _, f := range fs[1:] {
+		l.chunks[d] = append(l.chunks[d], f.Chunk, f.Chunk)
+	}
+	if l.baseOf(d) != nil {
+		t.Error("a base with a piece missing")
+	}
+	l.chunks[d] = append(l.chunks[d], fs[0].Chunk)
+	if got := l.baseOf(d); got == nil || !slices.Equal(got.Parts, b.Parts) {
+		t.Error("not the same")
+	}
+}
+
+func FuzzBase(f *testing.F) {
+	b := &Base{Instance: 3, Electors: []Owner{host(1), host(2)}, Takeovers: []Takeover{{From: host(3), To: host(1), ID: 5}}, Parts: []Part{{Prefix: pfx("10.0.0.0/24"), Owner: host(1), Version: 7}}}
+	f.Add(b.encode(4))
+	b.Parts[0].Prefix = pfx("fd00::/64")
+	f.Add(b.encode(6))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		b, err := parseBase(in)
+		if err != nil {
+			return
+		}
+		if out := b.encode(in[5+1+10*len(b.Electors)+4+24*len(b.Takeovers)]); !bytes.Equal(out, in) {
+			t.Errorf("%x came back as %x", in, out)
+		}
+	})
+}
