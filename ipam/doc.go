@@ -42,6 +42,13 @@
 // it has heard of the gift, the last taker takes that, too.
 // The dead host, if it comes back, finds the decision and may use nothing of what it had; see [Ledger.Usable], [Allocator.Stray].
 //
+// A takeover by force is no decision, but stands beside them: see [Takeover].
+//
+// # The base
+//
+// Facts are never withdrawn, so the council decides now and then a [Base]: what they come to. Facts that it covers can go, see
+// [Ledger.Obsolete], and whoever drops them keeps what proves it, see [Ledger.Needs].
+//
 // What this cannot know: a host that is merely cut off, and taken over because its operator says that it is dead, goes on using its
 // addresses on its side; so does one of which no member has ever heard and that the dead host has given space to.
 //
