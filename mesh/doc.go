@@ -64,7 +64,9 @@
 // whose size its Begin tells. Per host the highest epoch with a whole snapshot
 // counts, and of it the entries without a gap; older epochs are dropped. An epoch
 // that lacks a grant which an older one has does not take effect: its author is
-// told what it has forgotten (its disk was put back) and opens another one.
+// told what it has forgotten (its disk was put back) and opens another one. Grants
+// on which nothing rests any more can be left out: the epoch names those that it
+// takes, see withdrawal.go.
 // This host's own entries are on disk before they are sent. They go straight to
 // up to 64 live hosts, three times within 200 ms; in a larger mesh those hand them
 // on. Whatever is lost is found by roots: every second a host tells a random live
