@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -223,8 +224,6 @@ func TestReverseZonesAreTheRanges(t *testing.T) {
 	})
 }
 
-// A table that was edited step by step is the one that is made of what is left, and
-// so is what [Table.Since] tells.
 // What a failed host has below a name makes no difference to what is said of the name.
 func TestHiddenBelow(t *testing.T) {
 	rs := records("h1", "*.apps.weft.local", "10.0.0.1", "x.weft.local", "10.0.0.2")
@@ -252,6 +251,52 @@ func TestHiddenBelow(t *testing.T) {
 	}
 }
 
+// A host for which there is no room is refused, instead of being taken for another.
+func TestTooManyHosts(t *testing.T) {
+	own := Record{Name: "web.weft.local", Addr: netip.MustParseAddr("10.0.0.1")}
+	e := NewTable("weft.local", nil, []Record{own}).Edit()
+	for n := range maxHosts - 2 {
+		e.SetHost(fmt.Sprint(n), HostState{Rank: 1})
+	}
+	other := own
+	other.Host = "the last"
+	if err := e.Add(other); err != nil {
+		t.Error(err)
+	}
+	other.Host = "one more"
+	if err := e.Add(other); err == nil {
+		t.Error("one host too many was taken")
+	}
+	e.SetHost(other.Host, HostState{Hidden: true})
+	table := e.Done()
+	if rs := table.At("web.weft.local."); table.Hosts() != maxHosts || len(rs) != 2 || rs[0].Host != "" || rs[1].Host != "the last" {
+		t.Errorf("%d hosts, %+v", table.Hosts(), rs)
+	}
+}
+
+// What is changed of hosts shows in the table that is made, and neither in the one before nor in others that are made of it.
+func TestEditsOfHosts(t *testing.T) {
+	rs := records("h1", "a.weft.local", "10.0.0.1")
+	old := NewTable("weft.local", nil, rs)
+	old.Edit().SetHost("h1", HostState{Hidden: true}) // given up
+	for _, host := range []string{"h2", "h3", "h2"} {
+		e := old.Edit()
+		e.SetHost("h1", HostState{Hidden: true})
+		for _, r := range records(host, "b.weft.local", "10.0.0.2") {
+			e.Add(r)
+		}
+		e.SetHost(host, HostState{Rank: 1})
+		if got := e.Done().Records(); len(got) != 1 || got[0].Host != host {
+			t.Errorf("%s: %+v", host, got)
+		}
+		if got := old.Records(); len(got) != 1 || got[0].Host != "h1" {
+			t.Errorf("before: %+v", got)
+		}
+	}
+}
+
+// A table that was edited step by step is the one that is made of what is left, and
+// so is what [Table.Since] tells.
 func TestEdits(t *testing.T) {
 	ranges := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("10.32.1.0/24")}
 	rapid.Check(t, func(t *rapid.T) {

@@ -104,7 +104,7 @@ type Router struct {
 	balloting       uint32           // the instance for which this host has begun ballots
 	ballots         int              // how many
 	answers         int              // what others had voted then
-	shortened time.Time // when this host\'s log about the ring was last made shorter
+	shortened       time.Time        // when this host\'s log about the ring was last made shorter
 	nextBallot      time.Time
 	lastAlive       map[peer.ID]time.Time
 	wasAlive        map[peer.ID]bool
