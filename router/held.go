@@ -72,18 +72,33 @@ func (r *Router) hold(ctx context.Context, id string, arg ipam.AddrArg) (any, er
 		r.mu.Unlock()
 		close(h.ended)
 	}()
-	al, isNew, err := r.obtain(ctx, h.key, arg)
+	var got netip.Prefix
+	var err error
+	if ended := r.until(ctx, func() bool {
+		got, err = r.holdOne(ctx, h.key, arg)
+		return !waits(err)
+	}); ended != nil {
+		return nil, ended
+	}
 	if err != nil {
 		return nil, err
+	}
+	r.Poke()
+	return got.String() + "\n", nil
+}
+
+func (r *Router) holdOne(ctx context.Context, key string, arg ipam.AddrArg) (netip.Prefix, error) {
+	al, isNew, err := r.obtain(ctx, key, arg)
+	if err != nil {
+		return netip.Prefix{}, err
 	}
 	if err := r.keepHeld(ctx, al); err != nil {
 		if isNew {
 			r.giveBack([]ipam.Allocation{al})
 		}
-		return nil, err
+		return netip.Prefix{}, err
 	}
-	r.Poke()
-	return al.Addr.String() + "\n", nil
+	return al.Addr, nil
 }
 
 // keepHeld makes an address that was obtained the ID's, unless it was freed meanwhile.
@@ -172,11 +187,7 @@ func (r *Router) freeHeld(ctx context.Context, id, ip string) (string, error) {
 		}
 	}
 	r.mu.Lock()
-	if len(a.Addrs) == 0 {
-		err = r.dropAttachmentLocked(key)
-	} else {
-		err = r.putAttachmentLocked(a)
-	}
+	err = r.putAttachmentLocked(a)
 	r.mu.Unlock()
 	if err != nil {
 		return "", err

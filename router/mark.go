@@ -322,6 +322,13 @@ func (r *Router) noticeSleepLocked() {
 	r.doubtedLocked()
 }
 
+// suspendLocked tells the allocator whether it may give out addresses anew. mu is held.
+func (r *Router) suspendLocked() {
+	if r.alloc != nil {
+		r.alloc.Suspend(r.unproven)
+	}
+}
+
 func (r *Router) isUnproven() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -93,7 +93,7 @@ type Router struct {
 	priming    int                   // and those that wait until there is some
 	// wantedSince is since when any of them has; zero: none does.
 	wantedSince time.Time
-	strangers   []string         // containers that run and that no attachment is of: only the engine, which does not answer, knows them
+	unadopted   error            // why attachments may not say what running containers have; nil: they do
 	unproven    bool             // this host's state may not be the latest: nothing is given out anew
 	doubted     time.Time        // since when
 	unprovenBy  string           // why

@@ -11,14 +11,21 @@ import (
 	"weft/internal/statedb"
 )
 
+// needRoot skips a developer without root, and fails in CI.
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	if os.Getenv("CI") == "true" {
+		t.Fatal("needs root")
+	}
+	t.Skip("needs root")
+}
+
 // A launch that fails removes what it wrote itself, and nothing that was there.
 func TestAFailedLaunchRemovesOnlyItsOwn(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("needs root")
-		}
-		t.Skip("needs root")
-	}
+	needRoot(t)
 	left := func(before ...string) []string {
 		t.Helper()
 		state, run := t.TempDir(), t.TempDir()
