@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -133,6 +134,38 @@ func TestAloneAndProven(t *testing.T) {
 	})
 	if !r.unproven {
 		t.Error("a state from before the others joined counts as the latest")
+	}
+}
+
+// What its mark contradicts is not the latest at the next start either, nor when the same
+// copy is put back once more, although the host knows no other; until somebody vouches for it.
+func TestContradictionLasts(t *testing.T) {
+	f := newFounder(t)
+	r := f.start()
+	old, err := os.ReadFile(f.state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	putBack := func() {
+		if err := os.WriteFile(f.state, old, 0o600); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, start := range []struct {
+		what   string
+		before func()
+	}{{"an older copy", putBack}, {"the next start", func() {}}, {"the same copy", putBack}, {"after a reboot", func() {
+		if err := os.Remove(filepath.Join(f.run, markFile)); err != nil {
+			t.Error(err)
+		}
+	}}} {
+		if r = f.restart(r, start.before); !r.unproven || !strings.Contains(r.unprovenBy, "older copy") {
+			t.Errorf("%s: unproven %v, %q", start.what, r.unproven, r.unprovenBy)
+		}
+	}
+	r.alone()
+	if r = f.restart(r, func() {}); r.unproven {
+		t.Errorf("after the operator's word: %q", r.unprovenBy)
 	}
 }
 
