@@ -135,7 +135,7 @@ func (h *Host) pair(nl *netlink.Handle, s *sandbox, p Port) (outer, inner netlin
 		return outer, inner, nil
 	}
 	if inner != nil {
-		return nil, nil, fmt.Errorf("interface %s exists in %s and is not of this attachment", containerLink, p.NetNS)
+		return nil, nil, h.taken(nl, inner, p)
 	}
 	if outer != nil { // its other end is in a namespace that ends, or has been renamed
 		if err := deleteLink(nl, name); err != nil {
@@ -158,6 +158,37 @@ func (h *Host) pair(nl *netlink.Handle, s *sandbox, p Port) (outer, inner netlin
 		return nil, nil, fmt.Errorf("look up %s: %w", containerLink, err)
 	}
 	return outer, inner, nil
+}
+
+// TakenError says that a namespace has an interface ethwe that is not of this attachment.
+type TakenError struct {
+	NetNS string
+	By    string // the key of the container that it was made for; empty: not ours
+}
+
+func (e *TakenError) Error() string {
+	if e.By == "" {
+		return fmt.Sprintf("interface %s exists in %s and is not weft's", containerLink, e.NetNS)
+	}
+	return fmt.Sprintf("%s is attached already, as %s", e.NetNS, e.By)
+}
+
+// Hint is what to type.
+func (e *TakenError) Hint() string {
+	if e.By == "" {
+		return "remove or rename that interface"
+	}
+	return "weft detach " + e.By
+}
+
+func (h *Host) taken(nl *netlink.Handle, inner netlink.Link, p Port) error {
+	e := &TakenError{NetNS: p.NetNS}
+	if outer, err := nl.LinkByIndex(inner.Attrs().ParentIndex); err == nil && isPair(outer, inner) {
+		if by := outer.Attrs().Alias; VethName(by) == outer.Attrs().Name {
+			e.By = by
+		}
+	}
+	return e
 }
 
 // isPair: both ends are there and each names the other.

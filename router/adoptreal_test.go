@@ -8,16 +8,19 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"weft/api"
 	"weft/docker"
 	"weft/host"
 	"weft/internal/statedb"
@@ -65,6 +68,7 @@ type realHost struct {
 	t      *testing.T
 	f      *founder
 	engine *engine
+	ends   map[int]func() // ends a process
 }
 
 func newRealHost(t *testing.T) *realHost {
@@ -77,7 +81,7 @@ func newRealHost(t *testing.T) *realHost {
 	if out, err := exec.Command("ip", "link", "add", bridgeName, "type", "bridge").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	h := &realHost{t: t, f: newFounder(t), engine: &engine{pids: map[string]int{}}}
+	h := &realHost{t: t, f: newFounder(t), engine: &engine{pids: map[string]int{}}, ends: map[int]func(){}}
 	h.engine.Server = httptest.NewUnstartedServer(h.engine)
 	h.engine.Listener.Close()
 	var err error
@@ -102,6 +106,7 @@ func (h *realHost) load(r *Router) {
 	h.t.Helper()
 	h.Router = r
 	r.o.Domain = DefaultDomain
+	r.stopped = true // there is no tunnel: passes do nothing
 	r.dirty, r.failing = map[string]bool{}, map[string]bool{}
 	r.namePoke, r.logPoke = make(chan struct{}, 1), make(chan struct{}, 1)
 	r.asks.order = r.donors
@@ -148,7 +153,9 @@ func (h *realHost) process() int {
 	if err := c.Start(); err != nil {
 		h.t.Fatal(err)
 	}
-	h.t.Cleanup(func() { in.Close(); _ = c.Wait() })
+	end := sync.OnceFunc(func() { in.Close(); _ = c.Wait() })
+	h.ends[c.Process.Pid] = end
+	h.t.Cleanup(end)
 	return c.Process.Pid
 }
 
@@ -228,7 +235,7 @@ func TestOldStateWithoutAnEngine(t *testing.T) {
 	}
 	h.mu.Lock()
 	err = h.putAttachmentLocked(&attachment{Key: c1, Name: "c1", Addrs: []netip.Prefix{pfx("10.32.0.1/12")}},
-		&attachment{Key: c3, Name: "c3", Default: "c3.weft.local.", NetNS: pidNetNS(h.engine.pids[c3]), NSID: nsid, Addrs: []netip.Prefix{pfx("10.32.0.2/12")}})
+		&attachment{Key: c3, Name: "c3", Default: "c3.weft.local.", NetNS: pidNetNS(h.engine.pids[c3]), NSID: nsid, Addrs: []netip.Prefix{pfx("10.32.0.2/12"), pfx("10.32.0.3/12")}})
 	h.mu.Unlock()
 	if err != nil {
 		t.Fatal(err)
@@ -236,12 +243,17 @@ func TestOldStateWithoutAnEngine(t *testing.T) {
 	h.wired(c2, h.engine.pids[c2], "10.32.0.1/12")
 	h.wired(c3, h.engine.pids[c3], "10.32.0.2/12", "10.33.0.1/16")
 	h.engine.away = true
-	h.start(h.f.restart(h.Router, func() {}))
+	h.start(h.f.restart(h.Router, func() {
+		if err := os.Remove(filepath.Join(h.f.run, markFile)); err != nil {
+			t.Error(err)
+		}
+	}))
 	const want = "c2[10.32.0.1/12] c3[10.32.0.2/12 10.33.0.1/16]"
 	h.says(want)
 	if a := h.attached[c3]; !a.running || len(a.Names) != 1 || a.Names[0].Addr != pfx("10.33.0.1/16").Addr() {
 		t.Errorf("c3: %+v", a)
 	}
+	h.alone()
 	if errs := h.wireAll(); len(errs) > 0 {
 		t.Error(errs)
 	}
@@ -330,4 +342,60 @@ func TestAdoptionThatCannotBeWritten(t *testing.T) {
 			t.Errorf("%s gets %v, %v", key, al, err)
 		}
 	}
+}
+
+// A process that was attached ends, and another lives on in its namespace: it has nothing
+// any more when the address is free, and can be attached itself.
+func TestProcessesShareANamespace(t *testing.T) {
+	h := newRealHost(t)
+	pid := h.process()
+	ns, err := os.Open(pidNetNS(pid)) // as the other does
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	key := fmt.Sprint("pid:", pid)
+	ctx := t.Context()
+	if got, err := h.attach(ctx, attachRequest{Container: key}); err != nil || len(got.Addresses) != 1 {
+		t.Fatal(got, err)
+	}
+	h.says("pi[10.32.0.1/12]")
+	h.really("pi[10.32.0.1/12]")
+	other := fmt.Sprintf("netns:/proc/%d/fd/%d", os.Getpid(), ns.Fd())
+	_, err = h.attach(ctx, attachRequest{Container: other})
+	if hints := api.Hints(err); !slices.Contains(hints, "weft detach "+key) {
+		t.Errorf("attached twice: %v, %v", err, hints)
+	}
+	h.ends[pid]()
+	if err := h.checkUnwatched(ctx, key); err != nil {
+		t.Fatal(err)
+	}
+	h.says("")
+	h.really("")
+	if _, err := h.attach(ctx, attachRequest{Container: other}); err != nil {
+		t.Error(err)
+	}
+	h.says("ne[10.32.0.2/12]")
+	h.really("ne[10.32.0.2/12]")
+}
+
+// A router that starts when such a process has ended takes away what it had.
+func TestAProcessEndedMeanwhile(t *testing.T) {
+	h := newRealHost(t)
+	pid := h.process()
+	ns, err := os.Open(pidNetNS(pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	key := fmt.Sprint("pid:", pid)
+	h.wired(key, pid, "10.32.0.1/12") // and the state is lost
+	h.ends[pid]()
+	h.start(h.f.restart(h.Router, func() {}))
+	h.says("pi[10.32.0.1/12]")
+	if err := h.checkUnwatched(t.Context(), key); err != nil {
+		t.Fatal(err)
+	}
+	h.says("")
+	h.really("")
 }
