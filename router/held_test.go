@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -26,8 +27,9 @@ func holdCall(ctx context.Context, r *Router, id string, arg ipam.AddrArg) func(
 func freed(t *testing.T, r *Router, id, ip, want string) {
 	t.Helper()
 	got := ""
+	addr, _ := netip.ParseAddr(ip)
 	done := call(func() (err error) {
-		got, err = r.freeHeld(t.Context(), id, ip)
+		got, err = r.freeHeld(t.Context(), id, addr)
 		return err
 	})
 	if ended, err := done(); !ended || err != nil || got != want {
@@ -60,7 +62,7 @@ func TestFreeingAnIDEndsWhatWaits(t *testing.T) {
 		if ended, err := x(); !ended || !errors.Is(err, errFreed) {
 			t.Errorf("ended %v with %v", ended, err)
 		}
-		if _, err := r.freeHeld(t.Context(), "x", ""); err == nil {
+		if _, err := r.freeHeld(t.Context(), "x", netip.Addr{}); err == nil {
 			t.Error("what holds nothing and waits for nothing was freed")
 		}
 		if ended, err := y(); ended || r.waiting() != 1 {
@@ -96,7 +98,7 @@ func TestAHeldAddressThatIsNoLonger(t *testing.T) {
 		want error
 	}{
 		"freed": {func(t *testing.T, r *Router) func() (bool, error) {
-			return call(func() error { _, err := r.freeHeld(t.Context(), "x", ""); return err })
+			return call(func() error { _, err := r.freeHeld(t.Context(), "x", netip.Addr{}); return err })
 		}, errFreed},
 		"reset": {func(_ *testing.T, r *Router) func() (bool, error) {
 			r.mu.Lock()
@@ -166,8 +168,19 @@ func TestHeldAddressesOverTheAPI(t *testing.T) {
 		{"POST", "/ip/y", "10.32.0.1/12\n", 0},
 		{"POST", "/ip/x/10.33.0.0/16", "10.33.0.1/16\n", 0},
 		{"GET", "/ip/x", "10.32.0.9/12\n10.33.0.1/16\n", 0},
-		{"DELETE", "/ip/x/10.32.0.9", "1\n", 0},
+		{"GET", "/ip/x/10.33.0.0/16", "10.33.0.1/16\n", 0},
+		{"GET", "/ip/x/10.34.0.0/16", "", 404},
+		{"GET", "/ip/x/garbage/16", "", 400},
+		{"DELETE", "/ip/x/10.32.0.77", "", 404},
+		{"DELETE", "/ip/x/garbage", "", 400},
+		{"DELETE", "/ip/x/10.32.0.9/33", "", 400},
+		{"DELETE", "/ip/x/10.32.0.9/12", "1\n", 0},
 		{"GET", "/ip/x", "10.33.0.1/16\n", 0},
+		{"PUT", "/ip/x/10.33.0.1/24", "10.33.0.1/24\n", 0}, // which it has, with another length
+		{"GET", "/ip/x", "10.33.0.1/24\n", 0},
+		{"POST", "/ip/x/10.33.0.0/24", "10.33.0.1/24\n", 0},
+		{"POST", "/ip/x/10.33.0.0/16", "10.33.0.2/16\n", 0},
+		{"DELETE", "/ip/x/10.33.0.2", "1\n", 0},
 		{"DELETE", "/ip/x", "1\n", 0},
 		{"DELETE", "/ip/x", "", 404},
 		{"GET", "/ip/y", "10.32.0.1/12\n", 0},
