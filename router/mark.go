@@ -49,6 +49,9 @@ const (
 	wasAsleep = "the router did not run for a while, as when a host is suspended"
 )
 
+// mayLack contradicts: a page of the file is damaged.
+const mayLack = "a page of the state file was damaged, and its last change may be missing"
+
 // markedDB is the state file, whose changes move the mark.
 type markedDB struct {
 	*statedb.DB
@@ -82,7 +85,9 @@ func openMarked(db *statedb.DB, runDir string) (*markedDB, string, error) {
 		return m, doubt, nil
 	}
 	if m.name != "" {
-		why = m.compare()
+		if why = m.compare(); db.MayLack() {
+			why = mayLack
+		}
 		if m.contradicted = !slices.Contains([]string{"", wasBooted, wasAway}, why); m.contradicted {
 			if err := db.Apply(bucketRouter, map[string][]byte{keyDoubt: []byte(why)}, nil); err != nil {
 				return nil, "", unwritten(err)
