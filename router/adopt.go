@@ -44,12 +44,14 @@ func (r *Router) adopt() {
 
 func (r *Router) adoptLocked() error {
 	real, err := r.host.Attached()
-	if err != nil {
+	held, herr := r.witnessed()
+	if err := errors.Join(err, herr); err != nil {
 		return fmt.Errorf("%w: %w", errUnadopted, err)
 	}
+	maps.Copy(real, held)
 	changed := adopted(r.attached, real, r.unprovenBy != "")
 	if len(changed) == 0 {
-		return nil
+		return r.witnessAll(held)
 	}
 	for _, a := range changed {
 		unlock, ok := r.ops.try(a.Key) // else what is being done to it would undo this
@@ -77,7 +79,7 @@ func (r *Router) adoptLocked() error {
 	if r.alloc != nil {
 		r.restoreAllocationsLocked(r.mesh.State().Founding)
 	}
-	return nil
+	return r.witnessAll(held)
 }
 
 // namespaceOf is the path that the key of a bare namespace stands for; "" for a container

@@ -210,7 +210,7 @@ func (h *realHost) same(what string, have map[string][]netip.Prefix, want string
 	for k, as := range have {
 		if len(as) > 0 {
 			slices.SortFunc(as, comparePrefix)
-			lines = append(lines, fmt.Sprint(k[:2], as))
+			lines = append(lines, fmt.Sprint(strings.TrimRight(k, "a"), as))
 		}
 	}
 	slices.Sort(lines)
@@ -359,8 +359,8 @@ func TestProcessesShareANamespace(t *testing.T) {
 	if got, err := h.attach(ctx, attachRequest{Container: key}); err != nil || len(got.Addresses) != 1 {
 		t.Fatal(got, err)
 	}
-	h.says("pi[10.32.0.1/12]")
-	h.really("pi[10.32.0.1/12]")
+	h.says(key + "[10.32.0.1/12]")
+	h.really(key + "[10.32.0.1/12]")
 	other := fmt.Sprintf("netns:/proc/%d/fd/%d", os.Getpid(), ns.Fd())
 	_, err = h.attach(ctx, attachRequest{Container: other})
 	if hints := api.Hints(err); !slices.Contains(hints, "weft detach "+key) {
@@ -375,8 +375,8 @@ func TestProcessesShareANamespace(t *testing.T) {
 	if _, err := h.attach(ctx, attachRequest{Container: other}); err != nil {
 		t.Error(err)
 	}
-	h.says("ne[10.32.0.2/12]")
-	h.really("ne[10.32.0.2/12]")
+	h.says(other + "[10.32.0.2/12]")
+	h.really(other + "[10.32.0.2/12]")
 }
 
 // A router that starts when such a process has ended takes away what it had.
@@ -392,10 +392,69 @@ func TestAProcessEndedMeanwhile(t *testing.T) {
 	h.wired(key, pid, "10.32.0.1/12") // and the state is lost
 	h.ends[pid]()
 	h.start(h.f.restart(h.Router, func() {}))
-	h.says("pi[10.32.0.1/12]")
+	h.says(key + "[10.32.0.1/12]")
 	if err := h.checkUnwatched(t.Context(), key); err != nil {
 		t.Fatal(err)
 	}
 	h.says("")
 	h.really("")
+}
+
+// What a program holds without an interface is its own, too, whatever state file is put back;
+// what it has freed is not.
+func TestOldStateAndHeldAddresses(t *testing.T) {
+	h := newRealHost(t)
+	hold := func(id, want string) {
+		t.Helper()
+		if got, err := h.hold(t.Context(), id, ipam.AddrArg{Kind: ipam.ArgDefault}); err != nil || got != want+"\n" {
+			t.Errorf("%s gets %q, %v; want %s", id, got, err, want)
+		}
+	}
+	putBack := func(old []byte) {
+		t.Helper()
+		h.start(h.f.restart(h.Router, func() {
+			if err := os.WriteFile(h.f.state, old, 0o600); err != nil {
+				t.Error(err)
+			}
+		}))
+		if !h.unproven {
+			t.Error("the old state is not in doubt")
+		}
+		h.alone()
+	}
+	copied := func() []byte {
+		b, err := os.ReadFile(h.f.state)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	before := copied()
+	hold("x", "10.32.0.1/12")
+	held := copied()
+	putBack(before)
+	hold("y", "10.32.0.2/12")
+	hold("x", "10.32.0.1/12")
+	if _, err := h.freeHeld(t.Context(), "x", netip.Addr{}); err != nil {
+		t.Error(err)
+	}
+	hold("y", "10.32.0.2/12")
+	putBack(held)
+	h.says("held:x[10.32.0.1/12] held:y[10.32.0.2/12]") // what was freed is forgotten, and what was held is not
+	// After a reboot the state is all there is, and it is so from then on.
+	gone := func() {
+		files, err := filepath.Glob(filepath.Join(h.f.run, "*"))
+		if err != nil || len(files) == 0 {
+			t.Errorf("%v, %v", files, err)
+		}
+		for _, f := range files {
+			if err := os.Remove(f); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	h.start(h.f.restart(h.Router, gone))
+	h.alone()
+	putBack(before)
+	h.says("held:x[10.32.0.1/12] held:y[10.32.0.2/12]")
 }
