@@ -1,6 +1,7 @@
 package router
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -128,7 +129,7 @@ func TestHealthOutlivesTheRouter(t *testing.T) {
 		}
 	}
 	r := begin(f.start())
-	a, err := r.renewed(&attachment{Key: "web", Names: []attachedName{{FQDN: "web.weft.local.", Addr: pfx("10.32.0.1/12").Addr()}}}, engine)
+	a, err := r.renewed(&attachment{Key: "web", Name: "web", Addrs: []netip.Prefix{pfx("10.32.0.1/12")}, Names: []attachedName{{FQDN: "web.weft.local.", Addr: pfx("10.32.0.1/12").Addr()}}}, engine)
 	if err != nil {
 		t.Fatal(err)
 	}
