@@ -379,9 +379,7 @@ func (r *Router) keyOf(ctx context.Context, name string) (string, error) {
 	if len(found) == 1 {
 		return found[0], nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
-	defer cancel()
-	c, err := r.docker.Target(ctx, name)
+	c, err := r.askEngine(ctx, name)
 	if err != nil {
 		return "", &Error{Msg: fmt.Sprintf("%s is not attached", name), Tip: "`weft ps` lists what is", Code: 404}
 	}

@@ -75,6 +75,36 @@ func TestFreeingAnIDEndsWhatWaits(t *testing.T) {
 	})
 }
 
+// An address that was freed is for whoever had it, for half a minute.
+func TestAFreedAddressIsHeldBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := joined(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		watched := call(func() error { return r.watchNamespaces(ctx) })
+		gets := func(id, want string) {
+			t.Helper()
+			got, err := r.hold(t.Context(), id, ipam.AddrArg{Kind: ipam.ArgDefault})
+			if err != nil || got != want+"\n" {
+				t.Errorf("%s gets %q, %v; want %s", id, got, err, want)
+			}
+		}
+		gets("x", "10.32.0.1/12")
+		freed(t, r, "x", "", "1\n")
+		time.Sleep(ipam.Hold - time.Second)
+		gets("y", "10.32.0.2/12")
+		gets("x", "10.32.0.1/12")
+		freed(t, r, "x", "", "1\n")
+		time.Sleep(ipam.Hold - time.Second)
+		gets("z", "10.32.0.3/12")
+		time.Sleep(2 * time.Second)
+		gets("late", "10.32.0.1/12")
+		cancel()
+		if ended, err := watched(); !ended || err != nil {
+			t.Errorf("ended %v, %v", ended, err)
+		}
+	})
+}
+
 // A claim that waits is ended by freeing its address alone, too.
 func TestFreeingAnAddressEndsItsClaim(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
