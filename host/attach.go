@@ -97,7 +97,7 @@ func (h *Host) Attach(p Port) (mac string, err error) {
 		return "", err
 	}
 	name := VethName(p.Key)
-	if outer.Attrs().Alias != p.Key { // see AttachedKeys
+	if outer.Attrs().Alias != p.Key { // see Attached
 		if err := nl.LinkSetAlias(outer, p.Key); err != nil {
 			return "", fmt.Errorf("write the container's key to %s: %w", name, err)
 		}
@@ -135,7 +135,7 @@ func (h *Host) pair(nl *netlink.Handle, s *sandbox, p Port) (outer, inner netlin
 		return outer, inner, nil
 	}
 	if inner != nil {
-		return nil, nil, fmt.Errorf("interface %s exists in %s and is not of this attachment", containerLink, p.NetNS)
+		return nil, nil, h.taken(nl, inner, p)
 	}
 	if outer != nil { // its other end is in a namespace that ends, or has been renamed
 		if err := deleteLink(nl, name); err != nil {
@@ -158,6 +158,37 @@ func (h *Host) pair(nl *netlink.Handle, s *sandbox, p Port) (outer, inner netlin
 		return nil, nil, fmt.Errorf("look up %s: %w", containerLink, err)
 	}
 	return outer, inner, nil
+}
+
+// TakenError says that a namespace has an interface ethwe that is not of this attachment.
+type TakenError struct {
+	NetNS string
+	By    string // the key of the container that it was made for; empty: not ours
+}
+
+func (e *TakenError) Error() string {
+	if e.By == "" {
+		return fmt.Sprintf("interface %s exists in %s and is not weft's", containerLink, e.NetNS)
+	}
+	return fmt.Sprintf("%s is attached already, as %s", e.NetNS, e.By)
+}
+
+// Hint is what to type.
+func (e *TakenError) Hint() string {
+	if e.By == "" {
+		return "remove or rename that interface"
+	}
+	return "weft detach " + e.By
+}
+
+func (h *Host) taken(nl *netlink.Handle, inner netlink.Link, p Port) error {
+	e := &TakenError{NetNS: p.NetNS}
+	if outer, err := nl.LinkByIndex(inner.Attrs().ParentIndex); err == nil && isPair(outer, inner) {
+		if by := outer.Attrs().Alias; VethName(by) == outer.Attrs().Name {
+			e.By = by
+		}
+	}
+	return e
 }
 
 // isPair: both ends are there and each names the other.
@@ -237,62 +268,4 @@ func (h *Host) Detach(p Port) error {
 		return fmt.Errorf("detach from %s: %w", VethName(p.Key), err)
 	}
 	return nil
-}
-
-// AttachedKeys returns the keys of all containers that have an interface on the
-// mesh, as the interfaces themselves say.
-func (h *Host) AttachedKeys() ([]string, error) {
-	nl, err := openNetlink()
-	if err != nil {
-		return nil, err
-	}
-	defer nl.Close()
-	links, err := nl.LinkList()
-	if err != nil {
-		return nil, fmt.Errorf("list interfaces: %w", err)
-	}
-	var keys []string
-	for _, l := range links {
-		if a := l.Attrs(); isVethName(a.Name) && a.Alias != "" && VethName(a.Alias) == a.Name {
-			keys = append(keys, a.Alias)
-		}
-	}
-	return keys, nil
-}
-
-// ContainerAddrs returns the addresses that the interface ethwe of a namespace
-// really has, each with its subnet's length; none if there is no such interface
-// or it is not the one of the container with that key.
-func (h *Host) ContainerAddrs(netNS, key string) ([]netip.Prefix, error) {
-	nl, err := openNetlink()
-	if err != nil {
-		return nil, err
-	}
-	defer nl.Close()
-	s, err := openSandbox(netNS)
-	if err != nil {
-		return nil, err
-	}
-	defer s.close()
-	outer, err := findLink(nl, VethName(key))
-	if err != nil {
-		return nil, err
-	}
-	inner, err := findLink(s.nl, containerLink)
-	if err != nil || inner == nil || !isPair(outer, inner) {
-		return nil, err
-	}
-	as, err := s.nl.AddrList(inner, netlink.FAMILY_V4)
-	if err != nil {
-		return nil, fmt.Errorf("list addresses of %s in %s: %w", containerLink, netNS, err)
-	}
-	var out []netip.Prefix
-	for _, a := range as {
-		ip, ok := netip.AddrFromSlice(a.IP.To4())
-		bits, _ := a.Mask.Size()
-		if ok {
-			out = append(out, netip.PrefixFrom(ip, bits))
-		}
-	}
-	return out, nil
 }

@@ -184,7 +184,10 @@ func TestAttachRefuses(t *testing.T) {
 	small.MTU = 500
 	refuse(small, "MTU 500")
 	a.run("ip", "link", "add", "ethwe", "type", "bridge")
-	refuse(p, "not of this attachment")
+	refuse(p, "is not weft's")
+	b := h.container("b", "10.32.0.2/12")
+	p.NetNS = b.path()
+	refuse(p, "is attached already, as b")
 }
 
 func TestNames(t *testing.T) {

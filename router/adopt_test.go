@@ -1,17 +1,15 @@
 package router
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
-
-	"weft/ipam"
 )
 
 func TestAdopted(t *testing.T) {
 	a, b, c := netip.MustParsePrefix("10.32.0.1/12"), netip.MustParsePrefix("10.32.0.2/12"), netip.MustParsePrefix("10.32.0.3/12")
+	a24 := netip.MustParsePrefix("10.32.0.1/24")
 	for _, tc := range []struct {
 		name   string
 		stored map[string][]netip.Prefix
@@ -24,6 +22,12 @@ func TestAdopted(t *testing.T) {
 		{"unknown to the state", nil, map[string][]netip.Prefix{"x": {a, b}}, false, "x[10.32.0.1/12 10.32.0.2/12] "},
 		{"another really has it", map[string][]netip.Prefix{"x": {a, c}}, map[string][]netip.Prefix{"y": {a}}, false, "x[10.32.0.3/12] y[10.32.0.1/12] "},
 		{"stored, not wired yet", map[string][]netip.Prefix{"x": {a, b}}, map[string][]netip.Prefix{"x": {a}}, false, ""},
+		{"stored with another length, not wired yet", map[string][]netip.Prefix{"x": {a}}, map[string][]netip.Prefix{"x": {a24}}, false, ""},
+		{"stored long ago with another length", map[string][]netip.Prefix{"x": {a}}, map[string][]netip.Prefix{"x": {a24}}, true, "x[10.32.0.1/24] "},
+		{"two really have it", map[string][]netip.Prefix{"y": {a, b}}, map[string][]netip.Prefix{"x": {a, c}, "y": {a, b}}, false, "x[10.32.0.3/12] "},
+		{"two really have what neither is stored with", nil, map[string][]netip.Prefix{"x": {a}, "y": {a, b}}, true, "x[10.32.0.1/12] y[10.32.0.2/12] "},
+		{"stored twice", map[string][]netip.Prefix{"x": {a}, "y": {a, b}}, nil, false, "y[10.32.0.2/12] "},
+		{"changed hands", map[string][]netip.Prefix{"x": {a}, "y": {b}}, map[string][]netip.Prefix{"x": {b}, "y": {a}}, true, "x[10.32.0.2/12] y[10.32.0.1/12] "},
 		{"stored long ago", map[string][]netip.Prefix{"x": {a, b}}, map[string][]netip.Prefix{"x": {c}}, true, "x[10.32.0.3/12] "},
 	} {
 		stored := map[string]*attachment{}
@@ -38,22 +42,6 @@ func TestAdopted(t *testing.T) {
 		}
 		if got != tc.want {
 			t.Errorf("%s: %q, want %q", tc.name, got, tc.want)
-		}
-	}
-}
-
-// While containers run whose addresses nobody knows, none are given out; when they
-// have ended, or are known, they are.
-func TestStrangersHoldAddressesBack(t *testing.T) {
-	r := newFounder(t).start()
-	r.strangers = []string{"one", "two"}
-	for _, c := range []struct {
-		attached []string
-		held     bool
-	}{{[]string{"one", "two", "three"}, true}, {[]string{"two"}, true}, {[]string{"three"}, false}} {
-		r.keepStrangers(c.attached)
-		if _, _, err := r.tryAllocate("c", netip.Prefix{}); errors.Is(err, ipam.ErrUnproven) != c.held {
-			t.Errorf("with %v on the mesh: %v", c.attached, err)
 		}
 	}
 }

@@ -33,17 +33,34 @@ func (r *Router) attach(ctx context.Context, req attachRequest) (changed, error)
 	if err != nil {
 		return none, err
 	}
-	// Addresses are obtained before the container is locked: that may take as long
-	// as the mesh has none to give, and the container may stop meanwhile. Then nobody
-	// needs them.
+	// That may take as long as the mesh has no addresses to give, or this host may give
+	// none, and the container may stop meanwhile. Then nobody needs them.
 	wait, stop := t.whileAlive(ctx)
 	defer stop()
+	var out changed
+	if ended := r.until(wait, func() bool {
+		out, err = r.attachAs(ctx, wait, t, req, args)
+		return !waits(err)
+	}); ended != nil {
+		return none, ended
+	}
+	return out, err
+}
+
+// attachAs does it once, for a container that has been found. Addresses are obtained before
+// it is locked, while wait lasts.
+func (r *Router) attachAs(ctx, wait context.Context, t target, req attachRequest, args []ipam.AddrArg) (out changed, err error) {
+	var none changed
 	var given []ipam.Allocation // by this call
 	var got []ipam.Allocation
+	defer func() {
+		if err != nil {
+			r.giveBack(given)
+		}
+	}()
 	for _, arg := range args {
 		al, isNew, err := r.obtain(wait, t.Key, arg)
 		if err != nil {
-			r.giveBack(given)
 			return none, err
 		}
 		if isNew {
@@ -53,23 +70,21 @@ func (r *Router) attach(ctx context.Context, req attachRequest) (changed, error)
 	}
 	unlock, err := r.ops.lock(wait, t.Key)
 	if err != nil {
-		r.giveBack(given)
 		return none, err
 	}
 	defer unlock()
-	stop()
 	before := t
-	if t, err = r.resolve(ctx, req.Container); err == nil {
-		err = before.same(t)
-	}
-	var addrs []netip.Addr
-	if err == nil {
-		addrs, err = r.attachLocked(t, req, got)
-	}
-	if err != nil {
-		r.giveBack(given)
+	if t, err = r.resolve(ctx, req.Container); err != nil {
 		return none, err
 	}
+	if err := before.same(t); err != nil {
+		return none, err
+	}
+	addrs, err := r.attachLocked(t, req, got)
+	if err != nil {
+		return none, err
+	}
+	given = nil
 	warn := warnings(r.pass(ctx))
 	r.mu.Lock()
 	a := r.attached[t.Key]
@@ -118,6 +133,9 @@ func (r *Router) attachLocked(t target, req attachRequest, got []ipam.Allocation
 		a.follow(t.container, r.o.Domain)
 	}
 	a.running = true
+	if err := r.heldBack(a); err != nil {
+		return nil, err
+	}
 	r.mu.Lock()
 	err := r.stillHeldLocked(t.Key, got)
 	if err == nil {
@@ -142,13 +160,18 @@ func (r *Router) attachLocked(t target, req attachRequest, got []ipam.Allocation
 }
 
 // stillHeldLocked says whether addresses that were obtained before the container
-// was locked are its own still: a detach may have come between, or a reset.
+// was locked are its own still: a detach may have come between, or a reset, or a sleep:
+// then what is new to it may be another host's by now.
 func (r *Router) stillHeldLocked(key string, got []ipam.Allocation) error {
+	r.noticeSleepLocked()
 	if r.resetting || r.alloc == nil {
 		return errResetting
 	}
-	held := r.alloc.Lookup(key)
+	held, have := r.alloc.Lookup(key), r.attached[key]
 	for _, g := range got {
+		if r.unproven && (have == nil || !hasAddr(have.Addrs, g.Addr.Addr())) {
+			return errUnproven
+		}
 		if !slices.ContainsFunc(held, func(h ipam.Allocation) bool { return h.Addr.Addr() == g.Addr.Addr() }) {
 			return &Error{Msg: fmt.Sprintf("%v was detached while it was being attached", g.Addr.Addr()), Tip: "run the same again", Code: 409}
 		}
@@ -300,11 +323,7 @@ func (r *Router) detach(ctx context.Context, container string, raw []string) (ch
 		}
 	}
 	r.mu.Lock()
-	if len(a.Addrs) == 0 {
-		err = errors.Join(err, r.dropAttachmentLocked(key))
-	} else {
-		err = errors.Join(err, r.putAttachmentLocked(a))
-	}
+	err = r.putAttachmentLocked(a)
 	r.mu.Unlock()
 	if err != nil {
 		return none, err
@@ -360,7 +379,7 @@ func (r *Router) keyOf(ctx context.Context, name string) (string, error) {
 	if len(found) == 1 {
 		return found[0], nil
 	}
-	c, err := r.docker.Target(ctx, name)
+	c, err := r.askEngine(ctx, name)
 	if err != nil {
 		return "", &Error{Msg: fmt.Sprintf("%s is not attached", name), Tip: "`weft ps` lists what is", Code: 404}
 	}

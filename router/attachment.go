@@ -2,6 +2,7 @@ package router
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -127,13 +128,21 @@ func (a *attachment) clone() *attachment {
 	return &c
 }
 
+// addAddr gives it an address, in the place of the same one with another length.
 func (a *attachment) addAddr(p netip.Prefix, claimed bool) {
-	if !slices.Contains(a.Addrs, p) {
+	if i := slices.IndexFunc(a.Addrs, func(have netip.Prefix) bool { return have.Addr() == p.Addr() }); i >= 0 {
+		a.Addrs[i] = p
+	} else {
 		a.Addrs = append(a.Addrs, p)
 	}
 	if claimed && !slices.Contains(a.Claimed, p.Addr()) {
 		a.Claimed = append(a.Claimed, p.Addr())
 	}
+}
+
+// hasAddr says whether an address is among them, with whatever length.
+func hasAddr(ps []netip.Prefix, a netip.Addr) bool {
+	return slices.ContainsFunc(ps, func(p netip.Prefix) bool { return p.Addr() == a })
 }
 
 func (a *attachment) dropAddr(addr netip.Addr) {
@@ -152,6 +161,16 @@ func (a *attachment) addName(n attachedName) {
 // the same name.
 func (a *attachment) sameContainer(b *attachment) bool {
 	return a.NSID == b.NSID && a.NetNS == b.NetNS && a.Name == b.Name
+}
+
+// nameAll gives all its addresses a default name; empty: none.
+func (a *attachment) nameAll(fqdn string) {
+	if a.Default = fqdn; fqdn == "" {
+		return
+	}
+	for _, p := range a.Addrs {
+		a.addName(attachedName{FQDN: fqdn, Addr: p.Addr()})
+	}
 }
 
 // rename puts another default name in the place of the old one.
@@ -184,25 +203,47 @@ func shortKey(key string) string {
 	return key
 }
 
-// putAttachmentLocked makes a the stored and then the effective attachment.
-func (r *Router) putAttachmentLocked(a *attachment) error {
-	b, err := json.Marshal(a)
-	if err != nil {
-		return fmt.Errorf("encode attachment %s: %w", shortKey(a.Key), err)
+// putAttachmentLocked makes them the stored and then the effective attachments, all or
+// none. One without addresses is none: it goes.
+func (r *Router) putAttachmentLocked(as ...*attachment) error {
+	put, del := map[string][]byte{}, []string(nil)
+	for _, a := range as {
+		if len(a.Addrs) == 0 {
+			del = append(del, a.Key)
+			continue
+		}
+		b, err := json.Marshal(a)
+		if err != nil {
+			return fmt.Errorf("encode attachment %s: %w", shortKey(a.Key), err)
+		}
+		put[a.Key] = b
 	}
-	if err := r.db.Apply(bucketAttach, map[string][]byte{a.Key: b}, nil); err != nil {
+	for _, a := range as {
+		if a.held() && len(a.Addrs) > 0 {
+			if err := r.bearWitness(a.Key, a.Addrs); err != nil {
+				return err
+			}
+		}
+	}
+	if err := r.db.Apply(bucketAttach, put, del); err != nil {
 		return err
 	}
-	r.attached[a.Key] = a
-	return nil
+	var err error
+	for _, a := range as {
+		r.attached[a.Key] = a
+		if len(a.Addrs) > 0 {
+			continue
+		}
+		delete(r.attached, a.Key)
+		if a.held() {
+			err = errors.Join(err, r.bearWitness(a.Key, nil))
+		}
+	}
+	return err
 }
 
 func (r *Router) dropAttachmentLocked(key string) error {
-	if err := r.db.Apply(bucketAttach, nil, []string{key}); err != nil {
-		return err
-	}
-	delete(r.attached, key)
-	return nil
+	return r.putAttachmentLocked(&attachment{Key: key})
 }
 
 func loadAttachments(load func(string) (map[string][]byte, error)) (map[string]*attachment, error) {

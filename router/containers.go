@@ -36,7 +36,7 @@ func (r *Router) findLiving(ctx context.Context) {
 	if bridge, err := r.docker.BridgeAddr(ctx); err == nil {
 		r.setBridge(bridge)
 	}
-	r.adopt(live, err == nil)
+	r.adopt()
 	r.mu.Lock()
 	r.engine = err == nil
 	all := slices.Collect(maps.Values(r.attached))
@@ -47,7 +47,7 @@ func (r *Router) findLiving(ctx context.Context) {
 		if c, ok := live[a.Key]; ok && c.PID != 0 {
 			b.NetNS = pidNetNS(c.PID)
 		}
-		held[a.Key] = r.heldBack(b)
+		held[a.Key] = r.heldBack(b) != nil
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -90,8 +90,12 @@ func (r *Router) renewed(a *attachment, c docker.Container) (*attachment, error)
 	if b.NSID, err = host.NetNSID(b.NetNS); err != nil {
 		return nil, err
 	}
-	if a.Name != c.Name {
-		b.rename(r.defaultName(target{Key: c.ID, Name: c.Name, Hostname: c.Hostname, Domainname: c.Domainname}))
+	fqdn := r.defaultName(target{Key: c.ID, Name: c.Name, Hostname: c.Hostname, Domainname: c.Domainname})
+	switch {
+	case a.Name == "": // adopted by its interface: whether it was to have a name is not known
+		b.nameAll(fqdn)
+	case a.Name != c.Name:
+		b.rename(fqdn)
 	}
 	b.follow(c, r.o.Domain)
 	return b, nil
@@ -143,7 +147,6 @@ func (r *Router) onEvent(ctx context.Context) func(docker.Event) {
 
 // engineConnected looks at everything: events may have been missed.
 func (r *Router) engineConnected(ctx context.Context) {
-	r.lookForStrangers(ctx, true)
 	r.mu.Lock()
 	r.engine = true
 	var keys []string
@@ -237,8 +240,8 @@ func (r *Router) containerStarted(c docker.Container) error {
 // wire gives a living container its interface, stores its attachment and makes
 // it effective. The container is locked.
 func (r *Router) wire(a *attachment) error {
-	if r.heldBack(a) {
-		return errUnproven
+	if err := r.heldBack(a); err != nil {
+		return err
 	}
 	mac, err := r.host.Attach(r.port(a))
 	if err != nil {
@@ -263,8 +266,12 @@ func (r *Router) containerDied(key string) {
 	r.pokeBoth()
 }
 
-// containerRemoved ends an attachment with its container, which is locked.
+// containerRemoved ends an attachment with its container, which is locked. Others may live
+// on in its namespace: an address is free only when nobody can use it any more.
 func (r *Router) containerRemoved(key string) error {
+	if err := r.host.Detach(host.Port{Key: key}); err != nil {
+		return err
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.attached[key] == nil {
@@ -306,10 +313,10 @@ func (r *Router) watchNamespaces(ctx context.Context) error {
 				unwatched = append(unwatched, k)
 			}
 		}
-		strange, engine := len(r.strangers) > 0, r.engine
+		unadopted := r.unadopted != nil
 		r.mu.Unlock()
-		if strange {
-			r.lookForStrangers(ctx, engine)
+		if unadopted {
+			r.adopt()
 		}
 		for _, k := range again {
 			r.lookAt(ctx, k)
@@ -368,6 +375,10 @@ func (r *Router) restoreAllocations(f mesh.Founding) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.restoreAllocationsLocked(f)
+}
+
+func (r *Router) restoreAllocationsLocked(f mesh.Founding) {
 	subnet := f.Subnet
 	if r.o.DefaultSubnet.IsValid() {
 		subnet = r.o.DefaultSubnet

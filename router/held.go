@@ -72,18 +72,33 @@ func (r *Router) hold(ctx context.Context, id string, arg ipam.AddrArg) (any, er
 		r.mu.Unlock()
 		close(h.ended)
 	}()
-	al, isNew, err := r.obtain(ctx, h.key, arg)
+	var got netip.Prefix
+	var err error
+	if ended := r.until(ctx, func() bool {
+		got, err = r.holdOne(ctx, h.key, arg)
+		return !waits(err)
+	}); ended != nil {
+		return nil, ended
+	}
 	if err != nil {
 		return nil, err
+	}
+	r.Poke()
+	return got.String() + "\n", nil
+}
+
+func (r *Router) holdOne(ctx context.Context, key string, arg ipam.AddrArg) (netip.Prefix, error) {
+	al, isNew, err := r.obtain(ctx, key, arg)
+	if err != nil {
+		return netip.Prefix{}, err
 	}
 	if err := r.keepHeld(ctx, al); err != nil {
 		if isNew {
 			r.giveBack([]ipam.Allocation{al})
 		}
-		return nil, err
+		return netip.Prefix{}, err
 	}
-	r.Poke()
-	return al.Addr.String() + "\n", nil
+	return al.Addr, nil
 }
 
 // keepHeld makes an address that was obtained the ID's, unless it was freed meanwhile.
@@ -109,30 +124,63 @@ func (r *Router) keepHeld(ctx context.Context, al ipam.Allocation) error {
 	return r.putAttachmentLocked(a)
 }
 
+// getIP lists the addresses of an ID: all, or those in a subnet.
 func (r *Router) getIP(_ context.Context, q *api.Request) (any, error) {
+	var subnet netip.Prefix
+	if q.Path("ip") != "" {
+		p, err := r.pathPrefix(q)
+		if err != nil {
+			return nil, err
+		}
+		subnet = p.Masked()
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	var b strings.Builder
 	for _, key := range []string{heldPrefix + q.Path("id"), q.Path("id")} {
-		if a := r.attached[key]; a != nil {
-			var b strings.Builder
-			for _, p := range a.Addrs {
+		a := r.attached[key]
+		if a == nil {
+			continue
+		}
+		for _, p := range a.Addrs {
+			if !subnet.IsValid() || p.Masked() == subnet {
 				b.WriteString(p.String() + "\n")
 			}
-			return b.String(), nil
 		}
 	}
-	return nil, &Error{Msg: "no address is held for " + q.Path("id"), Code: 404}
+	if b.Len() == 0 {
+		return nil, notHeld(q.Path("id"))
+	}
+	return b.String(), nil
+}
+
+func notHeld(id string) error {
+	return &Error{Msg: "no such address is held for " + id, Tip: "GET /ip/" + id + " lists what is", Code: 404}
 }
 
 func (r *Router) freeIP(ctx context.Context, q *api.Request) (any, error) {
-	return answer(r.freeHeld(ctx, q.Path("id"), q.Path("ip")))
+	var ip netip.Addr
+	switch s := q.Path("ip"); {
+	case q.Path("plen") != "":
+		p, err := r.pathPrefix(q)
+		if err != nil {
+			return nil, err
+		}
+		ip = p.Addr()
+	case s != "":
+		var err error
+		if ip, err = netip.ParseAddr(s); err != nil {
+			return nil, badRequest("for example /ip/ID/10.32.0.9", "%q is not an address", s)
+		}
+	}
+	return answer(r.freeHeld(ctx, q.Path("id"), ip))
 }
 
-// freeHeld frees one address of an ID, or all, and ends the calls that are about to
+// freeHeld frees one address of an ID, or all (invalid), and ends the calls that are about to
 // hold the same. It waits for no other host.
-func (r *Router) freeHeld(ctx context.Context, id, ip string) (string, error) {
+func (r *Router) freeHeld(ctx context.Context, id string, ip netip.Addr) (string, error) {
 	key := heldPrefix + id
-	wanted := func(a netip.Addr) bool { return ip == "" || ip == a.String() }
+	wanted := func(a netip.Addr) bool { return !ip.IsValid() || ip == a }
 	var ending []*holding
 	r.mu.Lock()
 	for _, h := range r.holding {
@@ -157,26 +205,25 @@ func (r *Router) freeHeld(ctx context.Context, id, ip string) (string, error) {
 	r.mu.Lock()
 	have := r.attached[key]
 	r.mu.Unlock()
-	if have == nil {
-		if len(ending) > 0 {
-			return "0\n", nil
-		}
-		return "", &Error{Msg: "no address is held for " + id, Code: 404}
+	a := &attachment{Key: key}
+	if have != nil {
+		a = have.clone()
 	}
-	a := have.clone()
 	var gone []netip.Addr
-	for _, p := range have.Addrs {
+	for _, p := range slices.Clone(a.Addrs) {
 		if wanted(p.Addr()) {
 			gone = append(gone, p.Addr())
 			a.dropAddr(p.Addr())
 		}
 	}
-	r.mu.Lock()
-	if len(a.Addrs) == 0 {
-		err = r.dropAttachmentLocked(key)
-	} else {
-		err = r.putAttachmentLocked(a)
+	switch {
+	case len(gone) == 0 && len(ending) > 0:
+		return "0\n", nil
+	case len(gone) == 0:
+		return "", notHeld(id)
 	}
+	r.mu.Lock()
+	err = r.putAttachmentLocked(a)
 	r.mu.Unlock()
 	if err != nil {
 		return "", err

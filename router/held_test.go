@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -26,8 +27,9 @@ func holdCall(ctx context.Context, r *Router, id string, arg ipam.AddrArg) func(
 func freed(t *testing.T, r *Router, id, ip, want string) {
 	t.Helper()
 	got := ""
+	addr, _ := netip.ParseAddr(ip)
 	done := call(func() (err error) {
-		got, err = r.freeHeld(t.Context(), id, ip)
+		got, err = r.freeHeld(t.Context(), id, addr)
 		return err
 	})
 	if ended, err := done(); !ended || err != nil || got != want {
@@ -60,7 +62,7 @@ func TestFreeingAnIDEndsWhatWaits(t *testing.T) {
 		if ended, err := x(); !ended || !errors.Is(err, errFreed) {
 			t.Errorf("ended %v with %v", ended, err)
 		}
-		if _, err := r.freeHeld(t.Context(), "x", ""); err == nil {
+		if _, err := r.freeHeld(t.Context(), "x", netip.Addr{}); err == nil {
 			t.Error("what holds nothing and waits for nothing was freed")
 		}
 		if ended, err := y(); ended || r.waiting() != 1 {
@@ -69,6 +71,36 @@ func TestFreeingAnIDEndsWhatWaits(t *testing.T) {
 		cancel()
 		if ended, err := y(); !ended || !errors.Is(err, context.Canceled) || len(r.holding) != 0 {
 			t.Errorf("after its caller hung up: ended %v with %v, and %d are under way", ended, err, len(r.holding))
+		}
+	})
+}
+
+// An address that was freed is for whoever had it, for half a minute.
+func TestAFreedAddressIsHeldBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := joined(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		watched := call(func() error { return r.watchNamespaces(ctx) })
+		gets := func(id, want string) {
+			t.Helper()
+			got, err := r.hold(t.Context(), id, ipam.AddrArg{Kind: ipam.ArgDefault})
+			if err != nil || got != want+"\n" {
+				t.Errorf("%s gets %q, %v; want %s", id, got, err, want)
+			}
+		}
+		gets("x", "10.32.0.1/12")
+		freed(t, r, "x", "", "1\n")
+		time.Sleep(ipam.Hold - time.Second)
+		gets("y", "10.32.0.2/12")
+		gets("x", "10.32.0.1/12")
+		freed(t, r, "x", "", "1\n")
+		time.Sleep(ipam.Hold - time.Second)
+		gets("z", "10.32.0.3/12")
+		time.Sleep(2 * time.Second)
+		gets("late", "10.32.0.1/12")
+		cancel()
+		if ended, err := watched(); !ended || err != nil {
+			t.Errorf("ended %v, %v", ended, err)
 		}
 	})
 }
@@ -96,7 +128,7 @@ func TestAHeldAddressThatIsNoLonger(t *testing.T) {
 		want error
 	}{
 		"freed": {func(t *testing.T, r *Router) func() (bool, error) {
-			return call(func() error { _, err := r.freeHeld(t.Context(), "x", ""); return err })
+			return call(func() error { _, err := r.freeHeld(t.Context(), "x", netip.Addr{}); return err })
 		}, errFreed},
 		"reset": {func(_ *testing.T, r *Router) func() (bool, error) {
 			r.mu.Lock()
@@ -166,8 +198,19 @@ func TestHeldAddressesOverTheAPI(t *testing.T) {
 		{"POST", "/ip/y", "10.32.0.1/12\n", 0},
 		{"POST", "/ip/x/10.33.0.0/16", "10.33.0.1/16\n", 0},
 		{"GET", "/ip/x", "10.32.0.9/12\n10.33.0.1/16\n", 0},
-		{"DELETE", "/ip/x/10.32.0.9", "1\n", 0},
+		{"GET", "/ip/x/10.33.0.0/16", "10.33.0.1/16\n", 0},
+		{"GET", "/ip/x/10.34.0.0/16", "", 404},
+		{"GET", "/ip/x/garbage/16", "", 400},
+		{"DELETE", "/ip/x/10.32.0.77", "", 404},
+		{"DELETE", "/ip/x/garbage", "", 400},
+		{"DELETE", "/ip/x/10.32.0.9/33", "", 400},
+		{"DELETE", "/ip/x/10.32.0.9/12", "1\n", 0},
 		{"GET", "/ip/x", "10.33.0.1/16\n", 0},
+		{"PUT", "/ip/x/10.33.0.1/24", "10.33.0.1/24\n", 0}, // which it has, with another length
+		{"GET", "/ip/x", "10.33.0.1/24\n", 0},
+		{"POST", "/ip/x/10.33.0.0/24", "10.33.0.1/24\n", 0},
+		{"POST", "/ip/x/10.33.0.0/16", "10.33.0.2/16\n", 0},
+		{"DELETE", "/ip/x/10.33.0.2", "1\n", 0},
 		{"DELETE", "/ip/x", "1\n", 0},
 		{"DELETE", "/ip/x", "", 404},
 		{"GET", "/ip/y", "10.32.0.1/12\n", 0},

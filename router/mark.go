@@ -30,7 +30,8 @@ import (
 // seconds since boot, and which boot that was, as text of a fixed width.
 const (
 	markFile  = "mark"
-	keyName   = "name" // of the state file, in the bucket "router"
+	keyName   = "name"  // of the state file, in the bucket "router"
+	keyDoubt  = "doubt" // what contradicts that the state is the latest, until somebody vouches for it
 	markEvery = 5 * time.Second
 	// markAge is how old a mark may be. It is well below deadAfter: a host that
 	// was away for longer may have lost its space meanwhile.
@@ -48,6 +49,9 @@ const (
 	wasAsleep = "the router did not run for a while, as when a host is suspended"
 )
 
+// mayLack contradicts: a page of the file is damaged.
+const mayLack = "a page of the state file was damaged, and its last change may be missing"
+
 // markedDB is the state file, whose changes move the mark.
 type markedDB struct {
 	*statedb.DB
@@ -57,15 +61,17 @@ type markedDB struct {
 	boot string
 	now  func() time.Duration // since the boot, time in suspend included
 
-	mu  sync.Mutex    // guards the fields below
-	on  bool          // the state is known to be the latest
-	at  time.Duration // when the mark was written last
-	f   *os.File
-	err error
+	mu           sync.Mutex    // guards the fields below
+	on           bool          // the state is known to be the latest
+	contradicted bool          // the state file tells of a doubt
+	at           time.Duration // when the mark was written last
+	f            *os.File
+	err          error
 }
 
 // openMarked looks at the mark, and says why the state can not be proven to be
-// the latest: "" if it can.
+// the latest: "" if it can. What contradicts that it is goes into the state file, and the
+// mark stays: it must contradict at the next start, too, and if the same copy is put back again.
 func openMarked(db *statedb.DB, runDir string) (*markedDB, string, error) {
 	m := &markedDB{DB: db, path: filepath.Join(runDir, markFile), boot: bootID(), now: sinceBoot}
 	kept, err := db.Load(bucketRouter)
@@ -74,8 +80,20 @@ func openMarked(db *statedb.DB, runDir string) (*markedDB, string, error) {
 	}
 	m.name = string(kept[keyName])
 	why := stateNew
+	if doubt := string(kept[keyDoubt]); doubt != "" {
+		m.contradicted = true
+		return m, doubt, nil
+	}
 	if m.name != "" {
-		why = m.compare()
+		if why = m.compare(); db.MayLack() {
+			why = mayLack
+		}
+		if m.contradicted = !slices.Contains([]string{"", wasBooted, wasAway}, why); m.contradicted {
+			if err := db.Apply(bucketRouter, map[string][]byte{keyDoubt: []byte(why)}, nil); err != nil {
+				return nil, "", unwritten(err)
+			}
+			return m, why, nil
+		}
 	} else {
 		var b [8]byte
 		if _, err := rand.Read(b[:]); err != nil {
@@ -163,6 +181,13 @@ func unwritten(err error) error {
 func (m *markedDB) vouch() {
 	m.mu.Lock()
 	m.on, m.at = true, m.now()
+	if m.contradicted {
+		if err := m.DB.Apply(bucketRouter, nil, []string{keyDoubt}); err != nil {
+			m.err = fmt.Errorf("forget the doubt: %w", err) // the next start has it still
+		} else {
+			m.contradicted = false
+		}
+	}
 	m.mu.Unlock()
 	m.touch()
 }
@@ -320,6 +345,13 @@ func (r *Router) noticeSleepLocked() {
 	r.mesh.Doubt()
 	r.db.doubt()
 	r.doubtedLocked()
+}
+
+// suspendLocked tells the allocator whether it may give out addresses anew. mu is held.
+func (r *Router) suspendLocked() {
+	if r.alloc != nil {
+		r.alloc.Suspend(r.unproven)
+	}
 }
 
 func (r *Router) isUnproven() bool {

@@ -7,10 +7,12 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"weft/host"
 	"weft/ipam"
 	"weft/mesh"
 	"weft/peer"
@@ -48,7 +50,7 @@ func (f *founder) start() *Router {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	r := &Router{id: f.id, log: slog.New(slog.NewTextHandler(f.t.Output(), nil)), linger: map[nameKey]time.Time{}, poke: make(chan struct{}, 1), damaged: damaged, member: f.member, began: time.Now()}
+	r := &Router{id: f.id, log: slog.New(slog.NewTextHandler(f.t.Output(), nil)), linger: map[nameKey]time.Time{}, lastAlive: map[peer.ID]time.Time{}, wasAlive: map[peer.ID]bool{}, poke: make(chan struct{}, 1), damaged: damaged, member: f.member, began: time.Now(), o: Options{RunDir: f.run}}
 	if r.db, r.unprovenBy, err = openMarked(db, f.run); err != nil {
 		f.t.Fatal(err)
 	}
@@ -59,6 +61,9 @@ func (f *founder) start() *Router {
 	}
 	if r.mesh, err = mesh.New(mesh.Options{Identity: f.id, Secret: f.member.Secret, Nickname: "host", Founding: f.member.Founding, Store: store, Tunnel: noTunnel{},
 		Endpoints: func() []netip.AddrPort { return nil }, OnChange: func() {}, Obsolete: r.obsolete, Log: r.log}); err != nil {
+		f.t.Fatal(err)
+	}
+	if r.host, err = host.New(host.Options{Bridge: bridgeName, WireGuard: wireGuardName, Log: r.log}); err != nil {
 		f.t.Fatal(err)
 	}
 	r.judgeState()
@@ -136,6 +141,38 @@ func TestAloneAndProven(t *testing.T) {
 	}
 }
 
+// What its mark contradicts is not the latest at the next start either, nor when the same
+// copy is put back once more, although the host knows no other; until somebody vouches for it.
+func TestContradictionLasts(t *testing.T) {
+	f := newFounder(t)
+	r := f.start()
+	old, err := os.ReadFile(f.state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	putBack := func() {
+		if err := os.WriteFile(f.state, old, 0o600); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, start := range []struct {
+		what   string
+		before func()
+	}{{"an older copy", putBack}, {"the next start", func() {}}, {"the same copy", putBack}, {"after a reboot", func() {
+		if err := os.Remove(filepath.Join(f.run, markFile)); err != nil {
+			t.Error(err)
+		}
+	}}} {
+		if r = f.restart(r, start.before); !r.unproven || !strings.Contains(r.unprovenBy, "older copy") {
+			t.Errorf("%s: unproven %v, %q", start.what, r.unproven, r.unprovenBy)
+		}
+	}
+	r.alone()
+	if r = f.restart(r, func() {}); r.unproven {
+		t.Errorf("after the operator's word: %q", r.unprovenBy)
+	}
+}
+
 // A router that was stopped, or whose host was suspended, looks again before it gives
 // anything out; so does the next start, if it is killed first.
 func TestAsleepAndUnproven(t *testing.T) {
@@ -165,13 +202,34 @@ func TestAsleepAndUnproven(t *testing.T) {
 	for what, try := range map[string]func(r *Router) error{
 		"allocate": func(r *Router) error { _, _, err := r.tryAllocate("c", netip.Prefix{}); return err },
 		"take":     func(r *Router) error { return r.mayTake() },
+		"give":     gives,
+		"vote":     func(r *Router) error { return errors.Join(append(r.deliberate(), suspended(r))...) },
+		"prime": func(r *Router) error {
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan error)
+			go func() { ended <- r.prime(ctx) }()
+			until(t, "prime looks", func() bool { return suspended(r) != nil })
+			cancel()
+			<-ended
+			return suspended(r)
+		},
+		"wire": func(r *Router) error {
+			return r.wire(&attachment{Key: "c", NetNS: "/nowhere", Addrs: []netip.Prefix{pfx("10.32.0.1/12")}})
+		},
+		"keep": func(r *Router) error {
+			return r.stillHeldLocked("c", []ipam.Allocation{{Container: "c", Addr: pfx("10.32.0.1/12")}})
+		},
 	} {
 		r := f.start()
 		r.alone()
+		f.seeded(r)
+		if err := gives(r); err != nil {
+			t.Errorf("%s: awake, it does not give: %v", what, err)
+		}
 		asleep := time.Duration(0)
 		r.db.now = func() time.Duration { return sinceBoot() + asleep }
 		asleep = markAge + time.Second
-		if err := try(r); !errors.Is(err, ipam.ErrUnproven) {
+		if err := try(r); !errors.Is(err, ipam.ErrUnproven) && !errors.Is(err, errUnproven) {
 			t.Errorf("%s: %v", what, err)
 		}
 		if !r.isUnproven() || r.unprovenBy != wasAsleep {
@@ -185,6 +243,78 @@ func TestAsleepAndUnproven(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// gives says whether r would give space to another host.
+func gives(r *Router) error {
+	gift, err := r.give(peer.ID{9}, wholeRange)
+	if err == nil && gift == nil {
+		return ipam.ErrUnproven
+	}
+	return err
+}
+
+func suspended(r *Router) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.unproven {
+		return ipam.ErrUnproven
+	}
+	return nil
+}
+
+// seeded has r own the range, for its log too.
+func (f *founder) seeded(r *Router) {
+	f.t.Helper()
+	b, err := encodeGrant(ipam.Seed(wholeRange, ipam.Owner(f.id.ID())))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	if _, err := r.mesh.Append(mesh.Draft{Kind: mesh.KindGrant, Payload: b}); err != nil {
+		f.t.Fatal(err)
+	}
+	books, err := r.booksNow()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	r.mu.Lock()
+	r.setSpaceLocked(books.ledger)
+	r.mu.Unlock()
+}
+
+// While it is not certain what running containers have, nothing is given to anybody, and
+// `weft prime` waits.
+func TestUnadoptedAndPrimed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFounder(t)
+		r := f.start()
+		f.seeded(r)
+		r.mu.Lock()
+		r.unadopted = errUnadopted
+		r.mu.Unlock()
+		if err := gives(r); !errors.Is(err, ipam.ErrUnproven) {
+			t.Errorf("it gives space: %v", err)
+		}
+		primed := call(func() error { return r.prime(t.Context()) })
+		allocated := call(func() error { _, _, err := r.allocate(t.Context(), "c", netip.Prefix{}); return err })
+		for what, done := range map[string]func() (bool, error){"prime": primed, "attach": allocated} {
+			if ended, err := done(); ended {
+				t.Errorf("%s does not wait: %v", what, err)
+			}
+		}
+		r.mu.Lock()
+		r.unadopted = nil
+		r.mu.Unlock()
+		r.passes.wake()
+		for what, done := range map[string]func() (bool, error){"prime": primed, "attach": allocated} {
+			if ended, err := done(); !ended || err != nil {
+				t.Errorf("%s: ended %v, %v", what, ended, err)
+			}
+		}
+		if err := gives(r); err != nil {
+			t.Errorf("it gives no space: %v", err)
+		}
+	})
 }
 
 // A host that is its whole mesh waits after a reboot, so that one that knows more can meet it.

@@ -361,7 +361,7 @@ func (r *Router) rewireOne(key string) error {
 	if a == nil || !a.running {
 		return nil
 	}
-	if r.heldBack(a) {
+	if r.heldBack(a) != nil {
 		r.rewire.Store(true)
 		return nil
 	}

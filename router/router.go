@@ -95,7 +95,7 @@ type Router struct {
 	wantedSince time.Time
 	// wantedElsewhere is when a host last asked for space of a ring that has not begun.
 	wantedElsewhere time.Time
-	strangers       []string         // containers that run and that no attachment is of: only the engine, which does not answer, knows them
+	unadopted       error            // why attachments may not say what running containers have; nil: they do
 	unproven        bool             // this host's state may not be the latest: nothing is given out anew
 	doubted         time.Time        // since when
 	unprovenBy      string           // why
@@ -104,7 +104,7 @@ type Router struct {
 	balloting       uint32           // the instance for which this host has begun ballots
 	ballots         int              // how many
 	answers         int              // what others had voted then
-	shortened       time.Time        // when this host\'s log about the ring was last made shorter
+	shortened       time.Time        // when this host's log about the ring was last made shorter
 	nextBallot      time.Time
 	lastAlive       map[peer.ID]time.Time
 	wasAlive        map[peer.ID]bool

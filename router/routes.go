@@ -45,6 +45,7 @@ func (r *Router) Routes() []api.Route {
 		read("/names/watch", r.getNamesWatch),
 		read("/name/{container}/{ip}", r.getName),
 		read("/ip/{id}", r.getIP),
+		read("/ip/{id}/{ip}/{plen}", r.getIP),
 
 		write("POST", "/connect", r.postConnect),
 		write("POST", "/forget", r.postForget),
@@ -59,6 +60,7 @@ func (r *Router) Routes() []api.Route {
 		write("PUT", "/ip/{id}/{ip}/{plen}", r.claimIP),
 		write("DELETE", "/ip/{id}", r.freeIP),
 		write("DELETE", "/ip/{id}/{ip}", r.freeIP),
+		write("DELETE", "/ip/{id}/{ip}/{plen}", r.freeIP),
 		write("GET", "/ring", func(ctx context.Context, q *api.Request) (any, error) {
 			if q.Query("alone") == "true" {
 				r.alone()

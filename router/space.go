@@ -1,6 +1,7 @@
 package router
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,8 +44,7 @@ func (r *Router) handle(ctx context.Context, from peer.ID, method string, body [
 func (r *Router) give(to peer.ID, subnet netip.Prefix) ([]byte, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.noticeSleepLocked()
-	if r.alloc == nil || r.resetting || r.unproven || len(r.strangers) > 0 {
+	if r.mayGiveLocked() != nil {
 		return nil, nil
 	}
 	b, err := r.booksNow()
@@ -315,21 +315,36 @@ func (r *Router) tryAllocate(key string, subnet netip.Prefix) (ipam.Allocation, 
 	return al, isNew, err
 }
 
-// allocatorLocked is the allocator, once this host has joined and until it is reset.
-func (r *Router) allocatorLocked() (*ipam.Allocator, error) {
+// mayGiveLocked says why this host can give nothing of the range to anybody anew; nil: it
+// can. Whoever is about to asks. mu is held.
+func (r *Router) mayGiveLocked() error {
 	r.noticeSleepLocked()
 	switch {
 	case r.resetting:
-		return nil, errResetting
+		return errResetting
 	case r.alloc == nil:
-		return nil, ipam.ErrNotReady
+		return ipam.ErrNotReady
+	case r.unadopted != nil:
+		return r.unadopted
+	case r.unproven:
+		return ipam.ErrUnproven
+	}
+	return nil
+}
+
+// allocatorLocked is the allocator, once this host has joined and knows what its containers
+// have, and until it is reset. mu is held.
+func (r *Router) allocatorLocked() (*ipam.Allocator, error) {
+	// Unproven, it gives nothing anew, and containers what they have.
+	if err := r.mayGiveLocked(); err != nil && !errors.Is(err, ipam.ErrUnproven) {
+		return nil, err
 	}
 	return r.alloc, nil
 }
 
 // waits says that no address could be given for now: it is tried again.
 func waits(err error) bool {
-	return errors.Is(err, ipam.ErrNoSpace) || errors.Is(err, ipam.ErrNotReady) || errors.Is(err, ipam.ErrUnproven)
+	return errors.Is(err, ipam.ErrNoSpace) || errors.Is(err, ipam.ErrNotReady) || errors.Is(err, ipam.ErrUnproven) || errors.Is(err, errUnproven) || errors.Is(err, errUnadopted)
 }
 
 // waitsForSpace counts the calls that wait for addresses, and those that wait
@@ -374,10 +389,14 @@ func (r *Router) prime(ctx context.Context) error {
 	}
 	r.waitsForSpace(0, 1)
 	defer r.waitsForSpace(0, -1)
-	return r.until(ctx, func() bool {
+	var err error
+	ended := r.until(ctx, func() bool {
 		seen := r.asks.given.Load()
-		if r.isUnproven() {
-			return false
+		r.mu.Lock()
+		err = r.mayGiveLocked()
+		r.mu.Unlock()
+		if err != nil {
+			return !waits(err)
 		}
 		if r.hasSpace() || !r.beginning.observer {
 			return r.hasSpace()
@@ -388,6 +407,7 @@ func (r *Router) prime(ctx context.Context) error {
 		}
 		return r.hasSpace()
 	})
+	return cmp.Or(ended, err)
 }
 
 // adoptFounding keeps on disk what a newcomer learnt about its mesh.

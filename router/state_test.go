@@ -1,6 +1,7 @@
 package router
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,14 +12,21 @@ import (
 	"weft/internal/statedb"
 )
 
+// needRoot skips a developer without root, and fails in CI.
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	if os.Getenv("CI") == "true" {
+		t.Fatal("needs root")
+	}
+	t.Skip("needs root")
+}
+
 // A launch that fails removes what it wrote itself, and nothing that was there.
 func TestAFailedLaunchRemovesOnlyItsOwn(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("needs root")
-		}
-		t.Skip("needs root")
-	}
+	needRoot(t)
 	left := func(before ...string) []string {
 		t.Helper()
 		state, run := t.TempDir(), t.TempDir()
@@ -121,7 +129,7 @@ func TestHealthOutlivesTheRouter(t *testing.T) {
 		}
 	}
 	r := begin(f.start())
-	a, err := r.renewed(&attachment{Key: "web", Names: []attachedName{{FQDN: "web.weft.local.", Addr: pfx("10.32.0.1/12").Addr()}}}, engine)
+	a, err := r.renewed(&attachment{Key: "web", Name: "web", Addrs: []netip.Prefix{pfx("10.32.0.1/12")}, Names: []attachedName{{FQDN: "web.weft.local.", Addr: pfx("10.32.0.1/12").Addr()}}}, engine)
 	if err != nil {
 		t.Fatal(err)
 	}

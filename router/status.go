@@ -206,7 +206,7 @@ func (r *Router) ipamReport(st *mesh.State, names map[peer.ID]string) *IPAMRepor
 		reachable[ipam.Owner(h.ID)] = h.Self || h.Liveness == mesh.Alive
 	}
 	r.mu.Lock()
-	waiting, priming, unproven, strangers := r.allocating > 0, r.priming > 0, r.unproven, len(r.strangers)
+	waiting, priming, unproven, unadopted := r.allocating > 0, r.priming > 0, r.unproven, r.unadopted
 	active := 0
 	if r.alloc != nil {
 		active = len(r.alloc.All())
@@ -235,8 +235,8 @@ func (r *Router) ipamReport(st *mesh.State, names map[peer.ID]string) *IPAMRepor
 	switch {
 	case unproven:
 		rep.Status = "waiting to hear from another host, since this one's state may not be the latest - 'prime --alone' goes on without"
-	case strangers > 0:
-		rep.Status = fmt.Sprintf("waiting for the container engine, which alone knows the addresses of %s", counted(strangers, "running container"))
+	case unadopted != nil:
+		rep.Status = "waiting until it is certain what running containers have: " + describe(unadopted)
 	case !ring.Seeded() && named:
 		rep.Status = "awaiting the hosts that are to seed the range"
 		if _, missing := r.beginning.owners(st); len(missing) > 0 && st.Founding.Founder == st.Self {
@@ -298,8 +298,8 @@ func (r *Router) spaceNotices(v *view, st *mesh.State) []string {
 		out = append(out, "the names of this host are not announced as they are, so others may answer with containers that have gone: "+*p)
 	}
 	r.mu.Lock()
-	if n := len(r.strangers); n > 0 {
-		out = append(out, fmt.Sprintf("the container engine does not answer, and it alone knows the addresses of %s: none are given out until it does", counted(n, "running container")))
+	if r.unadopted != nil {
+		out = append(out, "no addresses are given out: "+describe(r.unadopted))
 	}
 	switch {
 	case !r.unproven:

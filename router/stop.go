@@ -404,7 +404,7 @@ func removeFiles(o Options) error {
 	var errs []error
 	for dir, patterns := range map[string][]string{
 		o.StateDir: {"identity", "identity.tmp-*", tokenFile, "." + tokenFile + "-*", "state.db", "state.db.damaged-*"},
-		o.RunDir:   {"weft.lock", "weft.sock", ".s*", "router.log*", "device.log*", "device.pid*", markFile},
+		o.RunDir:   {"weft.lock", "weft.sock", ".s*", "router.log*", "device.log*", "device.pid*", markFile, witnessPrefix + "*"},
 	} {
 		if dir == "" {
 			continue

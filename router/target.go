@@ -46,10 +46,7 @@ func (r *Router) resolve(ctx context.Context, name string) (target, error) {
 		t.Key, t.NetNS = name, pidNetNS(pid)
 		return r.checkNamespace(t)
 	}
-	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
-	defer cancel()
-	// A container that shares another's network shares its attachment.
-	c, err := r.docker.Target(ctx, name)
+	c, err := r.askEngine(ctx, name)
 	if err != nil {
 		return t, r.dockerError(name, err)
 	}
@@ -61,6 +58,14 @@ func (r *Router) resolve(ctx context.Context, name string) (target, error) {
 		return t, &Error{Msg: fmt.Sprintf("container %s is not running", name), Tip: "docker start " + name, Code: 409}
 	}
 	return r.checkNamespace(target{Key: c.ID, Name: c.Name, NetNS: pidNetNS(c.PID), Hostname: c.Hostname, Domainname: c.Domainname, HostsPath: c.HostsPath, container: c})
+}
+
+// askEngine finds the container that an operator means. One that shares another's network
+// shares its attachment: then that other one.
+func (r *Router) askEngine(ctx context.Context, name string) (docker.Container, error) {
+	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
+	defer cancel()
+	return r.docker.Target(ctx, name)
 }
 
 // shown is how an operator knows it.

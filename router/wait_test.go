@@ -29,7 +29,7 @@ func newcomer(t *testing.T) *Router {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	r := &Router{id: id, log: log, db: &markedDB{DB: db}, attached: map[string]*attachment{}, member: membership{Secret: mesh.NewSecret()}}
+	r := &Router{id: id, log: log, db: &markedDB{DB: db}, attached: map[string]*attachment{}, member: membership{Secret: mesh.NewSecret()}, o: Options{RunDir: t.TempDir()}}
 	t.Cleanup(func() {
 		if err := r.Close(); err != nil {
 			t.Error(err)

@@ -36,7 +36,8 @@ func newAttachCmd(a *app) *cobra.Command {
 its addresses. Without an address it gets one of the default subnet. Attaching
 it again gives the same. It gets them back after each restart, until it is
 detached or removed. A bare namespace, netns:/path or pid:N, has no name: give
-it one with weft dns-add.
+it one with weft dns-add. What pid:N was given ends with that process, also if
+others live on in its namespace.
 
 ` + addrForms,
 		Example: `  weft attach web

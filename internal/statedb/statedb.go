@@ -22,6 +22,8 @@ type DB struct {
 	b *bbolt.DB
 	f *os.File // that of b
 
+	mayLack bool // see MayLack
+
 	mu        sync.Mutex    // one change at a time; guards the field below
 	lost      error         // why the file was given up
 	uncertain chan struct{} // closed when it was
@@ -38,13 +40,15 @@ func Open(path string) (*DB, error) {
 			return nil, fmt.Errorf("restrict state file: %w", err)
 		}
 	}
-	if err := verify(path); err != nil {
-		return nil, err
+	found := verify(path)
+	if found != nil && !errors.Is(found, errOneMeta) {
+		return nil, found
 	}
 	d, err := openWritable(path)
 	if err != nil {
 		return nil, err
 	}
+	d.mayLack = found != nil
 	if err := d.rewriteMeta(); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
@@ -54,6 +58,10 @@ func Open(path string) (*DB, error) {
 	}
 	return d, nil
 }
+
+// MayLack says that the file, as it was opened, may lack the last change that was made to it:
+// the page that makes that one count may be the one that is damaged. All else is whole.
+func (d *DB) MayLack() bool { return d.mayLack }
 
 func syncDir(dir string) error {
 	d, err := os.Open(dir)

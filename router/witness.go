@@ -1,0 +1,88 @@
+package router
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// What a container has, its interface says, whatever state file is put back. What a program
+// holds under an ID has none: a file in the run directory says it, one per ID, which like
+// interfaces does not survive a reboot. It says never less than was answered.
+//
+// Content: JSON, as below. Name: witnessPrefix and 64 bits of the key's SHA-256 in hex.
+const witnessPrefix = "held-"
+
+type witness struct {
+	Key   string
+	Addrs []netip.Prefix
+}
+
+func (a *attachment) held() bool { return strings.HasPrefix(a.Key, heldPrefix) }
+
+func (r *Router) witnessFile(key string) string {
+	sum := sha256.Sum256([]byte(key))
+	return filepath.Join(r.o.RunDir, witnessPrefix+hex.EncodeToString(sum[:8]))
+}
+
+// bearWitness makes the file of an ID say what it holds; nothing: it goes.
+func (r *Router) bearWitness(key string, addrs []netip.Prefix) error {
+	path := r.witnessFile(key)
+	if len(addrs) == 0 {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("forget what is held: %w", err)
+		}
+		return nil
+	}
+	b, err := json.Marshal(witness{key, addrs})
+	if err != nil {
+		return err
+	}
+	if err = os.WriteFile(path+".new", b, 0o600); err == nil {
+		err = os.Rename(path+".new", path)
+	}
+	if err != nil {
+		return unwritten(fmt.Errorf("write down what is held: %w", err))
+	}
+	return nil
+}
+
+// witnessed is what all the files say.
+func (r *Router) witnessed() (map[string][]netip.Prefix, error) {
+	paths, err := filepath.Glob(filepath.Join(r.o.RunDir, witnessPrefix+"*"))
+	if err != nil {
+		return nil, err
+	}
+	all := map[string][]netip.Prefix{}
+	for _, p := range paths {
+		b, err := os.ReadFile(p)
+		if err != nil {
+			return nil, fmt.Errorf("read what is held: %w", err)
+		}
+		var w witness
+		if err := json.Unmarshal(b, &w); err != nil || r.witnessFile(w.Key) != p {
+			continue // cut off before it was answered
+		}
+		all[w.Key] = w.Addrs
+	}
+	return all, nil
+}
+
+// witnessAll does it for what is stored: after a reboot there are no files.
+func (r *Router) witnessAll(said map[string][]netip.Prefix) error {
+	var errs []error
+	for k, a := range r.attached {
+		if a.held() && !slices.Equal(said[k], a.Addrs) {
+			errs = append(errs, r.bearWitness(k, a.Addrs))
+		}
+	}
+	return errors.Join(errs...)
+}
