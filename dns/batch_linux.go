@@ -188,7 +188,7 @@ func (b *batched) hand(ctx context.Context, packet []byte, src netip.AddrPort) {
 		b.s.shed.Add(1)
 		return
 	}
-	packet = append([]byte(nil), packet...)
+	m, reply := b.s.message(packet, src.Addr().Unmap())
 	b.odd.Go(func() {
 		defer func() {
 			b.mu.Lock()
@@ -198,7 +198,10 @@ func (b *batched) hand(ctx context.Context, packet []byte, src netip.AddrPort) {
 				delete(b.sources, src.Addr())
 			}
 		}()
-		if reply := b.s.odd(ctx, packet, src.Addr().Unmap(), true); reply != nil {
+		if m != nil {
+			reply = b.s.reply(ctx, m, src.Addr().Unmap(), true)
+		}
+		if reply != nil {
 			b.conn.WriteToUDPAddrPort(reply, src) // who can't be reached asks again, or not
 		}
 	})

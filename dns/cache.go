@@ -100,15 +100,13 @@ func (c *cache) get(k cacheKey, now time.Time) (reply *miekg.Msg, fresh, again b
 	return m, fresh, again
 }
 
-// put keeps a reply, if it may be kept.
-func (c *cache) put(k cacheKey, m *miekg.Msg, now time.Time) {
+// newCached is a reply as it is kept; nil: it may not be.
+func newCached(k cacheKey, m *miekg.Msg, now time.Time) *cached {
 	ttl, ok := lifetime(m)
 	size := weight(m)
 	if !ok || size > maxCachedBytes/8 {
-		return
+		return nil
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	e := &cached{key: k, reply: m.Copy(), since: now, fresh: time.Duration(ttl) * time.Second, size: size}
 	if isNegative(m) {
 		// By this record others keep it; what counts down is the lower of its two times (RFC 2308, 5).
@@ -118,11 +116,21 @@ func (c *cache) put(k cacheKey, m *miekg.Msg, now time.Time) {
 			}
 		}
 	}
-	if old := c.entries[k]; old != nil {
+	return e
+}
+
+// put keeps a reply, if it may be kept.
+func (c *cache) put(e *cached) {
+	if e == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if old := c.entries[e.key]; old != nil {
 		c.removeLocked(old)
 	}
-	c.entries[k] = e
-	c.bytes += size
+	c.entries[e.key] = e
+	c.bytes += e.size
 	e.linkAfter(&c.root)
 	for len(c.entries) > maxCached || c.bytes > maxCachedBytes {
 		c.removeLocked(c.root.prev)

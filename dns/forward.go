@@ -28,18 +28,20 @@ var (
 // forwarder asks upstream servers. A server that is slow is not given up when
 // the next is asked: the first good answer of any wins.
 type forwarder struct {
-	timeout time.Duration
-	servers func() []netip.AddrPort
-	slots   chan struct{}
-	first   atomic.Uint32 // index of the server that answered last: asked first
+	timeout  time.Duration
+	servers  func() []netip.AddrPort
+	exchange func(context.Context, netip.AddrPort, *miekg.Msg) (*miekg.Msg, error) // asks one server
+	slots    chan struct{}
+	first    atomic.Uint32 // index of the server that answered last: asked first
 }
 
 func newForwarder(timeout time.Duration, servers func() []netip.AddrPort) *forwarder {
 	return &forwarder{
 		// A client waits no longer than the timeout, so the end comes before it.
-		timeout: timeout - timeout/20,
-		servers: servers,
-		slots:   make(chan struct{}, maxInFlight),
+		timeout:  timeout - timeout/20,
+		servers:  servers,
+		exchange: exchange,
+		slots:    make(chan struct{}, maxInFlight),
 	}
 }
 
@@ -79,7 +81,7 @@ func (f *forwarder) ask(ctx context.Context, r *miekg.Msg) (*miekg.Msg, error) {
 		asked++
 		pending++
 		wg.Go(func() {
-			m, err := exchange(ctx, servers[i], questionOf(r))
+			m, err := f.exchange(ctx, servers[i], questionOf(r))
 			outcomes <- outcome{i, m, err}
 		})
 	}

@@ -277,6 +277,51 @@ func TestResolvConfIsReadAtMostOnceASecond(t *testing.T) {
 	}
 }
 
+// With other servers in resolv.conf, nothing of the old ones is answered any more: neither what is kept, nor what they
+// still have to say.
+func TestAnotherNetwork(t *testing.T) {
+	conf := filepath.Join(t.TempDir(), "resolv.conf")
+	network := func(n int) {
+		t.Helper()
+		if err := os.WriteFile(conf, fmt.Appendf(nil, "nameserver 192.0.2.%d\n", n), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	network(1)
+	s := newServer(t, Options{ResolvConf: conf})
+	s.upstream.recheck = 0
+	old, release := make(chan struct{}, 1), make(chan struct{})
+	s.resolver.forwarders[0].exchange = func(_ context.Context, server netip.AddrPort, q *miekg.Msg) (*miekg.Msg, error) {
+		n := server.Addr().As4()[3]
+		if n == 1 && q.Question[0].Name == "slow.example.com." {
+			old <- struct{}{}
+			<-release
+		}
+		return answering(fmt.Sprintf("203.0.113.%d", n), 3600)(q), nil
+	}
+	addr := listen(t, s)
+	run(t, s)
+	expect := func(name, want string) {
+		t.Helper()
+		if got := tell(ask(t, "udp", addr, question(name, miekg.TypeA))); got != "NOERROR "+name+" A "+want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+	expect("www.example.com.", "203.0.113.1")
+	expect("www.example.com.", "203.0.113.1")
+	var first sync.WaitGroup
+	first.Go(func() { expect("slow.example.com.", "203.0.113.1") })
+	<-old
+	network(2)
+	expect("www.example.com.", "203.0.113.2")
+	expect("slow.example.com.", "203.0.113.2")
+	close(release)
+	first.Wait()
+	expect("slow.example.com.", "203.0.113.2")
+	network(3)
+	expect("slow.example.com.", "203.0.113.3")
+}
+
 func FuzzParseResolvConf(f *testing.F) {
 	f.Add([]byte("nameserver 1.1.1.1\n; x\nnameserver fe80::1%eth0\nnameserver ::\n"))
 	f.Add([]byte("nameserver\x00 1\nnameserver \r\n"))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 
 	miekg "github.com/miekg/dns"
 )
@@ -48,7 +49,7 @@ func (s *Server) handle(ctx context.Context, w miekg.ResponseWriter, r *miekg.Ms
 	}
 }
 
-// reply decides what a parsed query gets; nil is silence.
+// reply decides what a parsed query gets; nil is silence. Of r it needs the header, the question and the OPT records.
 func (s *Server) reply(ctx context.Context, r *miekg.Msg, src netip.Addr, udp bool) []byte {
 	s.queries.Add(1)
 	m := new(miekg.Msg).SetReply(r)
@@ -73,9 +74,9 @@ func (s *Server) reply(ctx context.Context, r *miekg.Msg, src netip.Addr, udp bo
 			s.told(answer)
 			return answer
 		case elsewhere != nil:
-			m = s.follow(ctx, r, answer, elsewhere, src)
+			m = s.follow(ctx, r, answer, elsewhere, client{src, !udp})
 		default:
-			m = s.forward(ctx, r, src)
+			m = s.forward(ctx, r, client{src, !udp})
 		}
 	}
 	if m == nil {
@@ -104,7 +105,7 @@ func (s *Server) told(answer []byte) {
 }
 
 // forward has upstream servers answer; nil is silence.
-func (s *Server) forward(ctx context.Context, r *miekg.Msg, src netip.Addr) *miekg.Msg {
+func (s *Server) forward(ctx context.Context, r *miekg.Msg, src client) *miekg.Msg {
 	s.forwarded.Add(1)
 	if s.resolver.loops.is(r.Question[0]) {
 		return new(miekg.Msg).SetRcode(r, miekg.RcodeRefused)
@@ -131,7 +132,7 @@ func (s *Server) forward(ctx context.Context, r *miekg.Msg, src netip.Addr) *mie
 }
 
 // follow completes an answer that ends with a name which is not of the table.
-func (s *Server) follow(ctx context.Context, r *miekg.Msg, sofar, elsewhere []byte, src netip.Addr) *miekg.Msg {
+func (s *Server) follow(ctx context.Context, r *miekg.Msg, sofar, elsewhere []byte, src client) *miekg.Msg {
 	m := new(miekg.Msg)
 	name, _, err := miekg.UnpackDomainName(elsewhere, 0)
 	if err != nil || m.Unpack(sofar) != nil {
@@ -217,36 +218,45 @@ func finish(m, r *miekg.Msg, udp bool) ([]byte, error) {
 	return fail.Pack()
 }
 
-// odd answers a packet that the table alone does not, or that [query.parse] leaves to the library; nil is silence.
-func (s *Server) odd(ctx context.Context, packet []byte, src netip.Addr, udp bool) []byte {
-	r := new(miekg.Msg)
+// message parses a packet that the table alone does not answer, or that [query.parse] leaves to the library: it gives
+// what reply needs of a query, or what somebody gets who sent none; both nil are silence. The packet stays the caller's, and
+// nothing of it is kept that a client can make large: many may be in hand for long.
+func (s *Server) message(packet []byte, src netip.Addr) (r *miekg.Msg, reply []byte) {
 	if len(packet) < headerLen {
 		s.malformed.Add(1)
-		return nil
+		return nil, nil
 	}
 	action := s.accept(headerOf(packet))
 	if action == miekg.MsgAccept {
+		r := new(miekg.Msg)
 		if r.Unpack(packet) == nil {
-			return s.reply(ctx, r, src, udp)
+			r.Extra = slices.DeleteFunc(r.Extra, func(rr miekg.RR) bool {
+				opt, is := rr.(*miekg.OPT)
+				if is {
+					opt.Option = nil
+				}
+				return !is
+			})
+			return r, nil
 		}
 		s.malformed.Add(1)
 		action = miekg.MsgReject
 	}
 	if action == miekg.MsgIgnore {
-		return nil
+		return nil, nil
 	}
 	// As miekg/dns does: the header again, and nothing else that might be wrong.
 	if s.allow != nil && !s.allow(src) {
 		s.refused.Add(1)
-		return nil
+		return nil, nil
 	}
-	reply := append([]byte(nil), packet[:headerLen]...)
+	reply = append([]byte(nil), packet[:headerLen]...)
 	clear(reply[4:])
 	reply[2], reply[3] = 0x80|packet[2]&0x79, miekg.RcodeFormatError
 	if action == miekg.MsgRejectNotImplemented {
 		reply[3] = miekg.RcodeNotImplemented
 	}
-	return reply
+	return nil, reply
 }
 
 func headerOf(p []byte) miekg.Header {

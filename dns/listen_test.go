@@ -14,6 +14,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	miekg "github.com/miekg/dns"
@@ -167,7 +168,7 @@ func TestListenBeforeRunAndAfter(t *testing.T) {
 	}
 }
 
-// A socket that fails on its own is bound again without being told to, and one that it can't bind at once later.
+// A socket that fails on its own is bound again without being told to.
 func TestLostSocket(t *testing.T) {
 	s := newServer(t, Options{})
 	run(t, s)
@@ -188,25 +189,82 @@ func TestLostSocket(t *testing.T) {
 		ask(t, "udp", first.String(), question("db.weft.local.", miekg.TypeA))
 		ask(t, "tcp", first.String(), question("db.weft.local.", miekg.TypeA))
 	}
-	// Somebody else has the port while it is tried.
-	s.mu.Lock()
-	b := s.sockets[first]
-	closeAll(b.udp)
-	var other *net.UDPConn
-	await(t, "the port is free", func() (ok bool) {
-		var err error
-		other, err = net.ListenUDP("udp4", net.UDPAddrFromAddrPort(first))
-		return err == nil
-	})
-	s.mu.Unlock()
-	await(t, "it is lost", func() bool {
+}
+
+// counting is a holder that notes when it is asked what it holds, as it is at every try to bind.
+type counting struct {
+	keeping
+	asked chan time.Time
+}
+
+func (c *counting) Names() ([]string, error) {
+	c.asked <- time.Now()
+	return c.keeping.Names()
+}
+
+// What can't be bound again at once is tried more and more rarely, until it can.
+func TestLostSocketIsTriedAgain(t *testing.T) {
+	other, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(loopback))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	at := other.LocalAddr().(*net.UDPAddr).AddrPort()
+	synctest.Test(t, func(t *testing.T) {
+		k := &counting{newKeeping(t), make(chan time.Time)}
+		s := newServer(t, Options{Keeper: k})
+		s.inherited = true
+		s.wanted = []netip.AddrPort{at}
+		s.soon[at] = true
+		ctx, cancel := context.WithCancel(t.Context())
+		defer synctest.Wait()
+		defer cancel()
+		begin := time.Now()
+		go s.rebind(ctx)
+		s.lookAgain()
+		last := <-k.asked
+		if last != begin {
+			t.Errorf("tried at once after %v", last.Sub(begin))
+		}
+		for _, want := range []time.Duration{1, 2, 4, 8, 16, 32, 60, 60} {
+			again := <-k.asked
+			if got := again.Sub(last); got != want*time.Second {
+				t.Errorf("tried again after %v, want %d s", got, want)
+			}
+			last = again
+		}
+		if got := s.Listening(); len(got) != 0 {
+			t.Errorf("listening on %v, which is taken", got)
+		}
+		other.Close()
+		<-k.asked
+		synctest.Wait()
+		if got := s.Listening(); !slices.Equal(got, []netip.AddrPort{at}) {
+			t.Errorf("listening on %v, want %v", got, at)
+		}
 		s.mu.Lock()
-		defer s.mu.Unlock()
-		return s.sockets[first] == nil && s.soon[first]
+		for _, b := range s.sockets {
+			b.stop()
+		}
+		s.mu.Unlock()
 	})
-	other.Close()
-	await(t, "it is bound", func() bool { return len(s.Listening()) == 1 })
-	ask(t, "udp", first.String(), question("db.weft.local.", miekg.TypeA))
+}
+
+// What is bound while the holder does not tell what it has, and is then held, is left alone.
+func TestHolderOfWhatIsBound(t *testing.T) {
+	k := newKeeping(t)
+	s := newServer(t, Options{Keeper: &forgetful{k, 1}})
+	run(t, s)
+	free := newServer(t, Options{})
+	at := netip.MustParseAddrPort(listen(t, free))
+	run(t, free)()
+	if err := s.SetListen([]netip.AddrPort{at}); err != nil || len(k) == 0 {
+		t.Fatalf("%v, held %v", err, k)
+	}
+	bound := s.sockets[at]
+	if err := s.SetListen([]netip.AddrPort{at}); err != nil || !s.inherited || s.sockets[at] != bound {
+		t.Errorf("%v, asked the holder %v, the same socket %v", err, s.inherited, s.sockets[at] == bound)
+	}
 }
 
 // keeping is a working model of a holder: duplicates of sockets, by name.

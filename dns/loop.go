@@ -22,20 +22,27 @@ const (
 // loops finds out which upstream servers lead back to this one: a resolver of the host that
 // forwards to us, as Docker's or dnsmasq may. Each server is asked for a name that nobody else
 // can know, when it is first seen, then every minute, and when no server answered a question; at the next
-// question if nothing came of it. If that name is asked for here, the server is a loop until such a probe does
-// not come back. Only servers that may reach us are probed, see [nearby].
+// question if nothing came of it. If that name is asked for here, the server is a loop until it answers such a probe
+// without having asked here. A server of a split domain is asked for a name of that domain: it may send others elsewhere.
+// Only servers that may reach us are probed, see [nearby].
 type loops struct {
 	log *slog.Logger
 
 	mu     sync.Mutex // guards the fields below
 	probes map[string]*probe
-	known  map[netip.AddrPort]*probed
+	known  map[asked]*probed
+}
+
+// asked is a server and the domain that it is asked for.
+type asked struct {
+	domain string // lower case, with the last dot
+	server netip.AddrPort
 }
 
 // probe is a question on its way.
 type probe struct {
-	server netip.AddrPort
-	back   bool // it was asked here
+	asked
+	back bool // it was asked here
 }
 
 // probed is what is known of a server.
@@ -46,19 +53,20 @@ type probed struct {
 }
 
 func newLoops(log *slog.Logger) *loops {
-	return &loops{log: log, probes: map[string]*probe{}, known: map[netip.AddrPort]*probed{}}
+	return &loops{log: log, probes: map[string]*probe{}, known: map[asked]*probed{}}
 }
 
-// without leaves out the servers that lead back here, and says which are to be probed now.
-func (l *loops) without(servers []netip.AddrPort) (good, probe []netip.AddrPort) {
+// without leaves out the servers of a domain that lead back here, and says which are to be probed now.
+func (l *loops) without(domain string, servers []netip.AddrPort) (good []netip.AddrPort, probe []asked) {
 	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, s := range servers {
-		p := l.ofLocked(s)
+		a := asked{domain, s}
+		p := l.ofLocked(a)
 		if !p.onWay && !now.Before(p.due) {
 			p.onWay = true
-			probe = append(probe, s)
+			probe = append(probe, a)
 		}
 		if !p.isLoop {
 			good = append(good, s)
@@ -67,14 +75,14 @@ func (l *loops) without(servers []netip.AddrPort) (good, probe []netip.AddrPort)
 	return good, probe
 }
 
-func (l *loops) ofLocked(server netip.AddrPort) *probed {
-	p := l.known[server]
+func (l *loops) ofLocked(a asked) *probed {
+	p := l.known[a]
 	if p == nil {
 		if len(l.known) > 1000 {
 			clear(l.known)
 		}
 		p = new(probed)
-		l.known[server] = p
+		l.known[a] = p
 	}
 	return p
 }
@@ -88,31 +96,31 @@ func (l *loops) suspect() {
 	}
 }
 
-// probe asks a server for a name of its own.
-func (l *loops) probe(ctx context.Context, server netip.AddrPort) {
+// probe asks a server for a name that is asked for once.
+func (l *loops) probe(ctx context.Context, a asked) {
 	var nonce [16]byte
 	rand.Read(nonce[:])
-	name := hex.EncodeToString(nonce[:8]) + "." + hex.EncodeToString(nonce[8:]) + "."
-	p := &probe{server: server}
+	name := hex.EncodeToString(nonce[:8]) + "." + hex.EncodeToString(nonce[8:]) + "." + strings.TrimPrefix(a.domain, ".")
+	p := &probe{asked: a}
 	l.mu.Lock()
 	l.probes[name] = p
 	l.mu.Unlock()
 	told := true
-	if nearby(server.Addr()) {
+	if nearby(a.server.Addr()) {
 		ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 		defer cancel()
 		q := new(miekg.Msg).SetQuestion(name, miekg.TypeHINFO)
 		packed, err := q.Pack()
 		if err == nil {
-			_, err = exchangeUDP(ctx, server, q, packed) // what it says is no matter
+			_, err = exchangeUDP(ctx, a.server, q, packed) // what it says is no matter
 		}
 		told = err == nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.probes, name)
-	is := l.ofLocked(server)
-	is.onWay, is.isLoop = false, p.back
+	is := l.ofLocked(a)
+	is.onWay, is.isLoop = false, p.back || is.isLoop && !told // silence proves nothing
 	is.due = time.Time{}
 	if told || p.back {
 		is.due = time.Now().Add(probeAgain)
@@ -140,9 +148,10 @@ func (l *loops) is(q miekg.Question) bool {
 		return false
 	}
 	p.back = true
-	if s := l.ofLocked(p.server); !s.isLoop {
+	if s := l.ofLocked(p.asked); !s.isLoop {
 		s.isLoop = true
-		l.log.Error("an upstream dns server asks this one: it is not asked for as long as it does; name others with --dns-upstream", "server", p.server)
+		l.log.Error("an upstream dns server asks this one: it is not asked for as long as it does; name others with --dns-upstream or --dns-forward",
+			"server", p.server, "domain", p.domain)
 	}
 	return true
 }

@@ -44,11 +44,11 @@ func TestLoop(t *testing.T) {
 }
 
 // knownLoops gives what a server knows of its upstream servers.
-func knownLoops(s *Server) map[netip.AddrPort]probed {
+func knownLoops(s *Server) map[asked]probed {
 	l := s.resolver.loops
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	out := map[netip.AddrPort]probed{}
+	out := map[asked]probed{}
 	for a, p := range l.known {
 		out[a] = *p
 	}
@@ -77,19 +77,19 @@ func TestLoopThatComesAndGoes(t *testing.T) {
 	if m := ask(t, "udp", addr, question("www.example.com.", miekg.TypeA)); len(m.Answer) != 1 {
 		t.Fatalf("%v", m)
 	}
-	await(t, "it was probed", func() bool { p := knownLoops(s)[up]; return !p.onWay && time.Now().Before(p.due) })
+	await(t, "it was probed", func() bool { p := knownLoops(s)[asked{".", up}]; return !p.onWay && time.Now().Before(p.due) })
 	asksUs.Store(true)
 	if m := ask(t, "udp", addr, question("other.example.com.", miekg.TypeA)); m.Rcode != miekg.RcodeServerFailure {
 		t.Errorf("in a loop: %v", m)
 	}
-	await(t, "the loop is found", func() bool { return knownLoops(s)[up].isLoop })
+	await(t, "the loop is found", func() bool { return knownLoops(s)[asked{".", up}].isLoop })
 	if m := ask(t, "udp", addr, question("other.", miekg.TypeA)); m.Rcode != miekg.RcodeNameError {
 		t.Errorf("with nobody to ask: %v", m)
 	}
 	asksUs.Store(false)
-	await(t, "the probe ends", func() bool { return !knownLoops(s)[up].onWay })
+	await(t, "the probe ends", func() bool { return !knownLoops(s)[asked{".", up}].onWay })
 	s.resolver.loops.mu.Lock()
-	s.resolver.loops.known[up].due = time.Now() // a minute later
+	s.resolver.loops.known[asked{".", up}].due = time.Now() // a minute later
 	s.resolver.loops.mu.Unlock()
 	n := 0
 	await(t, "it is asked again", func() bool {
@@ -98,12 +98,38 @@ func TestLoopThatComesAndGoes(t *testing.T) {
 	})
 }
 
+// A server that leads back the names of a split domain only is found out, and asked for others.
+func TestLoopOfASplitDomain(t *testing.T) {
+	var addr string
+	live := answering("203.0.113.1", 60)
+	up := serving(t, func(q *miekg.Msg) *miekg.Msg {
+		if !within(q.Question[0].Name, "corp.example.") {
+			return live(q)
+		}
+		c := miekg.Client{Timeout: 5 * time.Second}
+		m, _, err := c.Exchange(q, addr)
+		if err != nil {
+			return nil
+		}
+		return m
+	})
+	var s *Server
+	s, addr = start(t, Options{Upstream: []netip.AddrPort{up}, Forward: map[string][]netip.AddrPort{"Corp.example": {up}}, FallbackTimeout: 300 * time.Millisecond})
+	if m := ask(t, "udp", addr, question("a.corp.example.", miekg.TypeA)); m.Rcode != miekg.RcodeServerFailure {
+		t.Errorf("in a loop: %v", m)
+	}
+	await(t, "the loop is found", func() bool { return knownLoops(s)[asked{"corp.example.", up}].isLoop })
+	if m := ask(t, "udp", addr, question("www.example.", miekg.TypeA)); len(m.Answer) != 1 {
+		t.Errorf("another name: %v", m)
+	}
+}
+
 // A probe that nothing came of is made again at once, one that was answered after a while.
 func TestProbesThatAreLost(t *testing.T) {
 	answers := serving(t, func(q *miekg.Msg) *miekg.Msg { return new(miekg.Msg).SetRcode(q, miekg.RcodeNameError) })
 	l := newLoops(slog.New(slog.DiscardHandler))
 	due := func() bool {
-		good, probe := l.without([]netip.AddrPort{answers})
+		good, probe := l.without(".", []netip.AddrPort{answers})
 		if len(good) != 1 {
 			t.Errorf("left out")
 		}
@@ -116,7 +142,7 @@ func TestProbesThatAreLost(t *testing.T) {
 		want bool
 	}{{nil, true}, {nil, false}, {over, true}, {t.Context(), false}} {
 		if step.ctx != nil {
-			l.probe(step.ctx, answers)
+			l.probe(step.ctx, asked{".", answers})
 		}
 		if got := due(); got != step.want {
 			t.Errorf("%+v: due %v", step, got)
@@ -125,6 +151,15 @@ func TestProbesThatAreLost(t *testing.T) {
 	l.suspect()
 	if !due() {
 		t.Error("no server answers, and none is probed")
+	}
+	// Nor does a lost one prove that a loop has ended; an answer does.
+	isLoop := func() bool { return l.known[asked{".", answers}].isLoop }
+	l.known[asked{".", answers}].isLoop = true
+	if l.probe(over, asked{".", answers}); !isLoop() {
+		t.Error("a loop has ended with a lost probe")
+	}
+	if l.probe(t.Context(), asked{".", answers}); isLoop() {
+		t.Error("the server answers, and is a loop")
 	}
 	for a, want := range map[string]bool{"127.0.0.53": true, "10.0.0.1": true, "100.100.100.100": true, "fe80::1%lo": true,
 		"fd00::1": true, "198.51.100.1": false, "2001:db8::1": false} {

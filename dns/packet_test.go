@@ -121,7 +121,11 @@ func FuzzPacket(f *testing.F) {
 		// As it comes by UDP: through the library, and by hand if it has the form for that.
 		src := netip.MustParseAddr("127.0.0.1")
 		replies = nil
-		if reply := s.odd(context.Background(), packet, src, true); reply != nil {
+		r, reply := s.message(packet, src)
+		if r != nil {
+			reply = s.reply(context.Background(), r, src, true)
+		}
+		if reply != nil {
 			replies = append(replies, reply)
 		}
 		checkPacket(t, packet, replies, true)

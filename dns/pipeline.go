@@ -13,9 +13,9 @@ import (
 	miekg "github.com/miekg/dns"
 )
 
-// maxPipelined is how many questions of one connection are with upstream servers at a time. What comes after
-// them is not read before one is answered. It is below maxPerSource, so that who sends many at once on a
-// connection gets them all answered.
+// maxPipelined is how many questions of one client, on all its connections, are in hand at a time: with upstream
+// servers, mostly. What comes after them is not read before one is answered. It is below maxPerSource, so that
+// who sends many at once gets them all answered.
 const maxPipelined = 100
 
 // streams answers on the connections of a TCP socket until it is closed or ctx ends.
@@ -57,7 +57,6 @@ func (s *Server) converse(ctx context.Context, conn net.Conn) {
 
 	w := &stream{conn: conn, limit: s.tcp.write, end: cancel}
 	src, r := source(conn.RemoteAddr()), bufio.NewReader(conn)
-	slots := make(chan struct{}, maxPipelined)
 	var q query
 	var packet, reply []byte
 	for wait := s.tcp.first; ; wait = s.tcp.idle {
@@ -74,15 +73,19 @@ func (s *Server) converse(ctx context.Context, conn net.Conn) {
 			w.write(reply)
 			continue
 		}
-		select {
-		case slots <- struct{}{}:
-		case <-ctx.Done():
+		m, reply := s.message(packet, src)
+		if m == nil {
+			if reply != nil {
+				w.write(reply)
+			}
+			continue
+		}
+		if !s.pipelined.take(ctx, src) {
 			return
 		}
-		packet := append([]byte(nil), packet...)
 		inHand.Go(func() {
-			defer func() { <-slots }()
-			if reply := s.odd(ctx, packet, src, false); reply != nil {
+			defer s.pipelined.give(src)
+			if reply := s.reply(ctx, m, src, false); reply != nil {
 				w.write(reply)
 			}
 		})

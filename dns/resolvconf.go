@@ -52,13 +52,23 @@ func (u *upstream) servers() []netip.AddrPort {
 	if u.fixed != nil {
 		return u.foreign(u.fixed)
 	}
+	u.refresh()
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.foreign(u.usable)
+}
+
+// refresh reads the files again if it is time.
+func (u *upstream) refresh() {
+	if u.fixed != nil {
+		return
+	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if now := time.Now(); u.read.IsZero() || now.Sub(u.read) >= u.recheck {
 		u.read = now
 		u.loadLocked()
 	}
-	return u.foreign(u.usable)
 }
 
 // loadLocked reads the files. What can't be read changes nothing.

@@ -14,15 +14,17 @@ import (
 )
 
 const (
-	// maxPerSource bounds the questions of one client at upstream servers, so that one
-	// can't take all of maxInFlight.
+	// maxPerSource bounds the questions of one client at upstream servers, over UDP and over TCP each, so that
+	// one can't take all of maxInFlight.
 	maxPerSource = 128
-	// impatient is how long a client waits for upstream servers when there is a stale reply for it
-	// (RFC 8767, 5).
+	// impatient is how long after a question has gone to upstream servers a client is given the stale reply that
+	// there is (RFC 8767, 5), and brief the same while they answer nobody.
 	impatient = 1800 * time.Millisecond
+	brief     = 200 * time.Millisecond
 	// failedFor is how long a question is not asked again that nobody answered, or none but with an error
-	// (RFC 9520, 3.2).
+	// (RFC 9520, 3.2), and staleFor how long its stale reply is given at once (RFC 8767, 5), while it is.
 	failedFor = time.Second
+	staleFor  = 30 * time.Second
 	maxFailed = 1000
 )
 
@@ -33,10 +35,12 @@ var errRebind = errors.New("private address in a public answer")
 // for it; so a question that comes back to us by way of its own servers waits for itself and
 // ends, instead of going round.
 type resolver struct {
-	forwarders []zoneForwarder       // longest domain first; the last has "." and all else
-	refused    func(netip.Addr) bool // addresses that are not taken from the last; nil: none
-	cache      *cache
-	loops      *loops
+	forwarders []*zoneForwarder // longest domain first; the last has "." and all else
+	// refresh looks whether the servers have changed, and may call forget. It is called for every question. Nil: they never do.
+	refresh func()
+	refused func(netip.Addr) bool // addresses that are not taken from the last; nil: none
+	cache   *cache
+	loops   *loops
 	// stop ends what runs on behalf of nobody in particular.
 	running context.Context
 	stop    context.CancelFunc
@@ -44,37 +48,49 @@ type resolver struct {
 	mu      sync.Mutex // guards the fields below
 	closed  bool
 	flights map[cacheKey]*flight
-	sources map[netip.Addr]int
+	sources map[client]int
 	failed  map[cacheKey]failure
 	wg      sync.WaitGroup
+}
+
+// client is who asks. The zero value is the resolver itself.
+type client struct {
+	addr netip.Addr
+	tcp  bool
 }
 
 type zoneForwarder struct {
 	domain string // lower case, with the last dot
 	*forwarder
+
+	// Guarded by the resolver's mu.
+	heard  time.Time // when a question had its answer last
+	silent bool      // nobody had one since, and somebody waited for one in vain
 }
 
 // flight is a question at upstream servers.
 type flight struct {
+	zone  *zoneForwarder
+	since time.Time
 	done  chan struct{}
 	reply *miekg.Msg // after done; not to be changed
 	err   error
 }
 
-// failure is a flight that came to nothing, and is what the same question gets until then.
+// failure is a flight that came to nothing then.
 type failure struct {
 	*flight
-	until time.Time
+	at time.Time
 }
 
-func newResolver(forwarders []zoneForwarder, refused func(netip.Addr) bool, log *slog.Logger) *resolver {
-	slices.SortStableFunc(forwarders, func(a, b zoneForwarder) int { return miekg.CountLabel(b.domain) - miekg.CountLabel(a.domain) })
+func newResolver(forwarders []*zoneForwarder, refused func(netip.Addr) bool, log *slog.Logger) *resolver {
+	slices.SortStableFunc(forwarders, func(a, b *zoneForwarder) int { return miekg.CountLabel(b.domain) - miekg.CountLabel(a.domain) })
 	r := &resolver{forwarders: forwarders, refused: refused, cache: newCache(), loops: newLoops(log),
-		flights: map[cacheKey]*flight{}, sources: map[netip.Addr]int{}, failed: map[cacheKey]failure{}}
+		flights: map[cacheKey]*flight{}, sources: map[client]int{}, failed: map[cacheKey]failure{}}
 	for _, z := range forwarders {
 		servers := z.servers
 		z.servers = func() []netip.AddrPort {
-			good, probe := r.loops.without(servers())
+			good, probe := r.loops.without(z.domain, servers())
 			for _, s := range probe {
 				r.spawn(func() { r.loops.probe(r.running, s) })
 			}
@@ -103,14 +119,28 @@ func (r *resolver) spawn(f func()) {
 	}
 }
 
+// forget drops all that servers have answered, and what they still answer: others may answer otherwise.
+func (r *resolver) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cache.clear()
+	clear(r.flights)
+	clear(r.failed)
+	for _, z := range r.forwarders {
+		z.silent = false
+	}
+}
+
 // ask gives the reply to a query, which is the caller's.
-func (r *resolver) ask(ctx context.Context, q *miekg.Msg, src netip.Addr) (*miekg.Msg, error) {
+func (r *resolver) ask(ctx context.Context, q *miekg.Msg, src client) (*miekg.Msg, error) {
+	if r.refresh != nil {
+		r.refresh() // before the cache is asked: what is kept may be of another network
+	}
 	k := keyOf(q)
-	now := time.Now()
-	kept, fresh, again := r.cache.get(k, now)
+	kept, fresh, again := r.cache.get(k, time.Now())
 	if fresh {
 		if again {
-			r.fly(k, q, netip.Addr{}) // if not now, then when it is asked for next
+			r.fly(k, q, client{}) // if not now, then when it is asked for next
 		}
 		return kept, nil
 	}
@@ -122,14 +152,15 @@ func (r *resolver) ask(ctx context.Context, q *miekg.Msg, src netip.Addr) (*miek
 		return nil, err
 	}
 	var late <-chan time.Time
-	if kept != nil {
-		t := time.NewTimer(impatient)
+	if kept != nil && !f.landed() {
+		t := time.NewTimer(r.patience(k, f))
 		defer t.Stop()
 		late = t.C
 	}
 	select {
 	case <-f.done:
 	case <-late:
+		r.noteLate(f)
 		return kept, nil // the flight goes on, for the next who asks
 	case <-ctx.Done():
 		return nil, ctx.Err()
@@ -143,13 +174,49 @@ func (r *resolver) ask(ctx context.Context, q *miekg.Msg, src netip.Addr) (*miek
 	return f.reply.Copy(), nil
 }
 
+// patience is how much longer a client waits for a flight that has not landed before it gets a stale reply.
+func (r *resolver) patience(k cacheKey, f *flight) time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if last, is := r.failed[k]; is && time.Since(last.at) < staleFor && !errors.Is(last.err, errRebind) {
+		return 0
+	}
+	wait := impatient
+	if f.zone.silent {
+		wait = brief
+	}
+	return wait - time.Since(f.since)
+}
+
+// noteLate remembers that somebody waited in vain for a flight.
+func (r *resolver) noteLate(f *flight) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if f.zone.heard.Before(f.since) {
+		f.zone.silent = true
+	}
+}
+
+func (f *flight) landed() bool {
+	select {
+	case <-f.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // failed says that there is no answer, or one that says nothing about the name. The flight is over.
 func (f *flight) failed() bool {
 	return f.err != nil || f.reply.Rcode != miekg.RcodeSuccess && f.reply.Rcode != miekg.RcodeNameError
 }
 
+// unasked says that a flight was over before any server was asked.
+func (f *flight) unasked() bool { return errors.Is(f.err, errBusy) || errors.Is(f.err, errNoUpstream) }
+
 // fly gives the flight of a question: the one that is under way or has failed a moment ago, or a new one on behalf of src.
-func (r *resolver) fly(k cacheKey, q *miekg.Msg, src netip.Addr) (*flight, error) {
+func (r *resolver) fly(k cacheKey, q *miekg.Msg, src client) (*flight, error) {
+	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if f := r.flights[k]; f != nil {
@@ -158,60 +225,69 @@ func (r *resolver) fly(k cacheKey, q *miekg.Msg, src netip.Addr) (*flight, error
 	switch f := r.failed[k]; {
 	case r.closed:
 		return nil, context.Canceled
-	case time.Now().Before(f.until):
+	case f.flight != nil && now.Before(f.at.Add(failedFor)):
 		return f.flight, nil
 	case r.sources[src] >= maxPerSource:
 		return nil, errBusy
 	}
-	f := &flight{done: make(chan struct{})}
+	zone := r.forwarders[slices.IndexFunc(r.forwarders, func(z *zoneForwarder) bool { return within(k.name, z.domain) })]
+	f := &flight{zone: zone, since: now, done: make(chan struct{})}
 	r.flights[k] = f
 	r.sources[src]++
 	q = q.Copy()
 	r.wg.Go(func() {
-		f.reply, f.err = r.fetch(k, q)
+		var keep *cached
+		if f.reply, f.err = r.fetch(zone, q); f.err == nil {
+			keep = newCached(k, f.reply, time.Now())
+		}
 		r.mu.Lock()
-		delete(r.flights, k)
 		if r.sources[src]--; r.sources[src] == 0 {
 			delete(r.sources, src)
 		}
-		r.noteLocked(k, f)
+		if r.flights[k] == f { // else it was forgotten
+			delete(r.flights, k)
+			r.noteLocked(k, f)
+			r.cache.put(keep)
+		}
 		r.mu.Unlock()
 		close(f.done)
 	})
 	return f, nil
 }
 
-func (r *resolver) fetch(k cacheKey, q *miekg.Msg) (*miekg.Msg, error) {
-	z := r.forwarders[slices.IndexFunc(r.forwarders, func(z zoneForwarder) bool { return within(k.name, z.domain) })]
+func (r *resolver) fetch(z *zoneForwarder, q *miekg.Msg) (*miekg.Msg, error) {
 	m, err := z.ask(r.running, q)
 	if err == nil && r.refused != nil && z.domain == "." && hasAddress(m, r.refused) {
-		err = errRebind
+		return nil, errRebind
 	}
-	if err != nil {
-		if r.running.Err() == nil && !errors.Is(err, errBusy) && !errors.Is(err, errNoUpstream) && !errors.Is(err, errRebind) {
-			r.loops.suspect()
-			z.servers() // probes them
-		}
-		return nil, err
+	if err != nil && r.running.Err() == nil && !errors.Is(err, errBusy) && !errors.Is(err, errNoUpstream) {
+		r.loops.suspect()
+		z.servers() // probes them
 	}
-	r.cache.put(k, m, time.Now())
-	return m, nil
+	return m, err
 }
 
-// noteLocked remembers a failure for a moment.
+// noteLocked remembers what a flight has come to.
 func (r *resolver) noteLocked(k cacheKey, f *flight) {
-	if !f.failed() || r.closed || errors.Is(f.err, errBusy) || errors.Is(f.err, errNoUpstream) {
+	z := f.zone
+	switch {
+	case !f.failed() || errors.Is(f.err, errRebind):
+		z.heard, z.silent = time.Now(), false
+	case f.err != nil && !f.unasked() && z.heard.Before(f.since):
+		z.silent = true
+	}
+	if !f.failed() || r.closed || f.unasked() {
 		delete(r.failed, k)
 		return
 	}
 	if len(r.failed) >= maxFailed {
 		clear(r.failed)
 	}
-	short := &flight{done: f.done, err: f.err}
+	short := &flight{zone: z, done: f.done, err: f.err}
 	if f.reply != nil { // without records, of which a server may send many
 		short.reply = &miekg.Msg{MsgHdr: f.reply.MsgHdr, Question: f.reply.Question}
 	}
-	r.failed[k] = failure{short, time.Now().Add(failedFor)}
+	r.failed[k] = failure{short, time.Now()}
 }
 
 // within says whether a name is a domain's or the domain itself; both in lower case.

@@ -78,7 +78,7 @@ func TestCache(t *testing.T) {
 			k := keyOf(question(name, miekg.TypeA))
 			if rapid.Bool().Draw(t, "put") {
 				p := put{now, rapid.Uint32Range(1, 100).Draw(t, "ttl"), fmt.Sprintf("192.0.2.%d", rapid.IntRange(1, 200).Draw(t, "ip"))}
-				c.put(k, reply(name, fmt.Sprintf("%s %d IN A %s", name, p.ttl, p.ip)), now)
+				c.put(newCached(k, reply(name, fmt.Sprintf("%s %d IN A %s", name, p.ttl, p.ip)), now))
 				model[name] = p
 				continue
 			}
@@ -107,7 +107,7 @@ func TestCache(t *testing.T) {
 		m := reply(name, ". "+soa)
 		m.Rcode = miekg.RcodeNameError
 		k := keyOf(question(name, miekg.TypeA))
-		c.put(k, m, now)
+		c.put(newCached(k, m, now))
 		m, fresh, _ := c.get(k, now.Add(299*time.Second))
 		if _, still, _ := c.get(k, now.Add(300*time.Second)); !fresh || still || m.Ns[0].Header().Ttl != 1 {
 			t.Errorf("after 299 of 300 s fresh %v, then %v: %v", fresh, still, m)
@@ -116,7 +116,7 @@ func TestCache(t *testing.T) {
 	c = newCache()
 	for i := range maxCached + 100 {
 		name := fmt.Sprintf("n%d.", i)
-		c.put(keyOf(question(name, miekg.TypeA)), reply(name, name+" 60 IN A 192.0.2.1"), time.Now())
+		c.put(newCached(keyOf(question(name, miekg.TypeA)), reply(name, name+" 60 IN A 192.0.2.1"), time.Now()))
 		c.get(keyOf(question("n0.", miekg.TypeA)), time.Now()) // asked for often: it stays
 	}
 	if len(c.entries) > maxCached || c.bytes > maxCachedBytes {
@@ -210,9 +210,10 @@ func TestCachedAnswers(t *testing.T) {
 	s.resolver.mu.Lock()
 	clear(s.resolver.failed)
 	s.resolver.mu.Unlock()
-	if m := ask(t, "udp", addr, question("www.example.com.", miekg.TypeA)); len(m.Answer) != 1 || m.Answer[0].Header().Ttl < 59 {
-		t.Errorf("back: %v", m)
-	}
+	await(t, "they are heard again", func() bool { // a slow machine gets a stale one
+		m := ask(t, "udp", addr, question("www.example.com.", miekg.TypeA))
+		return len(m.Answer) == 1 && m.Answer[0].Header().Ttl > staleTTL
+	})
 }
 
 // What upstream servers can't or won't tell is asked once in a moment, takes the place of no stale answer, and is
@@ -249,7 +250,7 @@ func TestUpstreamErrorsAreRemembered(t *testing.T) {
 		n := asked.Load()
 		s.resolver.mu.Lock()
 		for k, f := range s.resolver.failed { // however slow this machine is
-			f.until = time.Now().Add(time.Hour)
+			f.at = time.Now().Add(time.Hour)
 			s.resolver.failed[k] = f
 		}
 		s.resolver.mu.Unlock()
@@ -385,7 +386,7 @@ func TestOneFlightForManyAndShares(t *testing.T) {
 		})
 	}
 	await(t, "all have asked", func() bool { return s.Counters().Forwarded >= 20 })
-	src := netip.MustParseAddr("10.32.0.1")
+	src := client{addr: netip.MustParseAddr("10.32.0.1")}
 	s.resolver.mu.Lock()
 	s.resolver.sources[src] = maxPerSource
 	s.resolver.mu.Unlock()
@@ -416,7 +417,7 @@ func FuzzCache(f *testing.F) {
 			return
 		}
 		c, now, k := newCache(), time.Now(), keyOf(q)
-		c.put(k, m, now)
+		c.put(newCached(k, m, now))
 		got, fresh, _ := c.get(k, now.Add(time.Duration(age%(2*86400))*time.Second))
 		if got == nil {
 			return
@@ -513,7 +514,7 @@ func TestCacheIsBoundedInMemory(t *testing.T) {
 				A:   net.IPv4(192, 0, byte(j), byte(i)).To4(),
 			})
 		}
-		c.put(cacheKey{name: fmt.Sprint(i), qtype: miekg.TypeA}, m, now)
+		c.put(newCached(cacheKey{name: fmt.Sprint(i), qtype: miekg.TypeA}, m, now))
 	}
 	if len(c.entries) < 10 {
 		t.Errorf("only %d replies are kept", len(c.entries))

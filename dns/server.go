@@ -54,6 +54,8 @@ type Server struct {
 	resolver *resolver
 	upstream *upstream
 	tcp      tcpLimits
+	// pipelined are the questions in hand that came over TCP.
+	pipelined *places
 
 	table     atomic.Pointer[Table]
 	listening atomic.Pointer[[]netip.AddrPort] // what is bound; read with mu free, see stop
@@ -125,13 +127,13 @@ func New(o Options) (*Server, error) {
 	s := &Server{
 		ttl: o.TTL, allow: o.Allow, keeper: o.Keeper, log: o.Log,
 		sockets: make(map[netip.AddrPort]*socket), soon: make(map[netip.AddrPort]bool), poke: make(chan struct{}, 1),
-		tcp: defaultTCPLimits,
+		tcp: defaultTCPLimits, pipelined: &places{perSource: maxPipelined, of: make(map[netip.Addr]*place)},
 	}
 	s.upstream = newUpstream(fixed, o.ResolvConf, s.Listening, o.Log)
-	forwarders := []zoneForwarder{{".", newForwarder(o.FallbackTimeout, s.upstream.servers)}}
+	forwarders := []*zoneForwarder{{domain: ".", forwarder: newForwarder(o.FallbackTimeout, s.upstream.servers)}}
 	for d, servers := range split {
 		u := newUpstream(servers, "", s.Listening, o.Log)
-		forwarders = append(forwarders, zoneForwarder{d, newForwarder(o.FallbackTimeout, u.servers)})
+		forwarders = append(forwarders, &zoneForwarder{domain: d, forwarder: newForwarder(o.FallbackTimeout, u.servers)})
 	}
 	var refused func(netip.Addr) bool
 	if o.RefusePrivate {
@@ -139,7 +141,7 @@ func New(o Options) (*Server, error) {
 		refused = func(a netip.Addr) bool { return !isGlobal(a) || covers(s.table.Load().ranges, a) }
 	}
 	s.resolver = newResolver(forwarders, refused, o.Log)
-	s.upstream.changed = s.resolver.cache.clear
+	s.upstream.changed, s.resolver.refresh = s.resolver.forget, s.upstream.refresh
 	s.table.Store(NewTable(domain, nil, nil))
 	s.listening.Store(new([]netip.AddrPort))
 	return s, nil

@@ -12,7 +12,7 @@ import (
 	miekg "github.com/miekg/dns"
 )
 
-// tcpLimits bound what clients can hold over TCP.
+// tcpLimits bound, with maxPipelined, what clients can hold over TCP.
 type tcpLimits struct {
 	first, idle time.Duration // for the first query; between queries
 	write       time.Duration // for one reply
@@ -53,10 +53,10 @@ func (t *tcpListener) Accept() (net.Conn, error) {
 	for {
 		c, err := t.Listener.Accept()
 		if err != nil {
-			if !exhausted(err) {
+			if gone(err) {
 				return nil, err
 			}
-			// It goes on when others have closed some of theirs.
+			// There is no room, and others close some of theirs; or it was one connection's own error (accept(2)).
 			pause := time.NewTimer(50 * time.Millisecond)
 			select {
 			case <-pause.C:
@@ -75,9 +75,9 @@ func (t *tcpListener) Accept() (net.Conn, error) {
 	}
 }
 
-// exhausted says whether an error of accept(2) is one that passes: there is no room for another connection.
-func exhausted(err error) bool {
-	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
+// gone says whether an error of accept(2) means that there is no listening socket any more.
+func gone(err error) bool {
+	for _, e := range []error{net.ErrClosed, syscall.EBADF, syscall.EINVAL, syscall.ENOTSOCK} {
 		if errors.Is(err, e) {
 			return true
 		}

@@ -7,9 +7,14 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
+	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	miekg "github.com/miekg/dns"
@@ -121,6 +126,140 @@ func TestPipeliningIsConcurrent(t *testing.T) {
 		if m, err := c.ReadMsg(); err != nil || len(m.Answer) != 1 {
 			t.Fatalf("one of many at once: %v %v", m, err)
 		}
+	}
+}
+
+// All connections of a client share one bound on what is in hand, what comes after it waits, and what is in hand is small
+// whatever the questions are.
+func TestManyConnectionsOfOneClient(t *testing.T) {
+	release := make(chan struct{})
+	answer := sync.OnceFunc(func() { close(release) })
+	live := answering("203.0.113.1", 60)
+	up, asked := scripted(t, func(q *miekg.Msg) *miekg.Msg { <-release; return live(q) })
+	t.Cleanup(answer)
+	s, addr := start(t, Options{Upstream: []netip.AddrPort{up}, FallbackTimeout: time.Minute})
+	s.resolver.mu.Lock()
+	s.resolver.sources[client{addr: loopback.Addr()}] = maxPerSource // over UDP it has all its share in hand
+	s.resolver.mu.Unlock()
+	large := func(i int) []byte {
+		q := question(fmt.Sprintf("n%d.example.com.", i), miekg.TypeA)
+		q.SetEdns0(1232, false)
+		q.IsEdns0().Option = []miekg.EDNS0{&miekg.EDNS0_LOCAL{Code: 65001, Data: make([]byte, 65000)}}
+		p, err := q.Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return append(binary.BigEndian.AppendUint16(nil, uint16(len(p))), p...)
+	}
+	heap := func() int {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int(m.HeapAlloc)
+	}
+	before := heap()
+	const conns, each = 10, 30
+	var clients sync.WaitGroup
+	for i := range conns {
+		c, err := miekg.DialTimeout("tcp", addr, 5*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(30 * time.Second))
+		clients.Go(func() {
+			for j := range each {
+				if _, err := c.Conn.Write(large(each*i + j)); err != nil {
+					t.Errorf("connection %d: %v", i, err)
+				}
+			}
+		})
+		clients.Go(func() {
+			for range each {
+				if m, err := c.ReadMsg(); err != nil || len(m.Answer) != 1 {
+					t.Errorf("connection %d: %v %v", i, m, err)
+					return
+				}
+			}
+		})
+	}
+	await(t, "all that may be is in hand", func() bool { return asked.Load() >= maxPipelined })
+	if got := heap() - before; got > maxPipelined*65000/2 {
+		t.Errorf("%d questions in hand take %d bytes", maxPipelined, got)
+	}
+	if got := asked.Load(); got != maxPipelined {
+		t.Errorf("%d questions in hand, want %d", got, maxPipelined)
+	}
+	answer()
+	clients.Wait()
+	s.pipelined.mu.Lock()
+	defer s.pipelined.mu.Unlock()
+	for src, at := range s.pipelined.of {
+		if len(at.slots) > 0 {
+			t.Errorf("%v has places still", src)
+		}
+	}
+}
+
+// Who loses the right to ask loses it on open connections, too.
+func TestOpenConnectionOfAStranger(t *testing.T) {
+	var no atomic.Bool
+	_, addr := start(t, Options{Allow: func(netip.Addr) bool { return !no.Load() }})
+	c, err := miekg.DialTimeout("tcp", addr, 5*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+	for _, want := range []int{miekg.RcodeSuccess, miekg.RcodeRefused} {
+		if err := c.WriteMsg(question("db.weft.local.", miekg.TypeA)); err != nil {
+			t.Fatal(err)
+		}
+		if m, err := c.ReadMsg(); err != nil || m.Rcode != want {
+			t.Errorf("%v %v, want %s", m, err, miekg.RcodeToString[want])
+		}
+		no.Store(true)
+	}
+}
+
+// failing is a listener that gives its errors, one after another, and then connections.
+type failing struct {
+	net.Listener
+	errs []error
+}
+
+func (f *failing) Accept() (net.Conn, error) {
+	if len(f.errs) == 0 {
+		c, _ := net.Pipe()
+		return c, nil
+	}
+	err := f.errs[0]
+	f.errs = f.errs[1:]
+	return nil, &net.OpError{Op: "accept", Err: os.NewSyscallError("accept4", err)}
+}
+
+// Errors of one connection, and want of room for another, don't end a listener.
+func TestAcceptGoesOn(t *testing.T) {
+	for _, c := range []struct {
+		errs []error
+		ends bool
+	}{
+		{[]error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM}, false},
+		{[]error{syscall.EPROTO, syscall.ENETDOWN, syscall.EHOSTUNREACH, syscall.EOPNOTSUPP, syscall.EPERM}, false},
+		{[]error{syscall.EMFILE, syscall.EBADF}, true},
+		{[]error{syscall.EINVAL}, true},
+		{[]error{net.ErrClosed}, true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			l := newTCPListener(&failing{errs: c.errs}, defaultTCPLimits, func(netip.Addr) bool { return true })
+			conn, err := l.Accept()
+			if err == nil {
+				conn.Close()
+			}
+			if (err != nil) != c.ends {
+				t.Errorf("%v: %v", c.errs, err)
+			}
+		})
 	}
 }
 
