@@ -3,6 +3,7 @@ package dns
 import (
 	"cmp"
 	"encoding/binary"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -51,27 +52,6 @@ type belowHost struct {
 	names int
 }
 
-// hosts is what is known of those who registered names.
-type hosts struct {
-	index map[string]uint16
-	list  []hostState
-}
-
-type hostState struct {
-	name string
-	HostState
-}
-
-// HostState is what answers need to know of a host that registers names. The
-// zero value is a host that is there and near.
-type HostState struct {
-	// Rank is how far away the host is: lower ones are answered first, those of equal rank
-	// in random order.
-	Rank uint16
-	// Hidden hosts' records are kept and not answered.
-	Hidden bool
-}
-
 // NewTable makes a table of a domain. Ranges are the prefixes whose addresses
 // are looked up here by PTR; PTR of all others goes upstream. Records that can't be
 // in the table are left out, see [Edit.Add]. The arguments stay the caller's.
@@ -97,7 +77,7 @@ func NewTable(domain string, ranges []netip.Prefix, rs []Record) *Table {
 			if len(up) < 2 || t.zoneOf([]byte(up)) < 0 {
 				break
 			}
-			always := e.host("") // as for what no host registers: it can't be hidden
+			always, _ := e.host("") // as for what no host registers: it can't be hidden
 			e.change(up, func(n *node) { n.below = n.below.add(always, 1, e.by) })
 		}
 	}
@@ -145,7 +125,11 @@ func (e *Edit) Add(r Record) error {
 	// Name and data lie side by side in memory: who reads one reads the other.
 	both := string(append(appendWire(nil, r.Name), r.rdata()...))
 	name := both[:len(r.Name)+1]
-	x := entry{data: both[len(name):], owner: r.Owner, rtype: r.rrtype(), host: e.host(r.Host), down: r.Down}
+	host, ok := e.host(r.Host)
+	if !ok {
+		return fmt.Errorf("record %q: more than %d hosts", r.Name, maxHosts)
+	}
+	x := entry{data: both[len(name):], owner: r.Owner, rtype: r.rrtype(), host: host, down: r.Down}
 	e.put(name, x)
 	if rev, ok := e.reverse(r); ok {
 		e.put(rev, entry{data: name, owner: r.Owner, rtype: miekg.TypePTR, host: x.host, down: r.Down})
@@ -169,31 +153,6 @@ func (e *Edit) Remove(r Record) {
 	if rev, ok := e.reverse(r); ok {
 		e.take(rev, entry{data: name, owner: r.Owner, rtype: miekg.TypePTR, host: host})
 	}
-}
-
-// SetHost sets what answers need to know of a host. It costs the same however
-// many records the host has.
-func (e *Edit) SetHost(host string, s HostState) {
-	i := e.host(host)
-	if e.t.hosts.list[i].HostState == s {
-		return
-	}
-	list := slices.Clone(e.t.hosts.list)
-	list[i].HostState = s
-	e.t.hosts = &hosts{index: e.t.hosts.index, list: list}
-}
-
-// host gives the index of a host, which is new if need be.
-func (e *Edit) host(name string) uint16 {
-	if i, ok := e.t.hosts.index[name]; ok {
-		return i
-	}
-	h := &hosts{index: make(map[string]uint16, len(e.t.hosts.list)+1), list: append(slices.Clone(e.t.hosts.list), hostState{name: name})}
-	for i, o := range h.list {
-		h.index[o.name] = uint16(i)
-	}
-	e.t.hosts = h
-	return h.index[name]
 }
 
 // reverse gives the name that leads back to a record, if it is of a zone of ours.
@@ -462,25 +421,6 @@ func appendOthers(rs, some, others []Record) []Record {
 		}
 	}
 	return rs
-}
-
-// sameHidden says whether the hosts that both tables know are hidden alike.
-func (t *Table) sameHidden(o *Table) bool {
-	if t.hosts == o.hosts {
-		return true
-	}
-	for i, h := range o.hosts.list {
-		hidden := i < len(t.hosts.list) && t.hosts.list[i].Hidden
-		if hidden != h.Hidden && i < len(t.hosts.list) {
-			return false
-		}
-	}
-	return true
-}
-
-// SameHosts says whether both tables answer for the same hosts in the same way.
-func (t *Table) SameHosts(o *Table) bool {
-	return t.hosts == o.hosts || slices.Equal(t.hosts.list, o.hosts.list)
 }
 
 // Len is how many names exist.

@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -223,8 +224,6 @@ func TestReverseZonesAreTheRanges(t *testing.T) {
 	})
 }
 
-// A table that was edited step by step is the one that is made of what is left, and
-// so is what [Table.Since] tells.
 // What a failed host has below a name makes no difference to what is said of the name.
 func TestHiddenBelow(t *testing.T) {
 	rs := records("h1", "*.apps.weft.local", "10.0.0.1", "x.weft.local", "10.0.0.2")
@@ -252,6 +251,26 @@ func TestHiddenBelow(t *testing.T) {
 	}
 }
 
+// A host for which there is no room is refused, instead of being taken for another.
+func TestTooManyHosts(t *testing.T) {
+	e := NewTable("weft.local", nil, []Record{{Name: "own.weft.local", Addr: netip.MustParseAddr("10.0.0.1")}}).Edit()
+	var err error
+	n := 0
+	for ; err == nil && n <= maxHosts; n++ {
+		err = e.Add(Record{Name: "web.weft.local", Text: "x", Host: fmt.Sprint(n)})
+	}
+	if err == nil || n != maxHosts { // one is that of own
+		t.Errorf("of %d hosts: %v", n, err)
+	}
+	e.SetHost("one more", HostState{Hidden: true})
+	table := e.Done()
+	if got := table.Hosts(); got != maxHosts || table.Lookup("own") == nil || len(table.At("web.weft.local")) != maxHosts-1 {
+		t.Errorf("%d hosts, own at %v, %d records", got, table.Lookup("own"), len(table.At("web.weft.local")))
+	}
+}
+
+// A table that was edited step by step is the one that is made of what is left, and
+// so is what [Table.Since] tells.
 func TestEdits(t *testing.T) {
 	ranges := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("10.32.1.0/24")}
 	rapid.Check(t, func(t *rapid.T) {

@@ -23,8 +23,8 @@ func (r *Router) pokeBoth() {
 
 // followNames brings names from the logs into the DNS table, and those of what lives here
 // into this host's log. It is a loop of its own, so that a name waits neither for tunnels nor
-// for the kernel, and so that a change of names makes no pass. It also looks every second, since
-// hosts are hidden when they have been silent for a time.
+// for the kernel, and so that a change of names makes no pass. It also looks at all hosts every second, since
+// they are hidden when they have been silent for a time.
 func (r *Router) followNames(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -35,10 +35,11 @@ func (r *Router) followNames(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+			r.zone.look(r.mesh.State, r.hidden)
 		case <-r.namePoke:
 		case <-r.logPoke:
-			// Mostly it is another host's log that has changed.
-			if r.syncNames(); r.zone.place(r.id.ID()) == at {
+			// Mostly it is another host's log that has changed, which matters here if it may have what a name waits for.
+			if r.syncNames(); r.zone.place(r.id.ID()) == at && !r.lingers() {
 				continue
 			}
 		}

@@ -311,6 +311,13 @@ func (r *Router) lingerLocked(k nameKey) {
 	time.AfterFunc(lingering, r.pokeNames)
 }
 
+// lingers says whether any name is.
+func (r *Router) lingers() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.linger) > 0
+}
+
 // addLingeringLocked adds, to what is to be announced, removed names that nothing has
 // replaced yet: here, or on another host.
 func (r *Router) addLingeringLocked(names map[nameKey]bool) {

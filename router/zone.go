@@ -2,12 +2,10 @@ package router
 
 import (
 	"bytes"
-	"math/bits"
 	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"weft/dns"
 	"weft/mesh"
@@ -16,7 +14,7 @@ import (
 
 // zone follows the names in the logs of all hosts and makes the table that the
 // DNS server answers from. It reads each entry once: what a change costs does not depend on how
-// many names there are. All names of one Append change in one step.
+// many names there are, and hardly on how many hosts. All names of one Append change in one step.
 type zone struct {
 	domain  string // with the final dot
 	nearest bool   // else all hosts are as near
@@ -57,44 +55,98 @@ func (z *zone) empty() *dns.Table {
 	return dns.NewTable(z.domain, z.ranges, []dns.Record{{Name: "ns.dns." + z.domain, Addr: bridgeAddr}})
 }
 
-// sync reads what is new in the logs and looks at all hosts again. It says whether anything has changed
-// that is not a name, since the call before. The state is taken under the lock: of two calls, the later one must
-// not bring back what the earlier has seen go.
+// sync reads what is new in the logs, and looks again at the hosts of which the mesh knows anything new. It says whether
+// anything has changed that is not a name, since the call before. The state is taken under the lock: of two calls, the later
+// one must not bring back what the earlier has seen go.
 func (z *zone) sync(state func() *mesh.State, hidden func(mesh.Host) bool) (other bool) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	st := state()
+	if st == z.last {
+		return false
+	}
+	before := z.table.Load()
+	e := before.Edit()
+	edits := 0
+	other = z.last == nil || otherwise(z.last, st)
+	place := differing(z.last, st)
+	bad := 0
+	for author, es := range st.Logs {
+		h := z.hosts[author]
+		if h == nil {
+			h = &zoneHost{names: map[nameKey]bool{}}
+			z.hosts[author] = h
+			place = append(place, author)
+		}
+		n, more := z.readLocked(e, author, h, es)
+		edits, other, bad = edits+n, other || more, bad+h.bad
+	}
+	if len(z.hosts) > len(st.Logs) {
+		for author, h := range z.hosts {
+			if _, ok := st.Logs[author]; !ok {
+				z.moveLocked(e, author, h, &zoneHost{})
+				delete(z.hosts, author)
+				delete(z.ranks, author)
+				edits, other = edits+1, true
+			}
+		}
+	}
+	z.bad.Store(int64(bad))
+	z.last = st
+	for _, author := range place {
+		if z.hosts[author] != nil {
+			z.placeLocked(e, author, st, hidden)
+		}
+	}
+	after := e.Done()
+	switch {
+	case after.Hosts() > len(z.hosts)+maxForgotten:
+		z.renewLocked(st, hidden)
+	case edits > 0 || !after.SameHosts(before):
+		z.storeLocked(after)
+	}
+	return other
+}
+
+// maxForgotten is how many hosts that are no more a table may know. It can't unlearn one.
+const maxForgotten = 4096
+
+// look looks at all hosts again: that one is hidden may be for the time that has passed.
+func (z *zone) look(state func() *mesh.State, hidden func(mesh.Host) bool) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	st := state()
 	before := z.table.Load()
 	e := before.Edit()
-	edits := 0
-	if st != z.last {
-		other = z.last == nil || otherwise(z.last, st)
-		for author, es := range st.Logs {
-			n, more := z.readLocked(e, author, es)
-			edits, other = edits+n, other || more
-		}
-		for author, h := range z.hosts {
-			if _, ok := st.Logs[author]; !ok {
-				z.moveLocked(e, author, h, &zoneHost{})
-				delete(z.hosts, author)
-				edits, other = edits+1, true
-			}
-		}
-		bad := 0
-		for _, h := range z.hosts {
-			bad += h.bad
-		}
-		z.bad.Store(int64(bad))
-		z.last = st
-	}
 	for author := range z.hosts {
 		z.placeLocked(e, author, st, hidden)
 	}
-	after := e.Done()
-	if edits > 0 || !after.SameHosts(before) {
+	if after := e.Done(); !after.SameHosts(before) {
 		z.storeLocked(after)
 	}
-	return other
+}
+
+// differing gives the hosts of which two states say different things. The first may be nil.
+func differing(a, b *mesh.State) (ids []peer.ID) {
+	var was []mesh.Host
+	if a != nil {
+		was = a.Hosts
+	}
+	is := b.Hosts
+	for len(was)+len(is) > 0 {
+		switch {
+		case len(is) == 0 || len(was) > 0 && was[0].ID.Compare(is[0].ID) < 0:
+			ids, was = append(ids, was[0].ID), was[1:]
+		case len(was) == 0 || was[0].ID != is[0].ID:
+			ids, is = append(ids, is[0].ID), is[1:]
+		default:
+			if w, i := &was[0], &is[0]; w.Liveness != i.Liveness || w.RTT != i.RTT || w.Record.WireGuard != i.Record.WireGuard {
+				ids = append(ids, i.ID)
+			}
+			was, is = was[1:], is[1:]
+		}
+	}
+	return ids
 }
 
 func (z *zone) storeLocked(t *dns.Table) {
@@ -114,12 +166,7 @@ func otherwise(a, b *mesh.State) bool {
 
 // readLocked reads what is new in one log: the end of it, or all of it if it is of another
 // epoch. It says how many records it has changed, and whether there were entries that are not names.
-func (z *zone) readLocked(e *dns.Edit, author peer.ID, es []mesh.Entry) (edits int, other bool) {
-	h := z.hosts[author]
-	if h == nil {
-		h = &zoneHost{names: map[nameKey]bool{}}
-		z.hosts[author] = h
-	}
+func (z *zone) readLocked(e *dns.Edit, author peer.ID, h *zoneHost, es []mesh.Entry) (edits int, other bool) {
 	n := len(es)
 	if h.read == 0 || h.read > n || !same(h.last, es[h.read-1]) {
 		z.rereadLocked(e, author, h, es)
@@ -207,7 +254,11 @@ func (z *zone) setLocked(e *dns.Edit, author peer.ID, h *zoneHost, k nameKey, se
 	}
 	switch {
 	case k.Type == typeUnhealthy:
-		h.down[k.Container] = set
+		if set {
+			h.down[k.Container] = true
+		} else {
+			delete(h.down, k.Container)
+		}
 		h.shown(func(o nameKey) {
 			if o.Container == k.Container {
 				e.Add(record(o, author, set))
@@ -247,8 +298,12 @@ func (z *zone) setRanges(ranges []netip.Prefix, state func() *mesh.State, hidden
 	if slices.Equal(z.ranges, ranges) {
 		return
 	}
-	st := state()
 	z.ranges = slices.Clone(ranges)
+	z.renewLocked(state(), hidden)
+}
+
+// renewLocked makes the table anew from what was read.
+func (z *zone) renewLocked(st *mesh.State, hidden func(mesh.Host) bool) {
 	e := z.empty().Edit()
 	for author, h := range z.hosts {
 		h.shown(func(k nameKey) {
@@ -292,21 +347,26 @@ func (z *zone) deny(id peer.ID, names []nameKey) {
 		return
 	}
 	e := z.table.Load().Edit()
+	edits := 0
 	old := z.denied
 	z.denied = map[nameKey]bool{}
 	for _, k := range names {
 		z.denied[k] = true
 		if !old[k] && k.Type != typeUnhealthy {
 			e.Remove(record(k, id, false))
+			edits++
 		}
 	}
 	h := z.hosts[id]
 	for k := range old {
 		if !z.denied[k] && k.Type != typeUnhealthy && h != nil && !h.gone && h.names[k] {
 			e.Add(record(k, id, h.down[k.Container]))
+			edits++
 		}
 	}
-	z.storeLocked(e.Done())
+	if edits > 0 {
+		z.storeLocked(e.Done())
+	}
 }
 
 // place is how far a host's log was read.
@@ -362,34 +422,4 @@ func record(k nameKey, author peer.ID, down bool) dns.Record {
 		r.Target = k.Data
 	}
 	return r
-}
-
-// farRank is that of a host whose distance is not known.
-const farRank = 20
-
-// rankOf turns a round trip into a rank: 1 below half a millisecond, and one more for each
-// doubling. Near the border between two, what a host had counts, so that noise does not
-// make the order of answers flap.
-func rankOf(had uint16, rtt time.Duration) uint16 {
-	if rtt <= 0 {
-		return farRank
-	}
-	class := func(d time.Duration) uint16 {
-		return min(1+uint16(bits.Len64(uint64(d/(500*time.Microsecond)))), farRank-1)
-	}
-	if had >= class(rtt*3/4) && had <= class(rtt*5/4) {
-		return had
-	}
-	return class(rtt)
-}
-
-// placeLocked tells the table how a host's names are to be answered now.
-func (z *zone) placeLocked(e *dns.Edit, id peer.ID, st *mesh.State, hidden func(mesh.Host) bool) {
-	h, _ := st.Host(id)
-	s := dns.HostState{Hidden: hidden(h)}
-	if z.nearest && !h.Self {
-		s.Rank = rankOf(z.ranks[id], h.RTT)
-		z.ranks[id] = s.Rank
-	}
-	e.SetHost(id.String(), s)
 }

@@ -129,7 +129,7 @@ func TestZoneTellsWhatElseChanged(t *testing.T) {
 		t.Error("a claim makes no pass")
 	}
 	hidden := last
-	z.sync(stateIs(&hidden), func(mesh.Host) bool { return true })
+	z.look(stateIs(&hidden), func(mesh.Host) bool { return true })
 	if z.table.Load().Lookup("y") != nil {
 		t.Error("a hidden host's name is answered")
 	}
@@ -154,6 +154,139 @@ func TestRankOf(t *testing.T) {
 		if got := rankOf(c.had, c.rtt); got != c.want {
 			t.Errorf("rank %d, then %v: %d, want %d", c.had, c.rtt, got, c.want)
 		}
+	}
+}
+
+// A name that several hosts have is answered with the own host's address first, then by round trip; if nothing is to be nearest, in any order.
+func TestZoneOrder(t *testing.T) {
+	s := mesh.NewSecret()
+	st := &mesh.State{Logs: map[peer.ID][]mesh.Entry{}}
+	distances := []time.Duration{0, 200 * time.Microsecond, 3 * time.Millisecond, 40 * time.Millisecond, 0} // the first is this host, of the last nothing is known
+	var want []netip.Addr
+	for i, rtt := range distances {
+		h := newSigner(t, s)
+		a := netip.AddrFrom4([4]byte{10, 32, 0, byte(9 - i)})
+		b, err := encodeName(opSet, nameKey{Name: "web.weft.local.", Addr: a, Container: "c"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		st.Logs[h.id.ID()] = []mesh.Entry{h.entry(t, mesh.KindName, b)}
+		st.Hosts = append(st.Hosts, mesh.Host{ID: h.id.ID(), Self: i == 0, Liveness: mesh.Alive, RTT: rtt})
+		want = append(want, a)
+	}
+	byID := func(a, b mesh.Host) int { return a.ID.Compare(b.ID) }
+	slices.SortFunc(st.Hosts, byID)
+	z := newZone("weft.local.", true)
+	z.sync(stateIs(st), shown)
+	expect := func(what string) {
+		t.Helper()
+		for range 20 {
+			if got := z.table.Load().Lookup("web"); !slices.Equal(got, want) {
+				t.Fatalf("%s: %v, want %v", what, got, want)
+			}
+		}
+	}
+	expect("nearest first")
+	// The third comes nearer than the second, and that is all that changes.
+	next := *st
+	next.Hosts = slices.Clone(st.Hosts)
+	for i := range next.Hosts {
+		if next.Hosts[i].RTT == 3*time.Millisecond {
+			next.Hosts[i].RTT = 50 * time.Microsecond
+		}
+		if next.Hosts[i].RTT == 200*time.Microsecond {
+			next.Hosts[i].RTT = 2 * time.Millisecond
+		}
+	}
+	want[1], want[2] = want[2], want[1]
+	z.sync(stateIs(&next), shown)
+	expect("the third came nearer")
+
+	z = newZone("weft.local.", false)
+	z.sync(stateIs(st), shown)
+	first := map[netip.Addr]int{}
+	for range 500 {
+		first[z.table.Load().Lookup("web")[0]]++
+	}
+	if len(first) != len(distances) {
+		t.Errorf("shuffled: first were %v", first)
+	}
+}
+
+// A change of what the mesh knows of a host is seen at once, and so is one that time brings, with look.
+func TestZoneHidesHosts(t *testing.T) {
+	s := mesh.NewSecret()
+	st := &mesh.State{Logs: map[peer.ID][]mesh.Entry{}}
+	for i := range 3 {
+		h := newSigner(t, s)
+		b, err := encodeName(opSet, nameKey{Name: "web.weft.local.", Addr: netip.AddrFrom4([4]byte{10, 32, 0, byte(i)})})
+		if err != nil {
+			t.Fatal(err)
+		}
+		st.Logs[h.id.ID()] = []mesh.Entry{h.entry(t, mesh.KindName, b)}
+		st.Hosts = append(st.Hosts, mesh.Host{ID: h.id.ID(), Liveness: mesh.Alive})
+	}
+	slices.SortFunc(st.Hosts, func(a, b mesh.Host) int { return a.ID.Compare(b.ID) })
+	z := newZone("weft.local.", true)
+	silent := false
+	hidden := func(h mesh.Host) bool { return h.Liveness != mesh.Alive || silent }
+	expect := func(what string, want int) {
+		t.Helper()
+		if got := z.table.Load().Lookup("web"); len(got) != want {
+			t.Errorf("%s: %v, want %d", what, got, want)
+		}
+	}
+	z.sync(stateIs(st), hidden)
+	expect("all", 3)
+	change := func(f func(hosts []mesh.Host) []mesh.Host) {
+		next := *st
+		next.Hosts = f(slices.Clone(st.Hosts))
+		st = &next
+		z.sync(stateIs(st), hidden)
+	}
+	change(func(hs []mesh.Host) []mesh.Host { hs[1].Liveness = mesh.Failed; return hs })
+	expect("one has failed", 2)
+	change(func(hs []mesh.Host) []mesh.Host { hs[1].Liveness, hs[2].Liveness = mesh.Alive, mesh.Left; return hs })
+	expect("it is back, and another has left", 2)
+	gone := st.Hosts[0]
+	change(func(hs []mesh.Host) []mesh.Host { return hs[1:] })
+	expect("of another only its log is known", 1)
+	change(func(hs []mesh.Host) []mesh.Host { return append([]mesh.Host{gone}, hs...) })
+	expect("it is met", 2)
+	silent = true
+	if z.sync(stateIs(st), hidden); len(z.table.Load().Lookup("web")) != 2 {
+		t.Error("a call that brings nothing new looks at hosts")
+	}
+	z.look(stateIs(st), hidden)
+	expect("time has passed", 0)
+}
+
+// Hosts that are no more are forgotten at last, with what the others have kept.
+func TestZoneForgetsHosts(t *testing.T) {
+	s := mesh.NewSecret()
+	h := newSigner(t, s)
+	entry := func(name string) []mesh.Entry {
+		b, err := encodeName(opSet, nameKey{Name: name, Addr: netip.MustParseAddr("10.32.0.1")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return []mesh.Entry{h.entry(t, mesh.KindName, b)}
+	}
+	web, db := entry("web.weft.local."), entry("db.weft.local.")
+	z := newZone("weft.local.", true)
+	for round := range byte(6) {
+		st := &mesh.State{Logs: map[peer.ID][]mesh.Entry{{255}: db}}
+		for i := range 1000 {
+			st.Logs[peer.ID{1, round, byte(i >> 8), byte(i)}] = web
+		}
+		z.sync(stateIs(st), shown)
+		webs, dbs := z.table.Load().At("web.weft.local."), z.table.Load().At("db.weft.local.")
+		if len(webs) != 1000 || len(dbs) != 1 || len(z.ranks) != 1001 {
+			t.Fatalf("round %d: %d and %d records, ranks of %d hosts", round, len(webs), len(dbs), len(z.ranks))
+		}
+	}
+	if got := z.table.Load().Hosts(); got > 1001+maxForgotten {
+		t.Errorf("the table knows %d hosts", got)
 	}
 }
 
@@ -196,9 +329,15 @@ func TestServices(t *testing.T) {
 	}
 }
 
-// BenchmarkZone is one name of one host among 100,000 of 25 hosts, announced and followed. Besides it tells what a
-// router keeps for the 100,000: the hosts' log entries, and the zone with its table.
+// BenchmarkZone is one name of one host among all, announced and followed. Besides it tells what a router keeps
+// for them: the hosts' log entries, and the zone with its table.
 func BenchmarkZone(b *testing.B) {
+	for _, c := range []struct{ hosts, names int }{{25, 40}, {25, 4000}, {1000, 1}, {1000, 100}} {
+		b.Run(fmt.Sprintf("hosts=%d/names=%d", c.hosts, c.hosts*c.names), func(b *testing.B) { benchmarkZone(b, c.hosts, c.names) })
+	}
+}
+
+func benchmarkZone(b *testing.B, hosts, names int) {
 	heap := func() float64 {
 		runtime.GC()
 		var m runtime.MemStats
@@ -216,12 +355,12 @@ func BenchmarkZone(b *testing.B) {
 		return p
 	}
 	var signers []*signer
-	for host := range 25 {
+	for host := range hosts {
 		h := newSigner(b, s)
 		signers = append(signers, h)
 		id := h.id.ID()
 		st.Hosts = append(st.Hosts, mesh.Host{ID: id, Liveness: mesh.Alive})
-		for i := range 4000 {
+		for i := range names {
 			st.Logs[id] = append(st.Logs[id], h.entry(b, mesh.KindName, payload(opSet, host, i)))
 		}
 	}
@@ -236,11 +375,13 @@ func BenchmarkZone(b *testing.B) {
 	for i := range 1000 {
 		more = append(more, h.entry(b, mesh.KindName, payload(op(1+i%2), 0, 5000)))
 	}
+	log := append(slices.Clone(st.Logs[id]), more...)
+	next := *st
+	next.Logs = maps.Clone(st.Logs)
 	n := 0
 	for b.Loop() {
-		next := *st
-		next.Logs = maps.Clone(st.Logs)
-		next.Logs[id] = append(st.Logs[id][:len(st.Logs[id]):len(st.Logs[id])], more[:n%1000+1]...)
+		next := next
+		next.Logs[id] = log[:names+1+n%len(more)]
 		z.sync(stateIs(&next), shown)
 		n++
 	}
