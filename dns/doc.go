@@ -12,7 +12,7 @@
 // one label that the table knows within the domain is answered as it was asked,
 // for resolvers that do not search. Everything else goes to the upstream servers,
 // over UDP and then TCP, with IDs and ports of our own, comes from a cache if it is there, and
-// comes back as SERVFAIL in time when nobody answers.
+// comes back as SERVFAIL in time when nobody answers. With other servers in resolv.conf the cache begins anew.
 //
 // What is refused: classes other than IN, zone transfers, strangers (see
 // [Options].Allow), everything but queries. It does not validate
@@ -20,7 +20,7 @@
 //
 // Plain queries are read and answered without the library ([query.parse], [Table.answer]), over UDP in batches
 // and without allocation; all others go through it. Of the questions on one TCP connection, those for upstream servers
-// are answered beside the others and in any order (RFC 7766).
+// are answered beside the others and in any order (RFC 7766), so many at a time of one client on all its connections.
 //
 // Goroutines and locks: [New] starts nothing. [Server.Run] serves until its context
 // ends and owns every goroutine; [Server.SetListen] binds at once, before or during Run,

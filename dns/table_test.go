@@ -253,19 +253,45 @@ func TestHiddenBelow(t *testing.T) {
 
 // A host for which there is no room is refused, instead of being taken for another.
 func TestTooManyHosts(t *testing.T) {
-	e := NewTable("weft.local", nil, []Record{{Name: "own.weft.local", Addr: netip.MustParseAddr("10.0.0.1")}}).Edit()
-	var err error
-	n := 0
-	for ; err == nil && n <= maxHosts; n++ {
-		err = e.Add(Record{Name: "web.weft.local", Text: "x", Host: fmt.Sprint(n)})
+	own := Record{Name: "web.weft.local", Addr: netip.MustParseAddr("10.0.0.1")}
+	e := NewTable("weft.local", nil, []Record{own}).Edit()
+	for n := range maxHosts - 2 {
+		e.SetHost(fmt.Sprint(n), HostState{Rank: 1})
 	}
-	if err == nil || n != maxHosts { // one is that of own
-		t.Errorf("of %d hosts: %v", n, err)
+	other := own
+	other.Host = "the last"
+	if err := e.Add(other); err != nil {
+		t.Error(err)
 	}
-	e.SetHost("one more", HostState{Hidden: true})
+	other.Host = "one more"
+	if err := e.Add(other); err == nil {
+		t.Error("one host too many was taken")
+	}
+	e.SetHost(other.Host, HostState{Hidden: true})
 	table := e.Done()
-	if got := table.Hosts(); got != maxHosts || table.Lookup("own") == nil || len(table.At("web.weft.local")) != maxHosts-1 {
-		t.Errorf("%d hosts, own at %v, %d records", got, table.Lookup("own"), len(table.At("web.weft.local")))
+	if rs := table.At("web.weft.local."); table.Hosts() != maxHosts || len(rs) != 2 || rs[0].Host != "" || rs[1].Host != "the last" {
+		t.Errorf("%d hosts, %+v", table.Hosts(), rs)
+	}
+}
+
+// What is changed of hosts shows in the table that is made, and neither in the one before nor in others that are made of it.
+func TestEditsOfHosts(t *testing.T) {
+	rs := records("h1", "a.weft.local", "10.0.0.1")
+	old := NewTable("weft.local", nil, rs)
+	old.Edit().SetHost("h1", HostState{Hidden: true}) // given up
+	for _, host := range []string{"h2", "h3", "h2"} {
+		e := old.Edit()
+		e.SetHost("h1", HostState{Hidden: true})
+		for _, r := range records(host, "b.weft.local", "10.0.0.2") {
+			e.Add(r)
+		}
+		e.SetHost(host, HostState{Rank: 1})
+		if got := e.Done().Records(); len(got) != 1 || got[0].Host != host {
+			t.Errorf("%s: %+v", host, got)
+		}
+		if got := old.Records(); len(got) != 1 || got[0].Host != "h1" {
+			t.Errorf("before: %+v", got)
+		}
 	}
 }
 

@@ -84,6 +84,53 @@ func (u *upstream) wasAsked(part string) bool {
 	return strings.Contains(strings.Join(u.asked, "\n"), part)
 }
 
+// What launch is told about names holds: servers of single domains, protection from rebinding, and the order of a name's addresses.
+func TestNameServerFlags(t *testing.T) {
+	netlab.Require(t, "root", "dig")
+	lab := newLab(t)
+	hs := newHosts(t, lab, netlab.HostOptions{}, "host1", "host2")
+	startUpstream(t, hs[1])
+	upstream := hs[1].Addr().String()
+	do(t, hs[0], "launch", "--dns-order", "shuffle", "--dns-upstream", upstream)
+	joins(t, hs[1], do(t, hs[0], "token"), "--dns-upstream", upstream, "--dns-forward", "corp.example="+upstream, "--dns-rebind-protect", hs[0].Addr().String())
+	waitPeers(t, hs...)
+	ask := func(h *netlab.Host, args ...string) string {
+		t.Helper()
+		out, stderr, err := h.Run(append([]string{"dig", "+time=5", "+tries=1", "@169.254.53.1"}, args...)...)
+		if err != nil {
+			t.Fatalf("dig %v: %v\n%s%s", args, err, out, stderr)
+		}
+		return out
+	}
+	// All that this upstream server tells is not global.
+	for _, c := range []struct {
+		host   *netlab.Host
+		name   string
+		answer bool
+	}{{hs[0], "www.example.net", true}, {hs[1], "www.example.net", false}, {hs[1], "www.corp.example", true}} {
+		out := ask(c.host, c.name)
+		if c.answer != strings.Contains(out, upstreamAnswer) || !c.answer && !strings.Contains(out, "status: REFUSED") {
+			t.Errorf("%s asks for %s:\n%s", c.host.Name(), c.name, out)
+		}
+	}
+	addrs := []string{"192.0.2.1", "192.0.2.2"}
+	for i, h := range hs {
+		do(t, h, "dns-add", addrs[i], "-h", "both.weft.local")
+	}
+	for i, h := range hs {
+		resolves(t, h, 10*time.Second, "both.weft.local", addrs...)
+		own := 0
+		for range 40 {
+			if strings.HasPrefix(ask(h, "+short", "both.weft.local"), addrs[i]) {
+				own++
+			}
+		}
+		if shuffle := i == 0; shuffle == (own == 40) { // by chance once in 10^12
+			t.Errorf("%s answers with its own address first %d times of 40", h.Name(), own)
+		}
+	}
+}
+
 // Names outside the domain are asked of the upstream server, those inside never.
 func TestForwarding(t *testing.T) {
 	lab := newLab(t)

@@ -17,44 +17,71 @@ import (
 	"weft/internal/netlab"
 )
 
-// TestNameServerKilled kills the router while a thousand questions come each second: every one of them is
-// answered, those of the restart late.
+// TestNameServerKilled kills the router while a thousand questions come each second. Where the tunnel device's process holds
+// the sockets, every one of them is answered, those of the restart late; where nobody does, as with the kernel's
+// WireGuard, those of the restart are lost, and no others.
 func TestNameServerKilled(t *testing.T) {
 	netlab.Require(t, "root", "busybox")
 	lab := newLab(t)
-	hs := newHosts(t, lab, netlab.HostOptions{}, "host1")
-	do(t, hs[0], "launch", "--datapath", "userspace")
-	do(t, hs[0], "prime")
-	w := attachWorkload(t, hs[0], "web")
+	hs := newHosts(t, lab, netlab.HostOptions{}, "held", "lost")
+	t.Run("sockets are held", func(t *testing.T) {
+		s := killUnderQuestions(t, hs[0])
+		if s.Answered != s.Sent {
+			t.Errorf("%+v", s)
+		}
+	})
+	t.Run("nobody holds them", func(t *testing.T) {
+		// What is in the way of the holder's socket keeps it from holding, and the device's process from nothing else.
+		if _, stderr, err := hs[1].Run("mkdir", "-p", "/run/weft/sockets.sock/in-the-way"); err != nil {
+			t.Fatal(stderr)
+		}
+		s := killUnderQuestions(t, hs[1])
+		lost := s.Sent - s.Answered
+		t.Logf("%d are lost at each kill, of 1,000 a second", lost/3)
+		if lost == 0 {
+			t.Error("none is lost: somebody holds the sockets")
+		}
+		if lost > 3*5000 { // on a busy machine
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// killUnderQuestions kills a host's router three times.
+func killUnderQuestions(t *testing.T, h *netlab.Host) (s streamed) {
+	t.Helper()
+	do(t, h, "launch", "--datapath", "userspace")
+	do(t, h, "prime")
+	w := attachWorkload(t, h, "web")
 	cmd, stdin, lines := startProbe(t, w, "stream web.weft.local.")
 	for range 3 {
 		eventually(t, 30*time.Second, "the stream flows", func() error {
-			r, err := reportOf(hs[0])
+			r, err := reportOf(h)
 			if err == nil && r.count("dns_queries") < 200 {
 				err = fmt.Errorf("%d questions since the start", r.count("dns_queries"))
 			}
 			return err
 		})
-		if err := syscall.Kill(routerPID(t, hs[0]), syscall.SIGKILL); err != nil {
+		if err := syscall.Kill(routerPID(t, h), syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		do(t, hs[0], "launch")
+		do(t, h, "launch")
 	}
 	stdin.Close()
-	var s streamed
 	if !lines.Scan() || json.Unmarshal(lines.Bytes(), &s) != nil {
 		t.Fatalf("the prober says nothing: %q", lines.Text())
 	}
 	cmd.Wait()
 	t.Logf("killed 3 times: %d questions, %d answered, the latest after %.0f ms", s.Sent, s.Answered, s.LongestMS)
-	if s.Answered != s.Sent || s.Empty > 0 || s.Sent < 100 {
+	if s.Empty > 0 || s.Sent < 100 {
 		t.Errorf("%+v", s)
 	}
 	// What weft stop ends, it ends whole: somebody else can have the port.
-	do(t, hs[0], "stop")
-	if _, stderr, err := hs[0].Run("busybox", "timeout", "1", "busybox", "nc", "-u", "-l", "-s", "169.254.53.1", "-p", "53"); strings.Contains(stderr, "in use") {
+	do(t, h, "stop")
+	if _, stderr, err := h.Run("busybox", "timeout", "1", "busybox", "nc", "-u", "-l", "-s", "169.254.53.1", "-p", "53"); strings.Contains(stderr, "in use") {
 		t.Errorf("the port is taken after a stop: %v %s", err, stderr)
 	}
+	return s
 }
 
 // TestNameServerFlooded has one container ask far more than is its due: another one is answered all the same.
@@ -313,9 +340,11 @@ func TestFreshness(t *testing.T) {
 			}
 		}
 	}
-	// The churn: one container of each host after another is restarted, or makes room for another, all the time.
+	// The churn: one container of each host after another is restarted, or makes room for one of another name, all the time.
+	churning := map[*netlab.Host]string{}
 	for _, h := range hs {
-		create(h, "churn-"+h.Name())
+		churning[h] = "churn-" + h.Name()
+		create(h, churning[h])
 	}
 	quit := make(chan struct{})
 	var churn sync.WaitGroup
@@ -327,13 +356,13 @@ func TestFreshness(t *testing.T) {
 			default:
 			}
 			h := hs[i%len(hs)]
-			name := "churn-" + h.Name()
 			if i%2 == 0 {
-				h.Docker("restart", "-t", "0", name)
+				h.Docker("restart", "-t", "0", churning[h])
 				continue
 			}
-			h.Docker("rm", "-f", name)
-			if _, err := run(h, name); err != nil {
+			h.Docker("rm", "-f", churning[h])
+			churning[h] = fmt.Sprintf("churn-%s-%d", h.Name(), i)
+			if _, err := run(h, churning[h]); err != nil {
 				t.Errorf("churn: %v", err)
 				return
 			}
@@ -346,7 +375,7 @@ func TestFreshness(t *testing.T) {
 	for round := range rounds {
 		i := rand.IntN(len(hs))
 		name := fmt.Sprintf("m%d", i+1)
-		if round%4 == 3 { // it gets another address
+		if round%2 == 1 { // it gets another address
 			if out, err := hs[i].Docker("rm", "-f", name); err != nil {
 				t.Fatalf("docker rm: %v\n%s", err, out)
 			}
@@ -389,8 +418,8 @@ func TestFreshness(t *testing.T) {
 		if at(0.99) > time.Second || at(1) > 4*time.Second {
 			t.Error("p99 is to be 1 s at most, and the worst 4 s")
 		}
-		if had.changes() == 0 {
-			t.Error("no address has changed hands: nothing could be answered with another's")
+		if n := had.changes(); n < rounds/4 {
+			t.Errorf("%d addresses have changed hands: not enough to be answered with another's", n)
 		}
 	}
 }

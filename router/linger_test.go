@@ -1,15 +1,108 @@
 package router
 
 import (
+	"context"
+	"errors"
 	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"weft/dns"
 	"weft/peer"
 )
+
+// What takes a removed name's place on another host ends it as soon as this one hears of it.
+func TestLingeringEndsByAnotherHost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newFounder(t).start()
+		r.zone = newZone("weft.local.", true)
+		r.namePoke, r.logPoke = make(chan struct{}, 1), make(chan struct{}, 1)
+		old := nameKey{Name: "web.weft.local.", Addr: netip.MustParseAddr("10.32.0.1")}
+		r.static = map[nameKey]bool{}
+		if err := r.changeStatic([]nameKey{old}, nil); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer synctest.Wait()
+		defer cancel()
+		go r.followNames(ctx)
+		answers := func(what string, want ...string) {
+			t.Helper()
+			synctest.Wait()
+			var got []string
+			for _, a := range r.zone.table.Load().Lookup("web") {
+				got = append(got, a.String())
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("%s: %v, want %v", what, got, want)
+			}
+		}
+		r.pokeNames()
+		answers("it is added", "10.32.0.1")
+		if err := r.changeStatic(nil, func(k nameKey) bool { return k == old }); err != nil {
+			t.Fatal(err)
+		}
+		r.pokeNames()
+		answers("it is removed", "10.32.0.1")
+		e := r.zone.table.Load().Edit() // as when its log has come
+		e.Add(dns.Record{Name: old.Name, Addr: netip.MustParseAddr("10.32.0.2"), Host: peer.ID{9}.String()})
+		r.zone.table.Store(e.Done())
+		r.logsChanged()
+		answers("another host has it", "10.32.0.2")
+	})
+}
+
+// A host that has been silent for a time is hidden though nothing has told of it.
+func TestHostsAreLookedAtEverySecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newFounder(t).start()
+		r.zone = newZone("weft.local.", true)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer synctest.Wait()
+		defer cancel()
+		go r.followNames(ctx)
+		synctest.Wait()
+		id := peer.ID{9} // no tunnel hears it
+		r.zone.hosts[id] = &zoneHost{}
+		e := r.zone.table.Load().Edit()
+		e.Add(dns.Record{Name: "web.weft.local.", Addr: netip.MustParseAddr("10.32.0.2"), Host: id.String()})
+		r.zone.table.Store(e.Done())
+		if got := r.zone.table.Load().Lookup("web"); len(got) != 1 {
+			t.Fatalf("at first: %v", got)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if got := r.zone.table.Load().Lookup("web"); len(got) != 0 {
+			t.Errorf("after a second: %v", got)
+		}
+	})
+}
+
+// A name without a container that was removed is gone for good.
+func TestStaticNamesGo(t *testing.T) {
+	f := newFounder(t)
+	r := f.start()
+	r.static = map[nameKey]bool{}
+	web, db := nameKey{Name: "web.weft.local.", Addr: netip.MustParseAddr("10.32.0.1")}, nameKey{Name: "db.weft.local.", Addr: netip.MustParseAddr("10.32.0.2")}
+	if err := r.changeStatic([]nameKey{web, db}, nil); err != nil {
+		t.Fatal(err)
+	}
+	remove := func() error { return r.changeStatic(nil, func(k nameKey) bool { return k == web }) }
+	if err := remove(); err != nil {
+		t.Fatal(err)
+	}
+	if err := remove(); !errors.Is(err, errNoSuchName) {
+		t.Errorf("removed twice: %v", err)
+	}
+	stored, err := loadStatic(r.db.Load)
+	if want := map[nameKey]bool{db: true}; err != nil || !maps.Equal(r.static, want) || !maps.Equal(stored, want) {
+		t.Errorf("left %v, stored %v, %v", r.static, stored, err)
+	}
+}
 
 // A removed name is answered for a moment longer, unless something that leads to an address takes its place, here or elsewhere.
 func TestLingering(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"weft/dns"
 	"weft/mesh"
 )
 
@@ -60,6 +61,12 @@ func TestNamesGoWithoutADisk(t *testing.T) {
 	disk.full = true
 	r.attached["web"].running = false
 	look("one has stopped", "db.weft.local.", true)
+	tables := 0
+	r.zone.publish = func(*dns.Table) { tables++ }
+	look("nothing has changed", "db.weft.local.", true)
+	if tables > 0 {
+		t.Errorf("%d tables for nothing", tables)
+	}
 	r.zone.setRanges([]netip.Prefix{pfx("10.32.0.0/12")}, r.mesh.State, r.hidden)
 	look("with other reverse zones", "db.weft.local.", true)
 	r.attached["web"].running = true

@@ -85,6 +85,9 @@ func TestZoneFollowsLogs(t *testing.T) {
 				rt.Fatalf("followed\n%+v\nread at once\n%+v", got, want)
 			}
 			for id := range logs {
+				if !maps.Equal(z.hosts[id].down, whole.hosts[id].down) {
+					rt.Fatalf("unhealthy on %v: %v, want %v", id, z.hosts[id].down, whole.hosts[id].down)
+				}
 				if !reflect.DeepEqual(ownNames(z, id), ownNames(whole, id)) {
 					rt.Fatalf("own names of %v: %v, want %v", id, ownNames(z, id), ownNames(whole, id))
 				}
