@@ -332,8 +332,8 @@ func TestServices(t *testing.T) {
 	}
 }
 
-// BenchmarkZone is one name of one host among all, announced and followed. Besides it tells what a router keeps: the hosts' log entries, and
-// the zone with its table.
+// BenchmarkZone is one name of one host among all, announced and followed. Besides it tells what a router keeps
+// for them: the hosts' log entries, and the zone with its table.
 func BenchmarkZone(b *testing.B) {
 	for _, c := range []struct{ hosts, names int }{{25, 40}, {25, 4000}, {1000, 1}, {1000, 100}} {
 		b.Run(fmt.Sprintf("hosts=%d/names=%d", c.hosts, c.hosts*c.names), func(b *testing.B) { benchmarkZone(b, c.hosts, c.names) })
