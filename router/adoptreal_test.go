@@ -315,7 +315,7 @@ func TestAdoptionThatCannotBeWritten(t *testing.T) {
 	waits("give", h.mayGiveLocked())
 	h.mu.Unlock()
 	h.really("c2[10.32.0.1/12]")
-	if s := h.ipamReport(h.mesh.State(), nil).Status; !strings.HasPrefix(s, "waiting until it is certain what running containers have") {
+	if s := h.ipamReport(h.mesh.State(), nil).Status; !strings.HasPrefix(s, "waiting: what running containers have") {
 		t.Errorf("status: %q", s)
 	}
 	h.adopt()
@@ -457,4 +457,29 @@ func TestOldStateAndHeldAddresses(t *testing.T) {
 	h.alone()
 	putBack(before)
 	h.says("held:x[10.32.0.1/12] held:y[10.32.0.2/12]")
+	if _, err := h.freeHeld(t.Context(), "x", netip.Addr{}); err != nil {
+		t.Error(err)
+	}
+	h.start(h.f.restart(h.Router, func() {}))
+	h.says("held:y[10.32.0.2/12]")
+}
+
+// What is detached from a container that only its engine could find is not free before it is gone.
+func TestDetachWithoutAnEngine(t *testing.T) {
+	h := newRealHost(t)
+	c := dockerID("c1")
+	h.wired(c, h.process(), "10.32.0.1/12", "10.33.0.1/16") // and the state is lost
+	h.engine.away = true
+	h.start(h.f.restart(h.Router, func() {}))
+	const both = "c1[10.32.0.1/12 10.33.0.1/16]"
+	if _, err := h.detach(t.Context(), c, []string{"10.33.0.1/16"}); err == nil || len(api.Hints(err)) == 0 {
+		t.Errorf("one: %v", err)
+	}
+	h.really(both)
+	h.says(both)
+	if _, err := h.detach(t.Context(), c, []string{"10.32.0.1/12", "10.33.0.1/16"}); err != nil {
+		t.Errorf("both: %v", err)
+	}
+	h.really("")
+	h.says("")
 }
