@@ -1,6 +1,7 @@
 package router
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,8 +16,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -482,4 +485,34 @@ func TestDetachWithoutAnEngine(t *testing.T) {
 	}
 	h.really("")
 	h.says("")
+}
+
+// An attach whose host sleeps before the container gets its address waits again, and ends with its caller.
+func TestSleepBeforeAContainerIsWired(t *testing.T) {
+	h := newRealHost(t)
+	h.alone()
+	h.member.Targets = []string{"host2"} // it may have taken this one for dead
+	var asleep atomic.Int64
+	h.db.now = func() time.Duration { return sinceBoot() + time.Duration(asleep.Load()) }
+	key := fmt.Sprint("pid:", h.process())
+	unlock, err := h.ops.lock(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, hangUp := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { // on another thread, not in this host: it must not come to making anything
+		_, err := h.attach(ctx, attachRequest{Container: key})
+		ended <- err
+	}()
+	until(t, "it has an address", func() bool { return len(h.holds(key)) == 1 })
+	asleep.Store(int64(2 * markAge))
+	unlock()
+	until(t, "it gives it back, and waits", func() bool { return len(h.holds(key)) == 0 && h.waiting() == 1 })
+	hangUp()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	h.says("")
+	h.really("")
 }
