@@ -373,11 +373,3 @@ func (r *Router) attachmentReports(only []string) []AttachmentReport {
 	slices.SortFunc(out, func(a, b AttachmentReport) int { return cmp.Compare(a.Container, b.Container) })
 	return out
 }
-
-// counted is n of something, as text.
-func counted(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
-}
