@@ -25,16 +25,39 @@ func (h *Host) Attached() (map[string][]netip.Prefix, error) {
 	}
 	found := make(map[string][]netip.Prefix, len(outers))
 	for _, l := range outers {
-		as, err := peerAddrs(l)
+		as, err := addrsOf(nh, l)
 		if err != nil {
-			if now, lerr := findLink(nh, l.Name); lerr == nil && (now == nil || now.Attrs().Index != l.Index) {
-				continue // it went with its namespace meanwhile
-			}
-			return nil, fmt.Errorf("list addresses at the other end of %s: %w", l.Name, err)
+			return nil, err
 		}
 		found[l.Alias] = as
 	}
 	return found, nil
+}
+
+// AttachedAddrs is Attached for one key; none if it has no interface.
+func (h *Host) AttachedAddrs(key string) ([]netip.Prefix, error) {
+	nh, err := openNetlink()
+	if err != nil {
+		return nil, err
+	}
+	defer nh.Close()
+	l, err := findLink(nh, VethName(key))
+	if l == nil || err != nil {
+		return nil, err
+	}
+	return addrsOf(nh, l.Attrs())
+}
+
+// addrsOf is peerAddrs; none for a pair that goes with its namespace meanwhile.
+func addrsOf(nh *netlink.Handle, outer *netlink.LinkAttrs) ([]netip.Prefix, error) {
+	as, err := peerAddrs(outer)
+	if err == nil {
+		return as, nil
+	}
+	if now, lerr := findLink(nh, outer.Name); lerr == nil && (now == nil || now.Attrs().Index != outer.Index) {
+		return nil, nil
+	}
+	return nil, fmt.Errorf("list addresses at the other end of %s: %w", outer.Name, err)
 }
 
 // attachedVeths are the host's ends of the containers' interfaces.

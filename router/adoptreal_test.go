@@ -1,6 +1,7 @@
 package router
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,8 +16,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -315,7 +318,7 @@ func TestAdoptionThatCannotBeWritten(t *testing.T) {
 	waits("give", h.mayGiveLocked())
 	h.mu.Unlock()
 	h.really("c2[10.32.0.1/12]")
-	if s := h.ipamReport(h.mesh.State(), nil).Status; !strings.HasPrefix(s, "waiting until it is certain what running containers have") {
+	if s := h.ipamReport(h.mesh.State(), nil).Status; !strings.HasPrefix(s, "waiting: what running containers have") {
 		t.Errorf("status: %q", s)
 	}
 	h.adopt()
@@ -457,4 +460,59 @@ func TestOldStateAndHeldAddresses(t *testing.T) {
 	h.alone()
 	putBack(before)
 	h.says("held:x[10.32.0.1/12] held:y[10.32.0.2/12]")
+	if _, err := h.freeHeld(t.Context(), "x", netip.Addr{}); err != nil {
+		t.Error(err)
+	}
+	h.start(h.f.restart(h.Router, func() {}))
+	h.says("held:y[10.32.0.2/12]")
+}
+
+// What is detached from a container that only its engine could find is not free before it is gone.
+func TestDetachWithoutAnEngine(t *testing.T) {
+	h := newRealHost(t)
+	c := dockerID("c1")
+	h.wired(c, h.process(), "10.32.0.1/12", "10.33.0.1/16") // and the state is lost
+	h.engine.away = true
+	h.start(h.f.restart(h.Router, func() {}))
+	const both = "c1[10.32.0.1/12 10.33.0.1/16]"
+	if _, err := h.detach(t.Context(), c, []string{"10.33.0.1/16"}); err == nil || len(api.Hints(err)) == 0 {
+		t.Errorf("one: %v", err)
+	}
+	h.really(both)
+	h.says(both)
+	if _, err := h.detach(t.Context(), c, []string{"10.32.0.1/12", "10.33.0.1/16"}); err != nil {
+		t.Errorf("both: %v", err)
+	}
+	h.really("")
+	h.says("")
+}
+
+// An attach whose host sleeps before the container gets its address waits again, and ends with its caller.
+func TestSleepBeforeAContainerIsWired(t *testing.T) {
+	h := newRealHost(t)
+	h.alone()
+	h.member.Targets = []string{"host2"} // it may have taken this one for dead
+	var asleep atomic.Int64
+	h.db.now = func() time.Duration { return sinceBoot() + time.Duration(asleep.Load()) }
+	key := fmt.Sprint("pid:", h.process())
+	unlock, err := h.ops.lock(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, hangUp := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { // on another thread, not in this host: it must not come to making anything
+		_, err := h.attach(ctx, attachRequest{Container: key})
+		ended <- err
+	}()
+	until(t, "it has an address", func() bool { return len(h.holds(key)) == 1 })
+	asleep.Store(int64(2 * markAge))
+	unlock()
+	until(t, "it gives it back, and waits", func() bool { return len(h.holds(key)) == 0 && h.waiting() == 1 })
+	hangUp()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	h.says("")
+	h.really("")
 }

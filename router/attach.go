@@ -317,10 +317,16 @@ func (r *Router) detach(ctx context.Context, container string, raw []string) (ch
 		}
 	}
 	// The interface goes first: an address is free only when nobody uses it.
-	if have.running {
-		if err := r.host.Detach(r.port(a)); err != nil {
-			return none, err
-		}
+	if err := r.host.Detach(r.port(a)); err != nil {
+		return none, err
+	}
+	left, err := r.host.AttachedAddrs(key)
+	if err != nil {
+		return none, err
+	}
+	if slices.ContainsFunc(gone, func(g netip.Addr) bool { return hasAddr(left, g) }) {
+		return none, &Error{Msg: fmt.Sprintf("%s cannot be reached to take %v away", container, gone), Code: 503,
+			Tip: "start the container engine, which knows where it is; or detach all of its addresses, which takes its interface away"}
 	}
 	r.mu.Lock()
 	err = r.putAttachmentLocked(a)

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -71,6 +72,40 @@ func TestFreeingAnIDEndsWhatWaits(t *testing.T) {
 		cancel()
 		if ended, err := y(); !ended || !errors.Is(err, context.Canceled) || len(r.holding) != 0 {
 			t.Errorf("after its caller hung up: ended %v with %v, and %d are under way", ended, err, len(r.holding))
+		}
+	})
+}
+
+// A host that slept after it had obtained an address gives it to nobody before it knows
+// whose it is by now; then the call goes on.
+func TestSleepBeforeAnAddressIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFounder(t)
+		f.member.Targets = []string{"host2"} // it may have taken this one for dead
+		r := f.start()
+		r.attached = map[string]*attachment{}
+		r.alone()
+		f.seeded(r)
+		var asleep atomic.Int64
+		r.db.now = func() time.Duration { return sinceBoot() + time.Duration(asleep.Load()) }
+		key := heldPrefix + "x"
+		unlock, err := r.ops.lock(t.Context(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		hold := holdCall(t.Context(), r, "x", ipam.AddrArg{Kind: ipam.ArgDefault})
+		if ended, err := hold(); ended || len(r.holds(key)) != 1 {
+			t.Fatalf("ended %v with %v, and it has %v", ended, err, r.holds(key))
+		}
+		asleep.Store(int64(2 * markAge))
+		unlock()
+		if ended, err := hold(); ended || len(r.holds(key)) != 0 || !r.isUnproven() {
+			t.Fatalf("after the sleep: ended %v with %v, and it has %v", ended, err, r.holds(key))
+		}
+		r.alone()
+		time.Sleep(2 * askEvery)
+		if ended, err := hold(); !ended || err != nil || len(r.holds(key)) != 1 {
+			t.Errorf("ended %v with %v, and it has %v", ended, err, r.holds(key))
 		}
 	})
 }

@@ -236,7 +236,7 @@ func (r *Router) ipamReport(st *mesh.State, names map[peer.ID]string) *IPAMRepor
 	case unproven:
 		rep.Status = "waiting to hear from another host, since this one's state may not be the latest - 'prime --alone' goes on without"
 	case unadopted != nil:
-		rep.Status = "waiting until it is certain what running containers have: " + describe(unadopted)
+		rep.Status = "waiting: " + describe(unadopted)
 	case !ring.Seeded() && named:
 		rep.Status = "awaiting the hosts that are to seed the range"
 		if _, missing := r.beginning.owners(st); len(missing) > 0 && st.Founding.Founder == st.Self {
