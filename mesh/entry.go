@@ -26,10 +26,11 @@ const (
 	// are gone.
 	KindDepart Kind = 6
 
-	// KindTaken names epochs of the author's, 8 bytes each, ascending: all that
-	// counts of them is in this one. A grant that is not needed any more can so be
-	// left out of a new epoch: whoever holds the older one does not miss it. What
-	// an epoch lacks of one that is not named was forgotten; see withdrawal.go.
+	// KindTaken names epochs of the author's: for each its number 8 bytes, how many
+	// of its entries 8, and the first 8 bytes of their chain's sum. All that counts of
+	// those is in this epoch, so that a grant on which nothing rests any more could
+	// be left out. What an epoch lacks else of an older one was forgotten; see
+	// withdrawal.go.
 	KindTaken Kind = 7
 )
 

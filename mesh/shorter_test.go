@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"encoding/binary"
 	"fmt"
 	"slices"
 	"strings"
@@ -87,4 +88,63 @@ func TestShorterLog(t *testing.T) {
 			same("a disk from "+name+" it became shorter", want...)
 		}
 	})
+}
+
+// A host whose disk is put back to an earlier moment of the very epoch that is open, after its log has become shorter once: that epoch is
+// taken as far as it knew it, and no further.
+func TestPutBackWithinAnEpoch(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		bs := w.meet(3)
+		b := bs[1]
+		gone := func(payload []byte) bool { return strings.HasPrefix(string(payload), "old") }
+		launch := func() { b.launch(func(o *Options) { o.Obsolete = func() func([]byte) bool { return gone } }) }
+		b.kill()
+		launch()
+		w.within(10*time.Second, "three hosts", func() bool { return oneMesh(bs...) })
+		if _, err := b.mesh.Append(Draft{KindGrant, []byte("old")}, Draft{KindGrant, []byte("kept")}); err != nil {
+			t.Fatal(err)
+		}
+		w.within(10*time.Second, "written", func() bool { return oneMesh(bs...) })
+		b.mesh.Reopen()
+		w.within(10*time.Second, "shorter", func() bool {
+			return oneMesh(bs...) && slices.ContainsFunc(bs[0].mesh.State().Logs[b.id.ID()], func(e Entry) bool { return e.Kind == KindTaken })
+		})
+		disk := b.disk.copy()
+		if _, err := b.mesh.Append(Draft{KindGrant, []byte("given since")}); err != nil {
+			t.Fatal(err)
+		}
+		w.within(10*time.Second, "written, too", func() bool { return oneMesh(bs...) })
+		b.crash()
+		b.host.Up()
+		b.disk = disk
+		launch()
+		w.within(20*time.Second, "all of it everywhere", func() bool {
+			for _, x := range bs {
+				if !slices.ContainsFunc(x.mesh.State().Logs[b.id.ID()], func(e Entry) bool { return string(e.Payload) == "given since" }) {
+					return false
+				}
+			}
+			return oneMesh(bs...)
+		})
+	})
+}
+
+// An epoch that somebody still holds is named, however many there were since.
+func TestOldEpochsAreNamed(t *testing.T) {
+	m := quietMesh(t, NewSecret())
+	var ds []Draft
+	for i := range maxTaken + 100 {
+		ds = append(ds, Draft{KindTaken, slices.Concat(binary.BigEndian.AppendUint64(nil, uint64(10+i)), make([]byte, 16))})
+	}
+	es, err := m.Append(ds...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.past.authors[m.id] = &author{current: &epoch{number: 7}}
+	marks := m.takingLocked()
+	if n := len(marks); n != maxTaken+2 || marks[0].number != 7 || marks[n-1].number != es[0].Epoch || marks[1].number != 110 {
+		t.Errorf("%d marks from %d, %d to %d", n, marks[0].number, marks[1].number, marks[n-1].number)
+	}
 }

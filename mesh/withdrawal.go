@@ -1,23 +1,19 @@
 package mesh
 
 import (
+	"cmp"
+	"crypto/sha256"
 	"encoding/binary"
 	"slices"
 )
 
 // keptBy tells that a later epoch has every grant of this one, or says that it has
-// taken what counts of it. A grant is what another host's ownership rests on, so that
+// taken what counts of them. A grant is what another host's ownership rests on, so that
 // its author cannot take it back, not by forgetting it either.
 func (ep *epoch) keptBy(later *epoch) bool {
-	mine, theirs := ep.taken(), later.taken()
-	if slices.Contains(theirs, ep.number) {
-		return true
-	}
-	if len(mine) > 0 && !slices.Contains(theirs, mine[len(mine)-1]) {
-		return false // its author has forgotten that it had made its log shorter
-	}
+	covered := ep.coveredBy(later.taken())
 	var has map[string]bool
-	for _, e := range ep.entries {
+	for _, e := range ep.entries[covered:] {
 		if e.Kind != KindGrant {
 			continue
 		}
@@ -36,39 +32,82 @@ func (ep *epoch) keptBy(later *epoch) bool {
 	return true
 }
 
-// maxTaken is how many epochs an entry can name. Whoever holds one before those takes
-// its grants for forgotten, and tells of them: they come again, and go again.
-const maxTaken = maxPayload / 8
-
-// taken are the epochs that this one has made superfluous, ascending.
-func (ep *epoch) taken() (numbers []uint64) {
-	for _, e := range ep.entries {
-		if e.Kind == KindTaken && len(e.Payload)%8 == 0 {
-			numbers = numbers[:0]
-			for p := e.Payload; len(p) > 0; p = p[8:] {
-				numbers = append(numbers, binary.BigEndian.Uint64(p))
-			}
-		}
-	}
-	return numbers
+// takenEpoch names the first entries of an epoch. What is behind those, as of a copy of
+// that epoch that others hold more of, is not taken.
+type takenEpoch struct {
+	number uint64
+	count  uint64  // of entries
+	sum    [8]byte // of their chain
 }
 
-// taking are the epochs that a new one of this host's takes: what it goes on from, and
-// what that has taken.
-func (m *Mesh) takingLocked() (numbers []uint64) {
-	for _, r := range []*replica{m.logs, m.past} {
-		if a := r.authors[m.id]; a != nil && a.current != nil {
-			numbers = append(append(numbers, a.current.taken()...), a.current.number)
+const (
+	takenLen = 8 + 8 + 8
+	// maxTaken is how many epochs are named at most, months of them. Whoever holds one
+	// before those takes its grants for forgotten, and tells of them: it is named then.
+	maxTaken = 1024
+)
+
+// coveredBy is how many of this epoch's entries one of the marks speaks of.
+func (ep *epoch) coveredBy(marks []takenEpoch) (n int) {
+	for _, m := range marks {
+		switch {
+		case m.number != ep.number || ep.fork != nil:
+		case m.count > uint64(len(ep.entries)): // it has had more of it
+			n = len(ep.entries)
+		case chain(ep.entries[:m.count]) == m.sum:
+			n = max(n, int(m.count))
 		}
 	}
-	slices.Sort(numbers)
-	numbers = slices.Compact(numbers)
-	return numbers[max(0, len(numbers)-maxTaken):]
+	return n
+}
+
+// chain begins the sum of an epoch with these entries.
+func chain(es []Entry) [8]byte {
+	var sum [32]byte
+	for _, e := range es {
+		sum = sha256.Sum256(append(sum[:], e.raw...))
+	}
+	return [8]byte(sum[:8])
+}
+
+// taken are what this epoch has made superfluous, by number.
+func (ep *epoch) taken() (marks []takenEpoch) {
+	for _, e := range ep.entries {
+		if e.Kind != KindTaken || len(e.Payload)%takenLen != 0 {
+			continue
+		}
+		for p := e.Payload; len(p) > 0; p = p[takenLen:] {
+			marks = append(marks, takenEpoch{binary.BigEndian.Uint64(p), binary.BigEndian.Uint64(p[8:]), [8]byte(p[16:24])})
+		}
+	}
+	return marks
+}
+
+// takingLocked is what a new epoch of this host's takes: what it goes on from, and what
+// that has taken.
+func (m *Mesh) takingLocked() (marks []takenEpoch) {
+	var told []takenEpoch // by others: somebody holds these
+	for _, r := range []*replica{m.logs, m.past} {
+		a := r.authors[m.id]
+		if a == nil || a.current == nil {
+			continue
+		}
+		marks = append(marks, a.current.taken()...)
+		told = append(told, takenEpoch{a.current.number, uint64(len(a.current.entries)), [8]byte(a.current.sum[:8])})
+	}
+	order := func(a, b takenEpoch) int {
+		return cmp.Or(cmp.Compare(a.number, b.number), cmp.Compare(a.count, b.count))
+	}
+	slices.SortFunc(marks, order)
+	marks = slices.Compact(marks)
+	marks = append(marks[max(0, len(marks)-maxTaken):], told...)
+	slices.SortFunc(marks, order)
+	return slices.Compact(marks)
 }
 
 // shorter leaves out of what an epoch opens with what is obsolete, and names the epochs
 // that it takes if it, or one of those, leaves anything out.
-func (m *Mesh) shorter(all []Draft, taking []uint64) (out []Draft) {
+func (m *Mesh) shorter(all []Draft, taking []takenEpoch) (out []Draft) {
 	obsolete := m.o.Obsolete()
 	was := false
 	for _, d := range all {
@@ -82,11 +121,14 @@ func (m *Mesh) shorter(all []Draft, taking []uint64) (out []Draft) {
 		}
 	}
 	if was {
-		var payload []byte
-		for _, n := range taking {
-			payload = binary.BigEndian.AppendUint64(payload, n)
+		for part := range slices.Chunk(taking, maxPayload/takenLen) {
+			var payload []byte
+			for _, m := range part {
+				payload = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(payload, m.number), m.count)
+				payload = append(payload, m.sum[:]...)
+			}
+			out = append(out, Draft{KindTaken, payload})
 		}
-		out = append(out, Draft{KindTaken, payload})
 	}
 	return out
 }
