@@ -31,7 +31,7 @@ type Chunk struct {
 }
 
 // MaxChunk is how many bytes of a base a fact holds.
-const MaxChunk = 780
+const MaxChunk = 700
 
 // baseForm is the version of the wire form, its first byte. Big endian: form 1 | instance 4 | number of electors 1, IDs of 10 | number of
 // takeovers 4, each from 10, to 10, ID 4 | address family 1, 4 or 6 | number of parts 4, each prefix length 1, address 4 or 16, owner 10,
@@ -115,28 +115,48 @@ func chunks(by Owner, d Digest, wire []byte) (fs []Fact) {
 	return fs
 }
 
-// baseOf puts the pieces of a base together; nil if one is missing or the whole is not what its digest says.
+// keptBase is whose copy of which base.
+type keptBase struct {
+	by Owner
+	of Digest
+}
+
+// baseOf puts the pieces of a base together, those of one host at a time: any member may write wrong ones. It is nil if nobody's copy
+// is whole and what its digest says.
 func (l *Ledger) baseOf(d Digest) *Base {
-	pieces := l.chunks[d]
-	if len(pieces) == 0 {
-		return nil
-	}
-	var wire []byte
-	for i := range pieces[0].Count {
-		p := slices.IndexFunc(pieces, func(c Chunk) bool { return c.Index == i && c.Count == pieces[0].Count })
-		if p < 0 {
-			return nil
+	for k, pieces := range l.chunks {
+		if k.of != d {
+			continue
 		}
-		wire = append(wire, pieces[p].Bytes...)
+		slices.SortFunc(pieces, func(a, b Chunk) int { return cmp.Compare(a.Index, b.Index) })
+		pieces = slices.CompactFunc(slices.Clone(pieces), func(a, b Chunk) bool { return a.Index == b.Index })
+		var wire []byte
+		for _, p := range pieces {
+			wire = append(wire, p.Bytes...)
+		}
+		if Digest(sha256.Sum256(wire)) != d {
+			continue
+		}
+		if b, err := parseBase(wire); err == nil {
+			return b
+		}
 	}
-	if Digest(sha256.Sum256(wire)) != d {
+	return nil
+}
+
+// Pieces are facts of self's that hold the base.
+func (l *Ledger) Pieces() []Fact {
+	if l.base == nil {
 		return nil
 	}
-	b, err := parseBase(wire)
-	if err != nil {
-		return nil
+	return chunks(l.self, l.baseValue.Digest, l.base.encode(l.family()))
+}
+
+func (l *Ledger) family() byte {
+	if l.whole.Addr().Is4() {
+		return 4
 	}
-	return b
+	return 6
 }
 
 // present is the base of what self knows; its wire form is nil if not all takeovers are carried out.
@@ -161,14 +181,10 @@ func (l *Ledger) lookAtPresent() (p present) {
 	if b.Parts = r.parts; len(conflicts) > 0 {
 		return p
 	}
-	family := byte(6)
-	if l.whole.Addr().Is4() {
-		family = 4
-	}
 	if slices.ContainsFunc(b.Parts, func(p Part) bool { return p.Version < l.outranked(p.Owner) }) {
 		return p // that is still to be somebody's
 	}
-	p.wire = b.encode(family)
+	p.wire = b.encode(l.family())
 	p.digest, p.gain = sha256.Sum256(p.wire), l.gain(b)
 	return p
 }
@@ -305,7 +321,7 @@ func (l *Ledger) Obsolete(f Fact) bool {
 		}
 		return f.Vote.Instance < l.base.Instance && !l.onTheWay(f)
 	case FactBase:
-		return f.Chunk.Of != l.baseValue.Digest && !slices.ContainsFunc(l.voted, func(v Value) bool { return v.Digest == f.Chunk.Of })
+		return f.Chunk.Of != l.baseValue.Digest && !l.votedFor(f.Chunk.Of)
 	}
 	return false
 }
@@ -327,6 +343,8 @@ func covers(parts []Part, g Grant) bool {
 	}
 	return covered
 }
+
+func (l *Ledger) votedFor(d Digest) bool { return slices.Contains(l.voted, d) }
 
 // onTheWay says that a vote, or a takeover by force that closed an instance, is one of those by which the first council that vouches for
 // the base is known to be one.

@@ -120,19 +120,22 @@ func TestBaseInPieces(t *testing.T) {
 	fs := chunks(host(1), d, wire)
 	for _, f := range fs {
 		p, err := f.AppendBinary(nil)
-		if err != nil || len(p) > 840 {
+		if err != nil || len(p) > 800 {
 			t.Fatalf("%d bytes, %v", len(p), err)
 		}
 	}
 	slices.Reverse(fs)
-	l := &Ledger{chunks: map[Digest][]Chunk{}}
+	k := keptBase{host(1), d}
+	wrong := fs[1].Chunk
+	wrong.Bytes = []byte("made up")
+	l := &Ledger{chunks: map[keptBase][]Chunk{{host(9), d}: {fs[0].Chunk, wrong}}}
 	for _, f := range fs[1:] {
-		l.chunks[d] = append(l.chunks[d], f.Chunk, f.Chunk)
+		l.chunks[k] = append(l.chunks[k], f.Chunk, f.Chunk)
 	}
 	if l.baseOf(d) != nil {
 		t.Error("a base with a piece missing")
 	}
-	l.chunks[d] = append(l.chunks[d], fs[0].Chunk)
+	l.chunks[k] = append(l.chunks[k], fs[0].Chunk)
 	if got := l.baseOf(d); got == nil || !slices.Equal(got.Parts, b.Parts) {
 		t.Error("not the same")
 	}

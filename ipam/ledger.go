@@ -58,10 +58,10 @@ type Ledger struct {
 	steps     map[uint32]step    // how those that are decided were
 	base      *Base              // the last one; nil: the seed is all there was before
 	baseValue Value
-	voucher   uint32  // the first instance whose electors vouch for the base
-	voted     []Value // bases that were voted for since
+	voucher   uint32   // the first instance whose electors vouch for the base
+	voted     []Digest // bases that electors have voted for since
 	facts     []Fact
-	chunks    map[Digest][]Chunk
+	chunks    map[keptBase][]Chunk
 	present   func() present // see lookAtPresent
 	takeovers []Takeover
 	open      election         // the instance that is not decided yet
@@ -80,7 +80,7 @@ type Ledger struct {
 func NewLedger(self, founder Owner, whole netip.Prefix, facts []Fact) *Ledger {
 	l := &Ledger{facts: facts, self: self, founder: founder, whole: whole.Masked(), standing: map[Owner]uint32{},
 		seen: map[Owner]uint32{}, heard: map[taking]bool{}, took: map[taking]bool{}, spoilsOf: map[uint32][]netip.Prefix{}, accepts: map[Grant]bool{},
-		councils: map[uint32][]Owner{}, steps: map[uint32]step{}, chunks: map[Digest][]Chunk{}}
+		councils: map[uint32][]Owner{}, steps: map[uint32]step{}, chunks: map[keptBase][]Chunk{}}
 	votes := map[uint32]map[Owner][]Vote{}
 	forced := map[uint32][]Fact{}
 	var given []Grant
@@ -117,7 +117,8 @@ func NewLedger(self, founder Owner, whole netip.Prefix, facts []Fact) *Ledger {
 		case FactTook:
 			l.took[taking{f.By, f.Count}] = true
 		case FactBase:
-			l.chunks[f.Chunk.Of] = append(l.chunks[f.Chunk.Of], f.Chunk)
+			k := keptBase{f.By, f.Chunk.Of}
+			l.chunks[k] = append(l.chunks[k], f.Chunk)
 		case FactForce:
 			forced[f.Vote.Instance] = append(forced[f.Vote.Instance], f)
 			if f.By == self {
@@ -186,6 +187,18 @@ func (l *Ledger) decide(votes map[uint32]map[Owner][]Vote, forced map[uint32][]F
 	if l.base != nil {
 		l.vouch(votes)
 	}
+	for i, council := range l.councils {
+		if l.base != nil && i <= l.base.Instance {
+			continue
+		}
+		for _, by := range council {
+			for _, v := range votes[i][by] {
+				if v.Value.Op == OpBase {
+					l.voted = append(l.voted, v.Value.Digest)
+				}
+			}
+		}
+	}
 }
 
 // force adds the takeovers that were forced: of the same host in the same instance one counts.
@@ -208,7 +221,7 @@ func (l *Ledger) force(forced map[uint32][]Fact) {
 	}
 }
 
-// vouch finds the first council that vouches for the base, and which bases are voted for since.
+// vouch finds the first council that vouches for the base.
 func (l *Ledger) vouch(votes map[uint32]map[Owner][]Vote) {
 	s := l.steps[l.base.Instance]
 	c := leap{value: s.value, ballot: s.ballot}
@@ -216,15 +229,6 @@ func (l *Ledger) vouch(votes map[uint32]map[Owner][]Vote) {
 	for i, council := range l.councils {
 		if i < l.voucher && majorityOf(council, func(h Owner) bool { return c.acceptedBy(votes[l.base.Instance][h]) }) {
 			l.voucher = i
-		}
-	}
-	for i, by := range votes {
-		for _, vs := range by {
-			for _, v := range vs {
-				if i > l.base.Instance && v.Value.Op == OpBase {
-					l.voted = append(l.voted, v.Value)
-				}
-			}
 		}
 	}
 }
@@ -396,7 +400,7 @@ func (l *Ledger) Relies(f Fact) bool {
 		i := f.Vote.Instance
 		return slices.Contains(l.councils[i], f.By) && (f.Vote.Accepted != (Ballot{}) || i == l.open.instance)
 	case FactBase:
-		return true
+		return l.base != nil && f.Chunk.Of == l.baseValue.Digest
 	}
 	return false
 }

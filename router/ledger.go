@@ -69,8 +69,11 @@ func (r *Router) proofs(b *books, prefixes []netip.Prefix, to, leaver peer.ID) [
 		if s.Entry.Author == to || !link && !left {
 			continue
 		}
-		if s.Fact.Kind == ipam.FactSeen || s.Fact.Kind == ipam.FactStand {
+		switch s.Fact.Kind {
+		case ipam.FactSeen, ipam.FactStand:
 			continue // of use only while their author lives
+		case ipam.FactBase:
+			continue // electors keep it
 		}
 		key := s.Key
 		if key == nil {
@@ -194,7 +197,6 @@ func (r *Router) deliberate() []error {
 		more, err := r.acceptance(b, key, gift, peer.ID{})
 		ds, errs = append(ds, more...), append(errs, err)
 	}
-	ds = append(ds, r.inherit(b, e)...)
 	for _, f := range b.ledger.Next(e) {
 		p, err := encodeFact(f)
 		if err != nil {
@@ -214,7 +216,13 @@ func (r *Router) deliberate() []error {
 		}
 		ds = append(ds, mesh.Draft{Kind: mesh.KindGrant, Payload: p})
 	}
-	ds = append(ds, r.shorten(b)...)
+	if more := append(r.inherit(b, e), r.shorten(b)...); len(more) > 0 { // what is to be said must not fail with these
+		if _, err := r.mesh.Append(more[:min(len(more), maxCopies)]...); err != nil {
+			errs = append(errs, fmt.Errorf("keep what the ring rests on: %w", err))
+		} else {
+			r.Poke()
+		}
+	}
 	if len(ds) > 0 {
 		if _, err := r.mesh.Append(ds...); err != nil {
 			errs = append(errs, fmt.Errorf("speak about the ring: %w", err))
@@ -279,8 +287,12 @@ var (
 	errNotHeard    = errors.New("a proof is of what this host has not heard of yet")
 )
 
-// heirs is how many electors keep what a departed host has said.
-const heirs = 2
+// heirs is how many electors keep what a departed host has said, maxCopies how many
+// entries of that in one pass.
+const (
+	heirs     = 2
+	maxCopies = 64
+)
 
 // inherit are copies of what a departed host has said, or kept, that the ring rests
 // on: its log will be removed. The first electors in reach keep it. What proves who owns
@@ -297,8 +309,13 @@ func (r *Router) inherit(b *books, e ipam.Env) []mesh.Draft {
 	}
 	var ds []mesh.Draft
 	var have map[string]bool
+	based := false
 	for _, s := range b.folded.Source {
 		if !b.folded.Gone[s.Keeper] || !b.ledger.Relies(s.Fact) {
+			continue
+		}
+		if s.Fact.Kind == ipam.FactBase {
+			based = true
 			continue
 		}
 		key := s.Key
@@ -318,6 +335,9 @@ func (r *Router) inherit(b *books, e ipam.Env) []mesh.Draft {
 			have[string(p)] = true
 			ds = append(ds, mesh.Draft{Kind: mesh.KindGrant, Payload: p})
 		}
+	}
+	if based {
+		ds = append(ds, ownPieces(b)...)
 	}
 	return ds
 }

@@ -44,45 +44,49 @@ func (r *Router) shorten(b *books) (ds []mesh.Draft) {
 
 // lacks are copies of what the base rests on that are not in this host's log.
 func (r *Router) lacks(b *books) (ds []mesh.Draft) {
-	type piece struct {
-		by       ipam.Owner // of a vote
+	type vote struct {
+		by       ipam.Owner
+		kind     ipam.FactKind // of force, too
 		instance uint32
-		index    uint16 // of a piece of the base, whoever keeps it: its digest was voted on
 	}
-	has := map[piece]bool{}
+	of := func(f ipam.Fact) vote { return vote{f.By, f.Kind, f.Vote.Instance} }
+	has := map[vote]bool{}
 	var others []source
-	of := func(s source) piece {
-		if s.Fact.Kind == ipam.FactBase {
-			return piece{index: s.Fact.Chunk.Index}
-		}
-		return piece{by: s.Fact.By, instance: s.Fact.Vote.Instance}
-	}
 	for _, s := range b.folded.Source {
 		switch {
 		case !b.ledger.Needs(s.Fact):
+		case s.Fact.Kind == ipam.FactBase: // see ownPieces
 		case s.Keeper == b.st.Self:
-			has[of(s)] = true
+			has[of(s.Fact)] = true
 		default:
 			others = append(others, s)
 		}
 	}
 	for _, s := range others {
-		if has[of(s)] {
+		if has[of(s.Fact)] {
 			continue
 		}
-		has[of(s)] = true
-		var p []byte
-		if s.Fact.Kind == ipam.FactBase {
-			s.Fact.By = ipam.Owner(b.st.Self)
-			p, _ = encodeFact(s.Fact) // what was read can be written
-		} else {
-			key := s.Key
-			if h, ok := b.st.Host(s.Entry.Author); key == nil && ok {
-				key = h.Record.Identity
-			}
-			p = encodeKept(key, s.Entry)
+		has[of(s.Fact)] = true
+		key := s.Key
+		if h, ok := b.st.Host(s.Entry.Author); key == nil && ok {
+			key = h.Record.Identity
 		}
-		ds = append(ds, mesh.Draft{Kind: mesh.KindGrant, Payload: p})
+		ds = append(ds, mesh.Draft{Kind: mesh.KindGrant, Payload: encodeKept(key, s.Entry)})
+	}
+	return append(ds, ownPieces(b)...)
+}
+
+// ownPieces are the pieces of the base that this host's log does not have. They need no
+// copy with a signature: their digest was voted on.
+func ownPieces(b *books) (ds []mesh.Draft) {
+	have := map[string]bool{}
+	for _, e := range b.st.Logs[b.st.Self] {
+		have[string(e.Payload)] = true
+	}
+	for _, f := range b.ledger.Pieces() {
+		if p, err := encodeFact(f); err == nil && !have[string(p)] {
+			ds = append(ds, mesh.Draft{Kind: mesh.KindGrant, Payload: p})
+		}
 	}
 	return ds
 }
