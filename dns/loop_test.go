@@ -100,21 +100,25 @@ func TestLoopThatComesAndGoes(t *testing.T) {
 
 // A server that leads back the names of a split domain only is found out, and asked for others.
 func TestLoopOfASplitDomain(t *testing.T) {
-	var addr string
+	var to atomic.Pointer[string] // it probes while it starts
 	live := answering("203.0.113.1", 60)
 	up := serving(t, func(q *miekg.Msg) *miekg.Msg {
 		if !within(q.Question[0].Name, "corp.example.") {
 			return live(q)
 		}
+		back := to.Load()
+		if back == nil {
+			return nil
+		}
 		c := miekg.Client{Timeout: 5 * time.Second}
-		m, _, err := c.Exchange(q, addr)
+		m, _, err := c.Exchange(q, *back)
 		if err != nil {
 			return nil
 		}
 		return m
 	})
-	var s *Server
-	s, addr = start(t, Options{Upstream: []netip.AddrPort{up}, Forward: map[string][]netip.AddrPort{"Corp.example": {up}}, FallbackTimeout: 300 * time.Millisecond})
+	s, addr := start(t, Options{Upstream: []netip.AddrPort{up}, Forward: map[string][]netip.AddrPort{"Corp.example": {up}}, FallbackTimeout: 300 * time.Millisecond})
+	to.Store(&addr)
 	if m := ask(t, "udp", addr, question("a.corp.example.", miekg.TypeA)); m.Rcode != miekg.RcodeServerFailure {
 		t.Errorf("in a loop: %v", m)
 	}
