@@ -168,7 +168,7 @@ type present struct {
 
 // lookAtPresent makes it. Whoever agrees to it has the same.
 func (l *Ledger) lookAtPresent() (p present) {
-	if !l.begun() || !l.ring.Seeded() || len(l.orphaned) > 0 || len(l.conflicts) > 0 || slices.ContainsFunc(l.takeovers, l.Pending) {
+	if !l.begun() || !l.ring.Seeded() || len(l.orphaned) > 0 || slices.ContainsFunc(l.takeovers, l.Pending) {
 		return p
 	}
 	b := &Base{Instance: l.open.instance, Electors: slices.Clone(l.electors)}
@@ -177,10 +177,8 @@ func (l *Ledger) lookAtPresent() (p present) {
 			b.Takeovers = append(b.Takeovers, t)
 		}
 	}
-	r, conflicts := newRing(l.whole, l.baseParts(), l.taken())
-	if b.Parts = r.parts; len(conflicts) > 0 {
-		return p
-	}
+	r, _ := newRing(l.whole, l.baseParts(), l.taken())
+	b.Parts = r.parts
 	if slices.ContainsFunc(b.Parts, func(p Part) bool { return p.Version < l.outranked(p.Owner) }) {
 		return p // that is still to be somebody's
 	}
@@ -216,53 +214,71 @@ type leap struct {
 	instance uint32
 	value    Value
 	ballot   Ballot
-	base     *Base // nil: not all of it is here
+	by       map[Owner][]Vote // all that were cast in its instance
+	vouched  bool
 }
 
-// leapFrom finds the last base at instance i or behind it that is all here and that a council up to i vouches for, or one of a base
-// between. Votes of the instances that it passes over may be gone.
-func (l *Ledger) leapFrom(i uint32, votes map[uint32]map[Owner][]Vote) (leap, bool) {
-	var all []leap
+// leaps are the bases that a majority of those that they name as electors has accepted, by instance.
+func leaps(votes map[uint32]map[Owner][]Vote) (all []leap) {
 	for at, by := range votes {
-		if at < i {
-			continue
-		}
 		for o, vs := range by {
-			for _, v := range vs {
-				c := leap{instance: at, value: v.Value, ballot: v.Accepted}
-				// Whoever proposed it has accepted it.
-				if v.Accepted.By == o && v.Value.Op == OpBase && majorityOf(v.Value.Hosts, func(h Owner) bool { return c.acceptedBy(by[h]) }) {
-					c.base = l.baseFor(at, v.Value)
+			for i, v := range vs {
+				// Whoever proposed it has accepted it, and is one of them.
+				if v.Value.Op != OpBase || v.Accepted.By != o || !slices.Contains(v.Value.Hosts, o) || slices.ContainsFunc(vs[:i], func(w Vote) bool { return w.Accepted == v.Accepted }) {
+					continue
+				}
+				if c := (leap{instance: at, value: v.Value, ballot: v.Accepted, by: by}); c.acceptedByMost(v.Value.Hosts) {
 					all = append(all, c)
 				}
 			}
 		}
 	}
-	slices.SortFunc(all, func(a, b leap) int { return cmp.Compare(a.instance, b.instance) })
-	var way []leap
-	last := -1
-	for _, c := range all {
-		known := func(council []Owner) bool {
-			return majorityOf(council, func(h Owner) bool { return c.acceptedBy(votes[c.instance][h]) })
+	slices.SortFunc(all, func(a, b leap) int {
+		return cmp.Or(cmp.Compare(a.instance, b.instance), cmp.Compare(a.ballot.Round, b.ballot.Round), a.ballot.By.Compare(b.ballot.By))
+	})
+	return all
+}
+
+func (c leap) acceptedByMost(council []Owner) bool {
+	return majorityOf(council, func(h Owner) bool { return c.acceptedBy(c.by[h]) })
+}
+
+// vouchFor marks what a council vouches for, itself or by the electors of a base before.
+func vouchFor(all []leap, council []Owner) {
+	for i := range all {
+		if c := &all[i]; !c.vouched && c.acceptedByMost(council) {
+			c.vouched = true
+			vouchFor(all[i+1:], c.value.Hosts)
 		}
-		vouched := slices.ContainsFunc(way, func(w leap) bool { return known(w.value.Hosts) })
-		for _, council := range l.councils {
-			vouched = vouched || known(council)
-		}
-		if !vouched {
+	}
+}
+
+// leapFrom finds the last base at instance i or behind it that is all here and vouched for. Votes of the instances that it passes over
+// may be gone, but what is known to be decided must be in it.
+func (l *Ledger) leapFrom(i uint32, all []leap) (at leap, base *Base) {
+	for n, c := range slices.Backward(all) {
+		if c.instance < i || !c.vouched {
 			continue
 		}
-		if way = append(way, c); c.base != nil {
-			last = len(way) - 1
+		if base = l.baseFor(c.instance, c.value); base == nil || !l.within(base) {
+			continue
 		}
+		for _, w := range all[:n+1] {
+			if w.vouched && w.instance >= i {
+				l.councils[w.instance], l.steps[w.instance] = w.value.Hosts, step{value: w.value, ballot: w.ballot, leapt: true}
+			}
+		}
+		return c, base
 	}
-	if last < 0 {
-		return leap{}, false
-	}
-	for _, w := range way[:last+1] {
-		l.councils[w.instance], l.steps[w.instance] = w.value.Hosts, step{value: w.value, ballot: w.ballot, leapt: true}
-	}
-	return way[last], true
+	return leap{}, nil
+}
+
+// within says whether a base has all takeovers that were decided as far as is known here: else it comes from a council that force has
+// split off.
+func (l *Ledger) within(b *Base) bool {
+	return !slices.ContainsFunc(l.takeovers, func(t Takeover) bool {
+		return !slices.ContainsFunc(b.Takeovers, func(o Takeover) bool { return o.From == t.From && o.ID >= t.ID })
+	})
 }
 
 func (c leap) acceptedBy(vs []Vote) bool {

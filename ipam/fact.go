@@ -21,6 +21,9 @@ const (
 	FactBase                       // By keeps a piece of a base that is decided, or that it has voted for
 )
 
+// maxInstance is the last one whose takeovers have a version.
+const maxInstance = 1<<32/takeoverStep/2 - 2
+
 // MaxElectors bounds the council, and so what a vote has to hold.
 const MaxElectors = 32
 
@@ -194,7 +197,7 @@ func (f Fact) check() error {
 		v := f.Vote
 		own := v.Promised.By == f.By
 		switch {
-		case v.Instance == 0, v.Promised == Ballot{}, v.Promised.By.IsZero() || v.Promised.Round == 0:
+		case v.Instance == 0 || v.Instance > maxInstance, v.Promised == Ballot{}, v.Promised.By.IsZero() || v.Promised.Round == 0:
 			return bad("no instance or no ballot")
 		case v.Promised.less(v.Accepted), (v.Accepted == Ballot{}) != (v.Value.Op == 0):
 			return bad("it accepts what it may not")
@@ -213,7 +216,7 @@ func (f Fact) check() error {
 		}
 	case FactForce:
 		v := f.Vote.Value
-		if f.Vote.Instance == 0 || v.Op != OpTake || v.check() != nil || v.Hosts[1] != f.By {
+		if f.Vote.Instance == 0 || f.Vote.Instance > maxInstance || v.Op != OpTake || v.check() != nil || v.Hosts[1] != f.By {
 			return bad("only a takeover by oneself can be forced")
 		}
 	case FactBase:

@@ -141,8 +141,13 @@ func NewLedger(self, founder Owner, whole netip.Prefix, facts []Fact) *Ledger {
 // the votes of one are gone, since a base covers them, it goes on behind the base.
 func (l *Ledger) decide(votes map[uint32]map[Owner][]Vote, forced map[uint32][]Fact) {
 	l.electors = []Owner{l.founder}
+	all := leaps(votes)
+	var last []Owner
 	for i := uint32(1); ; i++ {
-		l.councils[i] = l.electors
+		if l.councils[i] = l.electors; !slices.Equal(last, l.electors) {
+			last = l.electors
+			vouchFor(all, last)
+		}
 		e := election{instance: i, electors: l.electors, latest: map[Owner]Vote{}, all: votes[i]}
 		for _, by := range l.electors {
 			for _, v := range votes[i][by] {
@@ -153,9 +158,9 @@ func (l *Ledger) decide(votes map[uint32]map[Owner][]Vote, forced map[uint32][]F
 		}
 		v, ballot, ok := e.outcome()
 		if !ok {
-			if to, leaps := l.leapFrom(i, votes); leaps {
-				i, l.electors = to.instance, to.base.Electors
-				l.rest(to.base, to.value)
+			if to, base := l.leapFrom(i, all); base != nil {
+				i, l.electors = to.instance, base.Electors
+				l.rest(base, to.value)
 				continue
 			}
 		}
@@ -172,7 +177,7 @@ func (l *Ledger) decide(votes map[uint32]map[Owner][]Vote, forced map[uint32][]F
 			}
 		}
 		if !ok && len(forced[i]) > 0 { // the instance is closed, for whoever knows no decision
-			first := slices.MinFunc(forced[i], func(a, b Fact) int { return a.By.Compare(b.By) })
+			first := slices.MinFunc(forced[i], compareForce)
 			l.steps[i] = step{value: first.Vote.Value, ballot: Ballot{By: first.By}, forced: true}
 			l.apply(first.Vote.Value)
 			ok = true
@@ -201,13 +206,17 @@ func (l *Ledger) decide(votes map[uint32]map[Owner][]Vote, forced map[uint32][]F
 	}
 }
 
+func compareForce(a, b Fact) int {
+	return cmp.Or(a.By.Compare(b.By), a.Vote.Value.Hosts[0].Compare(b.Vote.Value.Hosts[0]))
+}
+
 // force adds the takeovers that were forced: of the same host in the same instance one counts.
 func (l *Ledger) force(forced map[uint32][]Fact) {
 	for i, fs := range forced {
 		if i > l.open.instance {
 			continue // what was decided before is not known here
 		}
-		slices.SortFunc(fs, func(a, b Fact) int { return a.By.Compare(b.By) })
+		slices.SortFunc(fs, compareForce)
 		for _, f := range fs {
 			t := forcedTakeover(f)
 			if slices.ContainsFunc(l.takeovers, func(o Takeover) bool { return o.From == t.From && o.ID == t.ID }) {
@@ -224,10 +233,10 @@ func (l *Ledger) force(forced map[uint32][]Fact) {
 // vouch finds the first council that vouches for the base.
 func (l *Ledger) vouch(votes map[uint32]map[Owner][]Vote) {
 	s := l.steps[l.base.Instance]
-	c := leap{value: s.value, ballot: s.ballot}
+	c := leap{value: s.value, ballot: s.ballot, by: votes[l.base.Instance]}
 	l.voucher = l.base.Instance
 	for i, council := range l.councils {
-		if i < l.voucher && majorityOf(council, func(h Owner) bool { return c.acceptedBy(votes[l.base.Instance][h]) }) {
+		if i < l.voucher && c.acceptedByMost(council) {
 			l.voucher = i
 		}
 	}
@@ -307,6 +316,7 @@ func (l *Ledger) collect(given []Grant) {
 			if l.first == 0 && g.To == l.founder && g.Prefix == l.whole {
 				l.grants = append(l.grants, g)
 			}
+		case l.base != nil && covers(l.base.Parts, g): // accepted, or void
 		case g.To == l.self && !l.accepts[g]:
 			if !l.mayAccept(g) {
 				l.void = append(l.void, g)
@@ -338,7 +348,7 @@ func (l *Ledger) outranked(h Owner) uint32 {
 // mayAccept says whether self may take what it was given. What comes from or to a host whose space was taken over since may be
 // somebody else's by now.
 func (l *Ledger) mayAccept(g Grant) bool {
-	return !l.tooHigh(g) && g.Version > l.outranked(g.From) && g.Version > l.outranked(l.self)
+	return !l.tooHigh(g) && (l.base == nil || !covers(l.base.Parts, g)) && g.Version > l.outranked(g.From) && g.Version > l.outranked(l.self)
 }
 
 func (l *Ledger) usable() []netip.Prefix {

@@ -66,7 +66,7 @@ func (l *Ledger) Next(e Env) []Fact {
 	}
 	if v, ok := l.open.step(l.self, l.wish(e), e.Start, o); ok {
 		if v.Value.Op == OpBase { // it can be read wherever its votes are
-			if p := l.present(); v.Value.Digest == p.digest {
+			if p := l.present(); v.Value.Digest == p.digest && len(l.chunks[keptBase{l.self, p.digest}]) == 0 {
 				out = append(out, chunks(l.self, p.digest, p.wire)...)
 			}
 		}

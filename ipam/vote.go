@@ -86,12 +86,13 @@ func (e *election) outcome() (Value, Ballot, bool) {
 			}
 		}
 	}
+	var first Ballot
 	for b, n := range count {
-		if n >= e.quorum() {
-			return value[b], b, true // of several, all are the same
+		if n >= e.quorum() && (first == (Ballot{}) || b.less(first)) {
+			first = b // of several, all are for the same
 		}
 	}
-	return Value{}, Ballot{}, false
+	return value[first], first, first != (Ballot{})
 }
 
 // opinion is what an elector thinks of what others want, beside the votes.
