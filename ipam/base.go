@@ -223,11 +223,11 @@ func leaps(votes map[uint32]map[Owner][]Vote) (all []leap) {
 	for at, by := range votes {
 		for o, vs := range by {
 			for i, v := range vs {
-				// Whoever proposed it has accepted it, and is one of them.
-				if v.Value.Op != OpBase || v.Accepted.By != o || !slices.Contains(v.Value.Hosts, o) || slices.ContainsFunc(vs[:i], func(w Vote) bool { return w.Accepted == v.Accepted }) {
+				if v.Value.Op != OpBase || !slices.Contains(v.Value.Hosts, o) || slices.ContainsFunc(vs[:i], func(w Vote) bool { return w.Accepted == v.Accepted }) {
 					continue
 				}
-				if c := (leap{instance: at, value: v.Value, ballot: v.Accepted, by: by}); c.acceptedByMost(v.Value.Hosts) {
+				c := leap{instance: at, value: v.Value, ballot: v.Accepted, by: by}
+				if c.acceptedByMost(v.Value.Hosts) && !slices.ContainsFunc(all, func(o leap) bool { return o.instance == at && o.ballot == c.ballot && o.value.equal(c.value) }) {
 					all = append(all, c)
 				}
 			}
@@ -403,7 +403,7 @@ func (l *Ledger) gain(b *Base) (n int) {
 				n++
 			}
 		case FactVote:
-			if f.Vote.Instance < b.Instance && !l.Obsolete(f) && !l.Needs(f) {
+			if f.Vote.Instance < b.Instance && slices.Contains(l.councils[f.Vote.Instance], f.By) && !l.Obsolete(f) && !l.Needs(f) {
 				n++
 			}
 		}

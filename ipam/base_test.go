@@ -156,3 +156,111 @@ func FuzzBase(f *testing.F) {
 		}
 	})
 }
+
+// shortened is what is left when these hosts make their logs shorter, and nobody else does.
+func (w *table) shortened(hosts ...Owner) {
+	full := slices.Clone(w.facts)
+	for _, h := range hosts {
+		l := NewLedger(h, host(1), w.whole, full)
+		w.facts = slices.DeleteFunc(w.facts, func(f Fact) bool { return f.By == h && l.Obsolete(f) && !l.Needs(f) })
+	}
+}
+
+// What was accepted, and is in the base, is not accepted again because the giver's log still tells of it.
+func TestNothingIsAcceptedAgain(t *testing.T) {
+	w := threeOwners(t, 4)
+	for range 4 {
+		w.give(host(1), host(2), "10.0.0.0/26")
+		w.talk()
+		w.give(host(2), host(1), "10.0.0.0/26")
+		w.talk()
+	}
+	w.baseAt = 1
+	w.talk()
+	w.baseAt = 0
+	ring := show(w.ledger(host(2)).Ring())
+	w.shortened(host(2))
+	n := len(w.facts)
+	if gs := w.ledger(host(2)).Waiting(); len(gs) > 0 {
+		t.Errorf("waits for %v", gs)
+	}
+	w.talk()
+	if len(w.facts) != n {
+		t.Errorf("%d facts more", len(w.facts)-n)
+	}
+	w.want("the ring", show(w.ledger(host(3)).Ring()), ring)
+}
+
+// A council that force has split off has a base decided: it undoes nothing that a majority has decided on the other side.
+func TestBaseOfASplitCouncil(t *testing.T) {
+	w := threeOwners(t, 4)
+	heard := len(w.facts)
+	w.dead[host(1)] = true
+	w.rmpeer(2, 1)
+	w.talk() // decided: A's space is B's
+	w.aside(host(1), heard, func() {
+		for _, h := range []Owner{host(2), host(3)} {
+			w.facts = append(w.facts, w.ledger(host(1)).Force(h))
+			w.talk()
+		}
+		w.baseAt = 1
+		w.talk()
+		w.baseAt = 0
+		if w.ledger(host(1)).Base() == nil {
+			t.Fatal("no base there")
+		}
+	})
+	l := w.ledger(host(2))
+	if _, lost := w.ledger(host(1)).Lost(); l.Base() != nil || !lost || !slices.ContainsFunc(l.Takeovers(), func(t Takeover) bool { return t.From == host(1) && !t.Forced }) {
+		t.Errorf("base %v, takeovers %v, A knows: %v", l.Base(), l.Takeovers(), lost)
+	}
+}
+
+// The vote of whoever proposed the base is not here: others' are enough.
+func TestBaseWithoutItsProposer(t *testing.T) {
+	w := threeOwners(t, 4)
+	w.baseAt = 1
+	w.talk()
+	w.baseAt = 0
+	l := w.ledger(host(3))
+	s := l.steps[l.base.Instance]
+	votes := func(f Fact) bool {
+		return f.Kind == FactVote && f.Vote.Instance == l.base.Instance && f.Vote.Accepted == s.ballot
+	}
+	for _, h := range l.Electors() {
+		if !slices.ContainsFunc(w.facts, func(f Fact) bool { return f.By == h && votes(f) }) {
+			w.facts = append(w.facts, Fact{By: h, Kind: FactVote, Vote: Vote{Instance: l.base.Instance, Promised: s.ballot, Accepted: s.ballot, Value: s.value}})
+		}
+	}
+	w.facts = slices.DeleteFunc(w.facts, func(f Fact) bool { return f.By == s.ballot.By && votes(f) })
+	if w.ledger(host(3)).Base() == nil {
+		t.Fatal("no base")
+	}
+	w.facts = w.without()
+	if w.ledger(host(4)).Base() == nil {
+		t.Error("no base when logs are shorter")
+	}
+}
+
+// A member that is no elector writes as much as it may: it changes nothing, costs no base, and no time to speak of.
+func TestBasesOfARogue(t *testing.T) {
+	w := threeOwners(t, 4)
+	w.baseAt = 1
+	w.talk()
+	w.baseAt = 64
+	l := w.ledger(host(1))
+	ring, at := show(l.Ring()), l.Base().Instance
+	for i := range uint32(2000) {
+		v := Value{Op: OpBase, Hosts: []Owner{host(4)}, Digest: Digest{byte(i), byte(i >> 8)}}
+		b := Ballot{Round: i + 1, By: host(4)}
+		w.facts = append(w.facts, Fact{By: host(4), Kind: FactVote, Vote: Vote{Instance: at + i%50, Promised: b, Intent: v, Accepted: b, Value: v}},
+			Fact{By: host(4), Kind: FactBase, Chunk: Chunk{Of: l.baseValue.Digest, Index: uint16(i), Count: 2000, Bytes: []byte("made up")}})
+	}
+	slices.Reverse(w.facts)
+	w.talk()
+	l = w.ledger(host(1))
+	if l.Base() == nil || l.Base().Instance != at {
+		t.Errorf("the base is %v", l.Base())
+	}
+	w.want("the ring", show(l.Ring()), ring)
+}
