@@ -309,18 +309,20 @@ func (r *Router) waitsFor(b *books, e ipam.Env, t ipam.Takeover) (why, tip strin
 	if e.Gone(t.To) {
 		return r.show(b.st, t.To) + " has left the mesh", fmt.Sprintf("take over from it what it was to have: weft rmpeer %v", peer.ID(t.To))
 	}
+	if !e.Alive(t.To) {
+		return r.show(b.st, t.To) + " is out of reach itself", fmt.Sprintf("it comes into force when that host is in reach again; if it is dead, too: weft rmpeer %v", peer.ID(t.To))
+	}
+	if t.Forced {
+		return "its taker has not said yet that it has it", "try again in a moment"
+	}
 	if unheard := b.ledger.Unheard(t, e); len(unheard) > 0 {
 		return r.showAll(b.st, unheard) + " may have been given space by it that nobody else knows of",
 			"it comes into force when they are in reach again; if they are dead, too: weft rmpeer each of them"
 	}
 	for _, o := range b.ledger.Takeovers() {
 		if o.ID < t.ID && b.ledger.Pending(o) {
-			before := fmt.Sprintf("first %s is to take over from %s", r.show(b.st, o.To), r.show(b.st, o.From))
-			if !e.Alive(o.To) {
-				return before + ", and is out of reach itself", fmt.Sprintf("it comes into force when that host is in reach again; if it is dead, too: weft rmpeer %v", peer.ID(o.To))
-			}
 			why, tip = r.waitsFor(b, e, o)
-			return before + ": " + why, tip
+			return fmt.Sprintf("first %s is to take over from %s: %s", r.show(b.st, o.To), r.show(b.st, o.From), why), tip
 		}
 	}
 	return "its taker has not said yet that it has it", "try again in a moment"
