@@ -122,3 +122,15 @@ func TestHeirsStay(t *testing.T) {
 		}
 	}
 }
+
+// What a look at the hosts has found does not change with the next look: it is used without the lock.
+func TestEnvIsOfOneMoment(t *testing.T) {
+	r, b := heirs5(t)
+	r.mu.Lock()
+	e := r.envLocked(b)
+	r.lastAlive[peer.ID{5}] = time.Now()
+	r.mu.Unlock()
+	if !e.Dead(ipam.Owner{5}) || e.Dead(ipam.Owner{3}) {
+		t.Error("who is dead follows the router")
+	}
+}

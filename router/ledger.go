@@ -94,7 +94,7 @@ func (r *Router) proofs(b *books, prefixes []netip.Prefix, to, leaver peer.ID) [
 // env is what this host knows about the others, for the ledger. mu is held.
 func (r *Router) envLocked(b *books) ipam.Env {
 	now := time.Now()
-	alive := map[ipam.Owner]bool{}
+	alive, dead := map[ipam.Owner]bool{}, map[ipam.Owner]bool{}
 	e := ipam.Env{Observer: r.beginning.observer, Leaving: r.leaving}
 	for _, h := range b.st.Hosts {
 		id := ipam.Owner(h.ID)
@@ -105,9 +105,16 @@ func (r *Router) envLocked(b *books) ipam.Env {
 	}
 	e.Alive = func(o ipam.Owner) bool { return alive[o] }
 	e.Gone = func(o ipam.Owner) bool { return b.folded.Gone[peer.ID(o)] }
-	e.Dead = func(o ipam.Owner) bool {
-		return e.Gone(o) || !alive[o] && now.Sub(r.lastAliveLocked(peer.ID(o))) >= deadAfter
+	for _, o := range b.ledger.Hosts() { // those that are not known any more, too
+		dead[o] = true
 	}
+	for _, h := range b.st.Hosts {
+		dead[ipam.Owner(h.ID)] = true
+	}
+	for o := range dead { // looked at now: e outlives the lock
+		dead[o] = e.Gone(o) || !alive[o] && now.Sub(r.lastAliveLocked(peer.ID(o))) >= deadAfter
+	}
+	e.Dead = func(o ipam.Owner) bool { return dead[o] }
 	e.Wanted = r.wantedLocked(now) || now.Sub(r.wantedElsewhere) < 3*askEvery
 	if r.beginning.seeds != nil && b.st.Founding.Founder == b.st.Self {
 		e.Seeds, _ = r.beginning.owners(b.st)

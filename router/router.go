@@ -106,6 +106,7 @@ type Router struct {
 	answers         int              // what others had voted then
 	shortened       time.Time        // when this host's log about the ring was last made shorter
 	nextBallot      time.Time
+	hastened        time.Time // when another host's wish last was in a hurry
 	lastAlive       map[peer.ID]time.Time
 	wasAlive        map[peer.ID]bool
 	promised        map[peer.ID]promise // whose space this host is to take: it is not reset meanwhile

@@ -31,7 +31,7 @@ func (r *Router) shorten(b *books) (ds []mesh.Draft) {
 	if n < worthIt {
 		return nil
 	}
-	if ds = r.lacks(b); len(ds) > 0 {
+	if ds, ok := lacks(b); !ok || len(ds) > 0 {
 		return ds
 	}
 	if now := time.Now(); r.shortened.IsZero() || now.Sub(r.shortened) >= shortenPause {
@@ -42,8 +42,9 @@ func (r *Router) shorten(b *books) (ds []mesh.Draft) {
 	return nil
 }
 
-// lacks are copies of what the base rests on that are not in this host's log.
-func (r *Router) lacks(b *books) (ds []mesh.Draft) {
+// lacks are copies of what the base rests on that are not in this host's log; not ok if
+// one can not be made, since the key of who signed it is not known.
+func lacks(b *books) (ds []mesh.Draft, ok bool) {
 	type vote struct {
 		by       ipam.Owner
 		kind     ipam.FactKind // of force, too
@@ -71,9 +72,12 @@ func (r *Router) lacks(b *books) (ds []mesh.Draft) {
 		if h, ok := b.st.Host(s.Entry.Author); key == nil && ok {
 			key = h.Record.Identity
 		}
+		if len(key) != 32 {
+			return nil, false
+		}
 		ds = append(ds, mesh.Draft{Kind: mesh.KindGrant, Payload: encodeKept(key, s.Entry)})
 	}
-	return append(ds, ownPieces(b)...)
+	return append(ds, ownPieces(b)...), true
 }
 
 // ownPieces are the pieces of the base that this host's log does not have. They need no
@@ -95,7 +99,10 @@ func ownPieces(b *books) (ds []mesh.Draft) {
 // epoch is opened, and holds nothing back that the new one would not have.
 func (r *Router) obsolete() func(payload []byte) bool {
 	b, err := r.booksNow()
-	if err != nil || b.ledger.Base() == nil || len(r.lacks(b)) > 0 {
+	if err != nil || b.ledger.Base() == nil {
+		return nil
+	}
+	if ds, ok := lacks(b); !ok || len(ds) > 0 {
 		return nil
 	}
 	id := r.member.Secret.MeshID()

@@ -226,6 +226,9 @@ func (r *Router) proposeFor(from peer.ID, body []byte) error {
 	case !wished && len(r.taking) >= maxWishes:
 		return fmt.Errorf("%d takeovers are wished already", len(r.taking))
 	}
+	if !wished && time.Since(r.hastened) >= time.Minute { // who asks waits for seconds; no member fills the log
+		r.hastened, r.ballots, r.nextBallot = time.Now(), 0, time.Time{}
+	}
 	r.taking[dead] = wish{to: from, since: time.Now()}
 	time.AfterFunc(takePatience, func() {
 		r.mu.Lock()
