@@ -275,7 +275,12 @@ func (m *Mesh) openEpochWriting(ds []Draft, from int, based bool) error {
 }
 
 // Reopen has this host's log begin anew soon, without what is obsolete.
-func (m *Mesh) Reopen() { poke(m.reroll) }
+func (m *Mesh) Reopen() {
+	m.mu.Lock()
+	m.own.cramped = false // a full log is looked at as any
+	m.mu.Unlock()
+	poke(m.reroll)
+}
 
 // snapshot is what an epoch opens with: the base, and from this host's older
 // logs what no snapshot may drop: grants, and what a release wrote that is not

@@ -9,7 +9,8 @@ import (
 
 // keptBy tells that a later epoch has every grant of this one, or says that it has
 // taken what counts of them. A grant is what another host's ownership rests on, so that
-// its author cannot take it back, not by forgetting it either.
+// its author cannot take it back by forgetting it. Whether what it names as taken is
+// really obsolete is for those to judge who rest on it: they keep copies.
 func (ep *epoch) keptBy(later *epoch) bool {
 	covered := ep.coveredBy(later.taken())
 	var has map[string]bool

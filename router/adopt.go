@@ -50,8 +50,14 @@ func (r *Router) adoptLocked() error {
 	}
 	maps.Copy(real, held)
 	changed := adopted(r.attached, real, r.unprovenBy != "")
+	witness := func() error {
+		if err := r.witnessAll(held); err != nil {
+			return fmt.Errorf("%w: %w", errUnadopted, err)
+		}
+		return nil
+	}
 	if len(changed) == 0 {
-		return r.witnessAll(held)
+		return witness()
 	}
 	for _, a := range changed {
 		unlock, ok := r.ops.try(a.Key) // else what is being done to it would undo this
@@ -79,7 +85,7 @@ func (r *Router) adoptLocked() error {
 	if r.alloc != nil {
 		r.restoreAllocationsLocked(r.mesh.State().Founding)
 	}
-	return r.witnessAll(held)
+	return witness()
 }
 
 // namespaceOf is the path that the key of a bare namespace stands for; "" for a container

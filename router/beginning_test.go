@@ -47,3 +47,38 @@ func TestBallotsInVain(t *testing.T) {
 		t.Errorf("the first one is tried again after %v", w)
 	}
 }
+
+// A host that asks for space of a ring that has not begun is heard: somebody waits.
+func TestWhoWaitsIsHeard(t *testing.T) {
+	f := newFounder(t)
+	r := f.start()
+	r.taking, r.lastAlive, r.wasAlive = map[peer.ID]wish{}, map[peer.ID]time.Time{}, map[peer.ID]bool{}
+	p, err := encodeFact(ipam.Fact{By: ipam.Owner(f.id.ID()), Kind: ipam.FactInit, First: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.mesh.Append(mesh.Draft{Kind: mesh.KindGrant, Payload: p}); err != nil {
+		t.Fatal(err)
+	}
+	wanted := func() bool {
+		b, err := r.booksNow()
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.envLocked(b).Wanted
+	}
+	if wanted() {
+		t.Error("nobody waits")
+	}
+	if ids, err := r.donors(wholeRange); err != nil || !slices.Equal(ids, []peer.ID{f.id.ID()}) {
+		t.Errorf("asked are %v (%v)", ids, err)
+	}
+	if b, err := r.handle(t.Context(), peer.ID{7}, methodAsk, encodePrefix(wholeRange)); err != nil || len(b) > 0 {
+		t.Errorf("it is given %x, %v", b, err)
+	}
+	if !wanted() {
+		t.Error("a host that waits is not heard")
+	}
+}
