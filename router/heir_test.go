@@ -105,6 +105,13 @@ func TestHeirsStay(t *testing.T) {
 	if err := r.heirLocked(); err == nil || !strings.Contains(err.Error(), "(host5), and can not yet") {
 		t.Errorf("the heir is reset: %v", err)
 	}
+	if err := r.beginReset(t.Context(), false); err == nil || !strings.Contains(err.Error(), "(host5), and can not yet") || r.resetting {
+		t.Errorf("a reset of the heir: %v", err)
+	}
+	if err := r.beginReset(t.Context(), true); err != nil || !r.resetting {
+		t.Errorf("a reset by force: %v", err)
+	}
+	r.resetting = false
 	took := append(slices.Clone(b.folded.Facts), ipam.Fact{By: ipam.Owner{2}, Kind: ipam.FactTook, Count: b.ledger.Takeovers()[0].ID})
 	self.ledger = ipam.NewLedger(ipam.Owner{2}, ipam.Owner{1}, pfx("10.0.0.0/24"), took)
 	if err := r.heirLocked(); err != nil {

@@ -3,6 +3,7 @@ package router
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -164,6 +165,9 @@ func TestShortLogsProveThemselves(t *testing.T) {
 	}
 	want := fmt.Sprint(bk.ledger.Ring().Parts(), bk.ledger.Electors())
 	r.books.Store(bk)
+	if ps := r.proofs(bk, []netip.Prefix{pfx("10.44.0.0/14")}, peer.ID{9}, peer.ID{}); len(ps) > 2 { // the last gift, and its acceptance
+		t.Errorf("%d copies prove what the base says", len(ps))
+	}
 	ds, ok := lacks(bk)
 	if !ok || len(ds) < 3 { // two votes and the base, at least
 		t.Fatalf("%d copies, %v", len(ds), ok)
