@@ -1,6 +1,7 @@
 package router
 
 import (
+	"slices"
 	"time"
 
 	"weft/ipam"
@@ -64,20 +65,18 @@ func lacks(b *books) (ds []mesh.Draft, ok bool) {
 		}
 	}
 	for _, s := range others {
-		if has[of(s.Fact)] {
-			continue
-		}
-		has[of(s.Fact)] = true
 		key := s.Key
 		if h, ok := b.st.Host(s.Entry.Author); key == nil && ok {
 			key = h.Record.Identity
 		}
-		if len(key) != 32 {
-			return nil, false
+		if has[of(s.Fact)] || len(key) != 32 {
+			continue
 		}
+		has[of(s.Fact)] = true
 		ds = append(ds, mesh.Draft{Kind: mesh.KindGrant, Payload: encodeKept(key, s.Entry)})
 	}
-	return append(ds, ownPieces(b)...), true
+	ok = !slices.ContainsFunc(others, func(s source) bool { return !has[of(s.Fact)] })
+	return append(ds, ownPieces(b)...), ok
 }
 
 // ownPieces are the pieces of the base that this host's log does not have. They need no

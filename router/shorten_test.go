@@ -195,6 +195,7 @@ func TestShortLogsProveThemselves(t *testing.T) {
 		}
 	}
 	delete(hosts, a.id.ID())
+	delete(logs, c.id.ID())
 	bk = booksOf(b.id.ID(), logs)
 	r.books.Store(bk)
 	if _, ok := lacks(bk); ok {
