@@ -42,8 +42,16 @@ func (l *link) close() {
 	_ = l.s.Close()
 }
 
+// until makes the link end with another ctx than that of its making.
+func (l *link) until(ctx context.Context) {
+	l.stop()
+	l.stop = context.AfterFunc(ctx, func() { _ = l.s.Close() })
+}
+
 func (l *link) write(t msgType, b []byte) error {
-	return l.pace.wait(l.s, func() (int, error) { return len(b), l.s.WriteMsg(append([]byte{byte(t)}, b...)) })
+	err := l.pace.wait(l.s, func() (int, error) { return len(b), l.s.WriteMsg(append([]byte{byte(t)}, b...)) })
+	l.pace.sent += len(b)
+	return err
 }
 
 // read returns the next message, which must be of a type that is wanted.
@@ -52,6 +60,7 @@ func (l *link) read(limit int, want ...msgType) (t msgType, b []byte, err error)
 		t, b, err = readMsg(l.s, limit, want...)
 		return len(b), err
 	})
+	l.pace.sent = 0
 	return t, b, err
 }
 
@@ -78,8 +87,7 @@ func (m *Mesh) open(ctx context.Context, p purpose, want peer.ID, addrs ...netip
 	return race(ctx, addrs, raced[*link]{
 		try: func(ctx context.Context, a netip.AddrPort) (*link, error) { return m.openOne(ctx, p, want, a) },
 		won: func(l *link) {
-			l.stop() // the tries end here, the link does not
-			l.stop = context.AfterFunc(ctx, func() { _ = l.s.Close() })
+			l.until(ctx) // the tries end here, the link does not
 		},
 		lost: (*link).close,
 	})
@@ -283,7 +291,8 @@ func (m *Mesh) writeHello(l *link, h hello) error {
 }
 
 // readHello reads the other side's hello and proves that it is whose record it
-// shows: the record names the key that this session was made with.
+// shows: the record names the key that this session was made with. Who has the secret
+// can make up identities; a session through a tunnel is with the host whose tunnel it is.
 func (m *Mesh) readHello(l *link) (hello, error) {
 	b, err := l.s.ReadMsg(maxHello)
 	if err != nil {
@@ -301,7 +310,12 @@ func (m *Mesh) readHello(l *link) (hello, error) {
 		return hello{}, fmt.Errorf("read hello: %w", err)
 	}
 	l.rec, l.raw, l.id = rec, h.Record, rec.ID()
-	l.inside = peer.ControlPrefix(m.mesh.Control()).Contains(l.s.RemoteAddr().Addr())
+	at := l.s.RemoteAddr().Addr()
+	if l.inside = peer.ControlPrefix(m.mesh.Control()).Contains(at); l.inside && at != m.controlAddr(l.id) {
+		err = fmt.Errorf("%v speaks through the tunnel of %v", l.id, idAt(at))
+		m.rejectSent(idAt(at), reasonInvalid, err)
+		return hello{}, fmt.Errorf("read hello: %w", err)
+	}
 	return h, nil
 }
 
