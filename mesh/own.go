@@ -214,7 +214,7 @@ func (m *Mesh) openEpochWriting(ds []Draft, from int, based bool) error {
 	number := boots<<32 | uint64(binary.BigEndian.Uint32(low[:]))
 	rec.BootNonce, rec.Epoch, rec.Serial = m.nonce, number, 1
 	rec.ProtoMin, rec.ProtoMax, rec.Nickname = protoMin, protoMax, m.o.Nickname
-	rec.Ext = m.o.extensions()
+	rec.Ext = m.extensions()
 	raw, err := SignRecord(m.o.Identity, m.o.Secret, rec)
 	if err != nil {
 		return fmt.Errorf("open epoch: %w", err)
@@ -258,6 +258,10 @@ func (m *Mesh) openEpochWriting(ds []Draft, from int, based bool) error {
 	}
 
 	m.mu.Lock()
+	if m.lacksPastLocked() {
+		m.mends++
+		m.mended = time.Now()
+	}
 	m.logs.replace(m.id, fresh)
 	m.past = newReplica()
 	m.own = ownLog{open: true, boots: boots, at: time.Now(), epoch: number, raw: raw}
@@ -345,12 +349,12 @@ func (m *Mesh) keepRecord(ctx context.Context) {
 			reroll()
 		case <-m.announce:
 		}
-		m.mu.Lock()
-		rec, leaving := m.own.rec, m.leaving
-		m.mu.Unlock()
-		if leaving {
+		if m.isLeaving() {
 			continue
 		}
+		m.mu.Lock()
+		rec := m.own.rec
+		m.mu.Unlock()
 		if now := m.endpoints(); len(now) > 0 && !slices.Equal(now, rec.Endpoints) {
 			if _, err := m.append(nil, func(r *Record) { r.Endpoints = now }); err != nil {
 				m.log.Error("write the new endpoints", "err", err)
@@ -359,13 +363,29 @@ func (m *Mesh) keepRecord(ctx context.Context) {
 			m.log.Info("own endpoints changed", "endpoints", now)
 		}
 		if now := m.o.Device(); now != rec.Device() {
-			if _, err := m.append(nil, func(r *Record) { r.Ext = m.o.extensions() }); err != nil {
+			if _, err := m.append(nil, func(r *Record) { r.Ext = m.extensions() }); err != nil {
 				m.log.Error("write the new device", "err", err)
 				continue
 			}
 		}
 		m.tellGossip()
 	}
+}
+
+func (m *Mesh) isLeaving() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.leaving
+}
+
+// extensions are those of the own record. A host that leaves says so in every one that
+// it signs from then on.
+func (m *Mesh) extensions() []TLV {
+	out := m.o.extensions()
+	if m.isLeaving() {
+		out = append(out, TLV{Type: extLeft})
+	}
+	return out
 }
 
 // tellGossip advertises the own record, outside of any delegate.
@@ -456,8 +476,6 @@ func (m *Mesh) mendWait(now time.Time) time.Duration {
 			return wait
 		}
 	}
-	m.mends++
-	m.mended = now
 	return 0
 }
 
