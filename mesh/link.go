@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -133,7 +135,7 @@ type raced[T any] struct {
 
 // race tries addresses until one try succeeds; the next one begins when one has
 // failed, or all have been silent for a moment. Of several errors it returns the first
-// that somebody's answer brought, else the first.
+// of those that tell most.
 func race[T any](ctx context.Context, addrs []netip.AddrPort, x raced[T]) (none T, err error) {
 	if len(addrs) == 0 {
 		return none, errors.New("dial: no address is known")
@@ -178,12 +180,19 @@ func race[T any](ctx context.Context, addrs []netip.AddrPort, x raced[T]) (none 
 			next.Reset(0)
 		}
 	}
-	for _, e := range errs {
-		if reasonOf(e) != Unreachable {
-			return none, e
-		}
+	return none, slices.MinFunc(errs, func(a, b error) int { return cmp.Compare(tells(a), tells(b)) })
+}
+
+// tells ranks the errors of several addresses by how much they tell: least that one of
+// them is this host's own, as with a name that has the addresses of all hosts.
+func tells(err error) int {
+	switch r := (*Refusal)(nil); {
+	case errors.As(err, &r) && r.Code == RefusedSelf:
+		return 2
+	case reasonOf(err) == Unreachable:
+		return 1
 	}
-	return none, errs[0]
+	return 0
 }
 
 // greet is the client's half of the hellos.
