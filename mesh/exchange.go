@@ -195,7 +195,6 @@ func (m *Mesh) sendMissing(l *link, theirs []mark) error {
 }
 
 func (m *Mesh) takeAll(l *link, asked *asked) (news []Entry, err error) {
-	defer m.settleOlder()
 	var departures []Entry
 	useless := 0
 	for {
@@ -205,6 +204,7 @@ func (m *Mesh) takeAll(l *link, asked *asked) (news []Entry, err error) {
 		}
 		if t == msgDone {
 			m.settleDepartures(departures)
+			m.settleOlder(asked)
 			return news, nil
 		}
 		es, err := SplitEntries(b)
