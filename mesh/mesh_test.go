@@ -270,7 +270,7 @@ func TestFullLogStartsAgain(t *testing.T) {
 				ds = append(ds, Draft{kind, fmt.Appendf(nil, "%d", len(ds))})
 			}
 		}
-		if _, err := m.append(nil, func(*Record) {}); err != nil {
+		if err := m.changeRecord(func(*Record) {}); err != nil {
 			t.Errorf("the host record finds no room: %v", err)
 		}
 		again, err := New(m.o)

@@ -53,12 +53,28 @@ func (m *Mesh) Append(ds ...Draft) ([]Entry, error) {
 			return nil, fmt.Errorf("append to log: kind %d is the mesh's own", d.Kind)
 		}
 	}
-	return m.append(ds, nil)
+	return m.tell(m.appendLocking(ds, nil, true))
 }
 
-// append writes drafts and, if edit is not nil, the own record as edit changes it.
-func (m *Mesh) append(ds []Draft, edit func(*Record)) ([]Entry, error) {
-	es, err := m.appendLocking(ds, edit)
+// Withdraw is Append for names and claims that take back others. The next epoch has
+// neither, so they need no room there: a log that is full takes them.
+func (m *Mesh) Withdraw(ds ...Draft) ([]Entry, error) {
+	for _, d := range ds {
+		if !optional(d.Kind) {
+			return nil, fmt.Errorf("withdraw: an entry of kind %d takes nothing back", d.Kind)
+		}
+	}
+	return m.tell(m.appendLocking(ds, nil, false))
+}
+
+// changeRecord writes the own record as edit changes it.
+func (m *Mesh) changeRecord(edit func(*Record)) error {
+	_, err := m.tell(m.appendLocking(nil, edit, true))
+	return err
+}
+
+// tell tells the others of what was written.
+func (m *Mesh) tell(es []Entry, err error) ([]Entry, error) {
 	if err == nil {
 		m.broadcast(es)
 		m.o.OnChange()
@@ -66,7 +82,9 @@ func (m *Mesh) append(ds []Draft, edit func(*Record)) ([]Entry, error) {
 	return es, err
 }
 
-func (m *Mesh) appendLocking(ds []Draft, edit func(*Record)) ([]Entry, error) {
+// appendLocking writes drafts and, if edit is not nil, the own record as edit changes it.
+// lasting says that the next epoch is to have them, too.
+func (m *Mesh) appendLocking(ds []Draft, edit func(*Record), lasting bool) ([]Entry, error) {
 	m.writing.Lock()
 	defer m.writing.Unlock()
 	m.mu.Lock()
@@ -98,7 +116,7 @@ func (m *Mesh) appendLocking(ds []Draft, edit func(*Record)) ([]Entry, error) {
 	before := cur.entries[:len(cur.entries):len(cur.entries)]
 	seq, size, number, opened := uint64(len(cur.entries)), cur.bytes, cur.number, int(cur.snapshot)
 	m.mu.Unlock()
-	if err := roomFor(before, size, ds); err != nil {
+	if lasting && !roomFor(before, size, ds) {
 		m.mu.Lock()
 		if time.Since(at) >= crampedPause {
 			m.own.cramped = true
@@ -107,7 +125,7 @@ func (m *Mesh) appendLocking(ds []Draft, edit func(*Record)) ([]Entry, error) {
 		m.notices.set("full", "this host's log is full: what it would announce beyond is not told to the other hosts "+fullTip, time.Now())
 		m.publishLocked() // shown when it is asked for: the caller may hold what OnChange needs
 		m.mu.Unlock()
-		return nil, fmt.Errorf("append to log: %w", err)
+		return nil, fmt.Errorf("append to log: %w", ErrLogFull)
 	}
 
 	es := make([]Entry, 0, len(ds))
@@ -356,14 +374,14 @@ func (m *Mesh) keepRecord(ctx context.Context) {
 		rec := m.own.rec
 		m.mu.Unlock()
 		if now := m.endpoints(); len(now) > 0 && !slices.Equal(now, rec.Endpoints) {
-			if _, err := m.append(nil, func(r *Record) { r.Endpoints = now }); err != nil {
+			if err := m.changeRecord(func(r *Record) { r.Endpoints = now }); err != nil {
 				m.log.Error("write the new endpoints", "err", err)
 				continue
 			}
 			m.log.Info("own endpoints changed", "endpoints", now)
 		}
 		if now := m.o.Device(); now != rec.Device() {
-			if _, err := m.append(nil, func(r *Record) { r.Ext = m.extensions() }); err != nil {
+			if err := m.changeRecord(func(r *Record) { r.Ext = m.extensions() }); err != nil {
 				m.log.Error("write the new device", "err", err)
 				continue
 			}

@@ -160,3 +160,39 @@ func TestOverwrittenIsTakenUp(t *testing.T) {
 		}
 	}
 }
+
+// What is taken back needs no room in the next epoch, and a full log is no reason to go on
+// telling it.
+func TestWithdrawFromAFullLog(t *testing.T) {
+	m := quietMesh(t, NewSecret())
+	m.SetBase(func() []Draft { return nil })
+	var names, back []Draft
+	for i := range maxLasting - spare {
+		names = append(names, Draft{KindName, fmt.Appendf(nil, "+name%d", i)})
+		back = append(back, Draft{KindName, fmt.Appendf(nil, "-name%d", i)})
+	}
+	if _, err := m.Append(names...); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Append(back[:2]...); !errors.Is(err, ErrLogFull) {
+		t.Fatalf("more than would fit into the next epoch: %v", err)
+	}
+	before := len(m.State().Logs[m.id])
+	if _, err := m.Withdraw(back...); err != nil || len(m.State().Logs[m.id]) != before+len(back) {
+		t.Fatalf("withdraw: %v", err)
+	}
+	if _, err := m.Withdraw(names...); !errors.Is(err, ErrLogFull) { // others would not keep it
+		t.Errorf("more than an epoch holds: %v", err)
+	}
+	if _, err := m.Withdraw(Draft{KindGrant, []byte("grant")}); err == nil {
+		t.Error("a grant is withdrawn")
+	}
+	select {
+	case <-m.reroll:
+	default:
+		t.Error("no new epoch is asked for")
+	}
+	if err := m.openEpoch(); err != nil || len(m.State().Logs[m.id]) != 2 {
+		t.Errorf("the next epoch: %d entries, %v", len(m.State().Logs[m.id]), err)
+	}
+}

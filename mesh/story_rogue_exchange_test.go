@@ -98,7 +98,7 @@ func TestRogueDawdles(t *testing.T) {
 		time.Sleep(time.Second)
 		for i := range 5 {
 			lost := fmt.Sprint("lost ", i) // its datagrams never leave
-			if _, err := bs[1].mesh.appendLocking([]Draft{{KindName, []byte(lost)}}, nil); err != nil {
+			if _, err := bs[1].mesh.appendLocking([]Draft{{KindName, []byte(lost)}}, nil, true); err != nil {
 				t.Fatal(err)
 			}
 			took := w.within(5*time.Second, "repaired", func() bool { return len(bs[2].names(bs[1])) == i+1 })

@@ -15,7 +15,8 @@ import (
 // and what for. A host serves so many at a time; others wait for a moment before they
 // are sent away, and of those that wait the one that has asked first is next, also if it
 // was sent away since. When two begin at each other at the same moment, the exchange of
-// the one with the lower ID goes first.
+// the one with the lower ID goes first. Each holds one message of the other's in memory,
+// of 256 KiB at most, and what it brings waits for the disk (drain).
 const (
 	joiners    = 32 // joins that this host has begun and that exchange logs or make a tunnel
 	served     = 8  // exchanges that are served through the tunnel; and as many on the underlay
