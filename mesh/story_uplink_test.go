@@ -16,6 +16,7 @@ func (w *world) longLog(rate int) *box {
 	w.log = slog.New(slog.DiscardHandler)
 	a := w.box("host1")
 	a.found()
+	time.Sleep(time.Second)
 	for i := range longNames {
 		a.append(fmt.Sprintf("%d %0800d", i, i))
 	}
@@ -95,6 +96,36 @@ func TestJoinOverASlowLink(t *testing.T) {
 				if cut := bs[0].mesh.Counters()["repairs"] > 1; cut != c.slow {
 					t.Errorf("took several exchanges: %v", cut)
 				}
+			})
+		})
+	}
+}
+
+// A host that went in the middle of an exchange, or whose way was cut, gets on soon after it
+// is back, though the other side has not noticed anything.
+func TestJoinBreaksOff(t *testing.T) {
+	for name, breaks := range map[string]func(*world, *box, *box){
+		"a crash": func(w *world, a, b *box) {
+			b.crash()
+			time.Sleep(time.Second)
+			b.host.Up()
+			b.join(a)
+		},
+		"a cut": func(w *world, a, b *box) {
+			w.net.Cut(a.host, b.host)
+			time.Sleep(30 * time.Second)
+			w.net.Heal(a.host, b.host)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				const rate = 16 << 10
+				a := w.longLog(rate)
+				bs, whole := w.newcomers(a, 1, rate)
+				time.Sleep(whole / 2)
+				breaks(w, a, bs[0])
+				took := w.within(whole/2+15*time.Second, "in", func() bool { return haveAll(a, bs) })
+				t.Logf("in after another %v, at best %v", took, whole/2)
 			})
 		})
 	}

@@ -22,6 +22,7 @@ const (
 	served     = 8  // exchanges that are served through the tunnel; and as many on the underlay
 	servedEach = 4  // … of one address there: it may have any number of identities
 	turnWait   = linkPatience / 2
+	cutWait    = time.Second // … until an exchange has ended that was cut
 	turnMemory = time.Minute // for which it counts that one has asked, unless it asks again
 	maxTurns   = 1024        // that are remembered
 )
@@ -56,12 +57,14 @@ func newLane(most, each int) lane {
 type talk struct {
 	all     *talks
 	id      peer.ID
-	mine    bool // this host has begun it
-	heard   bool // … and the other side goes on with it
+	start   uint64 // its boot nonce
+	mine    bool   // this host has begun it
+	heard   bool   // … and the other side goes on with it
 	lane    *lane
 	from    netip.Addr
 	asked   time.Time
 	started chan struct{} // closed when it is under way
+	cut     func()        // ends its session
 }
 
 func newTalks(self peer.ID) *talks {
@@ -73,7 +76,8 @@ func newTalks(self peer.ID) *talks {
 
 // begun is a talk of this host's own.
 func (t *talks) begun(l *link) *talk {
-	k := &talk{all: t, id: l.id, mine: true, from: l.s.RemoteAddr().Addr(), started: make(chan struct{})}
+	k := t.of(l)
+	k.mine = true
 	if l.purpose == purposeJoin {
 		k.lane = &t.joins
 	}
@@ -82,11 +86,18 @@ func (t *talks) begun(l *link) *talk {
 
 // serving is a talk that another host has begun.
 func (t *talks) serving(l *link) *talk {
-	k := &talk{all: t, id: l.id, lane: &t.outside, from: l.s.RemoteAddr().Addr(), started: make(chan struct{})}
-	if l.inside {
+	k := t.of(l)
+	if k.lane = &t.outside; l.inside {
 		k.lane = &t.inside
 	}
 	return k
+}
+
+func (t *talks) of(l *link) *talk {
+	return &talk{
+		all: t, id: l.id, start: l.rec.BootNonce, from: l.s.RemoteAddr().Addr(), started: make(chan struct{}),
+		cut: func() { _ = l.s.Close() },
+	}
 }
 
 // with tells that there is an exchange with a host under way.
@@ -113,7 +124,29 @@ func (k *talk) begin(ctx context.Context, wait time.Duration) bool {
 	t.askLocked(k, time.Now())
 	t.startLocked()
 	t.mu.Unlock()
-	patience := time.NewTimer(wait)
+	// The other side may be gone from an exchange, and this one has not noticed. It has
+	// started anew, or it would not have begun another one beside the one that it has begun.
+	if !k.mine {
+		k.cutOthers(func(o *talk) bool { return o.start != k.start })
+	}
+	if k.waits(ctx, wait) {
+		return true
+	}
+	if !k.mine && wait > 0 && k.cutOthers(func(o *talk) bool { return !o.mine }) && k.waits(ctx, cutWait) {
+		return true
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if i := slices.Index(t.waiting, k); i >= 0 {
+		t.waiting = slices.Delete(t.waiting, i, i+1)
+		return false
+	}
+	return true // in this moment
+}
+
+// waits reports whether k's turn comes in that time.
+func (k *talk) waits(ctx context.Context, d time.Duration) bool {
+	patience := time.NewTimer(d)
 	defer patience.Stop()
 	select {
 	case <-k.started:
@@ -126,13 +159,19 @@ func (k *talk) begin(ctx context.Context, wait time.Duration) bool {
 	case <-patience.C:
 	case <-ctx.Done():
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if i := slices.Index(t.waiting, k); i >= 0 {
-		t.waiting = slices.Delete(t.waiting, i, i+1)
-		return false
+	return false
+}
+
+// cutOthers ends the stale ones of the exchanges with k's host, and reports whether
+// there are any.
+func (k *talk) cutOthers(stale func(*talk) bool) bool {
+	k.all.mu.Lock()
+	ks := slices.DeleteFunc(slices.Clone(k.all.now[k.id]), func(o *talk) bool { return !stale(o) })
+	k.all.mu.Unlock()
+	for _, o := range ks {
+		o.cut()
 	}
-	return true // in this moment
+	return len(ks) > 0
 }
 
 // wait is for how long the client of a session waits: who only compares logs asks

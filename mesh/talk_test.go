@@ -134,3 +134,36 @@ func TestTurnsOfOneAddress(t *testing.T) {
 	}
 	x.goes("another address", x.ask(100, 10), true)
 }
+
+// Who begins another exchange has none. One that its former start has begun ends at once;
+// one that it has begun itself, if that does not end soon; and this host's own may go on.
+func TestTurnsOfWhoIsGone(t *testing.T) {
+	for name, c := range map[string]struct {
+		mine    bool
+		start   uint64
+		goes    bool
+		soonest time.Duration
+	}{
+		"a former start's":                      {false, 1, true, 0},
+		"this host's own with a former start":   {true, 1, true, 0},
+		"its own, that broke off":               {false, 2, true, turnWait},
+		"this host's own, that may not be over": {true, 2, false, turnWait},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, _ *world) {
+				x := newTurns(t, 1)
+				from := byte(7)
+				if c.mine {
+					from = 0
+				}
+				old := x.ask(2, from)
+				old.start, old.heard, old.cut = c.start, true, old.end
+				k := &talk{all: x.talks, id: old.id, start: 2, lane: &x.outside, started: make(chan struct{})}
+				start := time.Now()
+				if got := k.begin(t.Context(), turnWait); got != c.goes || time.Since(start) != c.soonest {
+					t.Errorf("goes on %v after %v", got, time.Since(start))
+				}
+			})
+		})
+	}
+}
