@@ -17,10 +17,9 @@ import (
 const (
 	dialers     = 256             // hosts dialled at a time, beside targets: so many dead ones do not delay a dial of another
 	dialersMet  = 64              // and so many more of those that are no strangers
-	joiners     = 32              // joins that exchange logs or make a tunnel at a time
 	dialTick    = time.Second     // one random host that is not in gossip is dialled through the tunnel
 	redialEvery = 5 * time.Second // each host that is not in gossip is dialled at its join port; see dialBook
-	insideTry   = 4 * time.Second // how long a dial through a tunnel, likely dead, may take
+	insideTry   = 4 * time.Second // how long to meet in gossip through a tunnel, likely dead, may take
 
 	seekAfter = 3 * time.Second  // what is heard of a host but gossip does not know is asked for
 	seekEvery = 15 * time.Second // … and by hosts that do not dial all others, anyway
@@ -49,7 +48,8 @@ func (m *Mesh) dialAll(ctx context.Context) {
 			return true
 		}
 	}
-	start := slots(maxTargets + 8) // one lost host and one that is sought a second, of insideTry each
+	start := slots(maxTargets + 8) // one that is sought a second, of insideTry each
+	startInside := slots(joiners)  // one lost host a second
 	startAny, startMet := slots(dialers), slots(dialersMet)
 	book := newDialBook()
 	for {
@@ -70,11 +70,7 @@ func (m *Mesh) dialAll(ctx context.Context) {
 		case <-tick.C:
 		}
 		if id, ok := m.pickLost(); ok {
-			start(func() {
-				ctx, cancel := context.WithTimeout(ctx, insideTry)
-				defer cancel()
-				_ = m.rejoin(ctx, id, m.inside(id))
-			})
+			startInside(func() { _ = m.rejoin(ctx, id, m.inside(id)) })
 		}
 	}
 }
@@ -209,7 +205,7 @@ func (m *Mesh) dialHosts(ctx context.Context, startAny, startMet func(func()) bo
 func (m *Mesh) dueLocked(now time.Time) (met, others []peer.ID) {
 	for id, h := range m.hosts {
 		switch {
-		case h.dialling || now.Before(h.nextDial) || len(h.rec.Endpoints) == 0 || !m.wantedLocked(id, h):
+		case h.dialling || m.talks.with(id) || now.Before(h.nextDial) || len(h.rec.Endpoints) == 0 || !m.wantedLocked(id, h):
 		case !m.logs.strangers.unmet(id):
 			met = append(met, id)
 		default:
@@ -246,7 +242,7 @@ func (m *Mesh) pickLost() (peer.ID, bool) {
 	defer m.mu.Unlock()
 	var ids []peer.ID
 	for id, h := range m.hosts {
-		if m.wantedLocked(id, h) {
+		if m.wantedLocked(id, h) && !m.talks.with(id) {
 			ids = append(ids, id)
 		}
 	}

@@ -37,7 +37,7 @@
 //	1 root     32      SHA-256 over author 10 | epoch 8 | seq 8 | sum 8 of each effective log that counts, by
 //	                   author; behind each, epoch 8 | sum 8 of those that lack its grants
 //	2 digest   marks   author 10 | epoch 8 | seq 8 | sum 8 | next epoch 8 | its entries 8, by author
-//	3 entries          length u16, entry … at most 256 KiB and one entry
+//	3 entries          length u16, entry … at most 256 KiB and one entry; this release sends 16 KiB
 //	4 done             no more entries
 //	5 ready            a verdict: the server has taken it all, and has made the tunnel if it was a join
 //	6 call             length u8, method | body
@@ -71,6 +71,9 @@
 // up to 64 live hosts, three times within 200 ms; in a larger mesh those hand them
 // on. Whatever is lost is found by roots: every second a host tells a random live
 // one its own, and who sees another one than it has exchanges logs with the sender.
+// Two hosts have one exchange at a time; a host serves 8 through the tunnel and 8 on
+// the underlay, and the others wait for their turn: talk.go. What has come is kept,
+// however an exchange ends.
 // The log of a host that has signed its departure is removed after a day. Hosts that
 // this one has never met share a part of the places and of the bytes: stranger.go.
 //
@@ -78,7 +81,8 @@
 //
 // New starts nothing. Run starts the listeners with a goroutine per session, the
 // dialler with at most 320 dials of hosts and some more of targets, of which 32 at a
-// time exchange logs or make a tunnel, exchanges with at most 4, and one goroutine each for
+// time exchange logs or make a tunnel, at most 2 exchanges of logs that differ and some
+// more when the host stops or learns which mesh it is in, and one goroutine each for
 // liveness, gossip's inbox and outbox, roots, the disk and the own record; all have
 // ended when Run returns,
 // but for memberlist's own, which end with their timers within seconds.

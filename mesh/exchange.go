@@ -27,9 +27,11 @@ const (
 )
 
 const (
-	chunk       = 256 << 10 // bytes of entries in a message
-	maxChunk    = chunk + 2 + maxEntry
-	syncTimeout = 2 * time.Minute // of a whole exchange, however much there is to say
+	// chunk is how many bytes of entries this host sends in a message. What has come is
+	// kept, however the exchange ends, and so it gets on over a slow way, too.
+	chunk       = 16 << 10
+	maxChunk    = 256<<10 + 2 + maxEntry // that is taken
+	syncTimeout = 2 * time.Minute        // of a whole exchange, however much there is to say
 
 	// rootEvery is how often a host tells a random live one its root.
 	rootEvery = time.Second
@@ -37,10 +39,9 @@ const (
 	settle = 150 * time.Millisecond
 	// syncGap is the least time between two exchanges that this host begins with
 	// one other, and syncers how many it has under way: after a partition all others
-	// have the same to tell. Of those that others begin it serves served, one of each.
+	// have the same to tell.
 	syncGap = time.Second
 	syncers = 2
-	served  = 8
 
 	// maxUseless is how many entries an exchange may bring that nobody has asked for: a
 	// log that may have grants which this host lacks, and this host's own.
@@ -49,19 +50,24 @@ const (
 
 // exchange makes both sides hold the same logs. Roots first; the digests only
 // when they differ; then what each lacks, the server's part before the client's.
-// It returns how many entries were new here.
-func (m *Mesh) exchange(l *link, client bool) (news []Entry, err error) {
+// It returns some of the entries that were new here. The client's talk has begun; the
+// server's begins if it has to, and waits for its turn then.
+func (m *Mesh) exchange(ctx context.Context, l *link, k *talk) (news []Entry, err error) {
 	l.pace.on = true
 	defer func() {
 		if l.pace.on = false; errors.Is(err, errSlow) {
 			m.reject(l.id, reasonSlow, err)
 		}
 	}()
-	m.mu.Lock()
-	digest, root := m.logs.digest(), m.logs.root()
-	m.mu.Unlock()
+	var digest, theirs []mark
+	var root [32]byte
+	look := func() {
+		m.mu.Lock()
+		digest, root = m.logs.digest(), m.logs.root()
+		m.mu.Unlock()
+	}
+	look()
 	var theirRoot []byte
-	var theirs []mark
 	send := func(t msgType, b []byte) func() error { return func() error { return l.write(t, b) } }
 	get := func(t msgType, limit int, to *[]byte) func() error {
 		return func() (err error) { _, *to, err = l.read(limit, t); return err }
@@ -78,21 +84,31 @@ func (m *Mesh) exchange(l *link, client bool) (news []Entry, err error) {
 		}
 		return errShort
 	}
-	if err := inTurn(client, send(msgRoot, root[:]), getRoot); err != nil {
+	sendRoot := func() error {
+		if !k.mine && string(theirRoot) != string(root[:]) {
+			if !k.begin(ctx, k.wait(l)) {
+				return m.tellBusy(l)
+			}
+			look() // it may have waited
+		}
+		return l.write(msgRoot, root[:])
+	}
+	if err := inTurn(k.mine, sendRoot, getRoot); err != nil {
 		return nil, fmt.Errorf("exchange roots: %w", err)
 	}
+	k.goesOn()
 	if string(theirRoot) == string(root[:]) {
 		m.hear(nil)
 		return nil, nil
 	}
 	m.count.add("repairs")
-	if err := inTurn(client, send(msgDigest, appendDigest(nil, digest)), get(msgDigest, 1+maxAuthors*markLen, &raw)); err != nil {
+	if err := inTurn(k.mine, send(msgDigest, appendDigest(nil, digest)), get(msgDigest, 1+maxAuthors*markLen, &raw)); err != nil {
 		return nil, fmt.Errorf("exchange digests: %w", err)
 	}
 	if theirs, err = parseDigest(raw); err != nil {
 		return nil, err
 	}
-	err = inTurn(!client,
+	err = inTurn(!k.mine,
 		func() error { return m.sendMissing(l, theirs) },
 		func() (err error) { news, err = m.takeAll(l, newAsked(digest, theirs)); return err })
 	if err != nil {
@@ -100,6 +116,17 @@ func (m *Mesh) exchange(l *link, client bool) (news []Entry, err error) {
 	}
 	m.hear(theirs)
 	return news, nil
+}
+
+// errBeside says that this host has exchanged logs with the other one at that moment, or
+// with so many others.
+var errBeside = errors.New("other exchanges of logs are under way")
+
+// tellBusy tells the client that its turn has not come.
+func (m *Mesh) tellBusy(l *link) error {
+	m.count.add(l.purpose.String() + "_refused_busy")
+	v := &Refusal{RefusedBusy, "busy with other exchanges of logs"}
+	return errors.Join(v, l.write(msgReady, v.encode()))
 }
 
 // doubtDrain is how long what comes in may have been sent before Doubt.
@@ -168,7 +195,6 @@ func (m *Mesh) sendMissing(l *link, theirs []mark) error {
 }
 
 func (m *Mesh) takeAll(l *link, asked *asked) (news []Entry, err error) {
-	defer m.settleOlder()
 	var departures []Entry
 	useless := 0
 	for {
@@ -178,6 +204,7 @@ func (m *Mesh) takeAll(l *link, asked *asked) (news []Entry, err error) {
 		}
 		if t == msgDone {
 			m.settleDepartures(departures)
+			m.settleOlder(asked)
 			return news, nil
 		}
 		es, err := SplitEntries(b)
@@ -287,7 +314,7 @@ func (m *Mesh) syncLoop(ctx context.Context) {
 		}
 	}
 	mend := func(d difference) {
-		if len(busy) >= syncers || busy[d.peer] || time.Since(last[d.peer]) < syncGap {
+		if len(busy) >= syncers || busy[d.peer] || m.talks.with(d.peer) || time.Since(last[d.peer]) < syncGap {
 			return
 		}
 		busy[d.peer] = true
@@ -358,7 +385,12 @@ func (m *Mesh) syncWith(ctx context.Context, id peer.ID) error {
 		return fmt.Errorf("sync with %v: %w", id, err)
 	}
 	defer l.close()
-	if _, err := m.exchange(l, true); err != nil {
+	k := m.talks.begun(l)
+	if !k.begin(ctx, turnWait) {
+		return fmt.Errorf("sync with %v: %w", id, errBeside)
+	}
+	defer k.end()
+	if _, err := m.exchange(ctx, l, k); err != nil {
 		return fmt.Errorf("sync with %v: %w", id, err)
 	}
 	_, b, err := l.read(1+maxRefusal, msgReady)

@@ -14,15 +14,23 @@ import (
 const joinTimeout = 20 * time.Second
 
 // joinAt joins with a host that serves the join port at one of the addresses, the
-// one that is wanted or, if that is zero, any: logs both ways, a tunnel, and then gossip through it. The ID is returned with an
-// error too, if it got that far.
+// one that is wanted or, if that is zero, any: logs both ways, a tunnel, and then gossip
+// through it. The ID is returned with an error too, if it got that far. A host that is
+// wanted must be met soon, since it is dialled again soon.
 func (m *Mesh) joinAt(ctx context.Context, want peer.ID, addrs ...netip.AddrPort) (peer.ID, error) {
 	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()
-	l, err := m.open(ctx, purposeJoin, want, addrs...)
+	soon, done := ctx, context.CancelFunc(func() {})
+	if !want.IsZero() {
+		soon, done = context.WithTimeout(ctx, dialTimeout)
+	}
+	l, err := m.open(soon, purposeJoin, want, addrs...)
 	if err != nil {
+		done()
 		return peer.ID{}, err
 	}
+	l.until(ctx)
+	done()
 	defer l.close()
 	news, err := m.introduce(ctx, l)
 	if err != nil {
@@ -48,17 +56,12 @@ func (m *Mesh) joinAt(ctx context.Context, want peer.ID, addrs ...netip.AddrPort
 func (m *Mesh) introduce(ctx context.Context, l *link) ([]Entry, error) {
 	// Only who has proved the secret gets this far, so that what accepts a
 	// connection and says nothing takes no turn. The other side waits meanwhile.
-	turn := time.NewTimer(linkPatience / 2)
-	defer turn.Stop()
-	select {
-	case m.joins <- struct{}{}:
-		defer func() { <-m.joins }()
-	case <-turn.C:
-		return nil, fmt.Errorf("join %v: %d joins are under way", l.id, joiners)
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	k := m.talks.begun(l)
+	if !k.begin(ctx, turnWait) {
+		return nil, fmt.Errorf("join %v: %w", l.id, errBeside)
 	}
-	news, err := m.exchange(l, true)
+	defer k.end()
+	news, err := m.exchange(ctx, l, k)
 	if err != nil {
 		return nil, fmt.Errorf("join %v: %w", l.id, err)
 	}
@@ -66,7 +69,7 @@ func (m *Mesh) introduce(ctx context.Context, l *link) ([]Entry, error) {
 	defer cancel()
 	// The server's device knows this host first, so that the tunnel's first
 	// handshake is not lost on it, and leaves that handshake to this side.
-	_ = l.s.SetDeadline(time.Now().Add(joinTimeout))
+	_ = l.s.SetDeadline(time.Now().Add(joinTimeout + l.pace.onItsWay()))
 	_, b, err := readMsg(l.s, 1+maxRefusal, msgReady)
 	if err == nil {
 		err = ready(b)
@@ -79,7 +82,9 @@ func (m *Mesh) introduce(ctx context.Context, l *link) ([]Entry, error) {
 
 // serveJoin is the other half of joinAt.
 func (m *Mesh) serveJoin(ctx context.Context, l *link) error {
-	news, err := m.exchange(l, false)
+	k := m.talks.serving(l)
+	news, err := m.exchange(ctx, l, k)
+	k.end() // there is more to do, but that takes nothing of the way to the others
 	if err != nil {
 		return err
 	}

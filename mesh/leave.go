@@ -24,7 +24,7 @@ func (m *Mesh) Leave(ctx context.Context) error {
 	m.mu.Lock()
 	m.leaving = true
 	m.mu.Unlock()
-	if _, err := m.append(nil, func(r *Record) { r.Ext = append(r.Ext[:len(r.Ext):len(r.Ext)], TLV{Type: extLeft}) }); err != nil {
+	if err := m.changeRecord(func(r *Record) { r.Ext = m.extensions() }); err != nil {
 		return fmt.Errorf("announce the stop: %w", err)
 	}
 	ml := m.gossip.Load()

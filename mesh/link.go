@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -42,8 +44,16 @@ func (l *link) close() {
 	_ = l.s.Close()
 }
 
+// until makes the link end with another ctx than that of its making.
+func (l *link) until(ctx context.Context) {
+	l.stop()
+	l.stop = context.AfterFunc(ctx, func() { _ = l.s.Close() })
+}
+
 func (l *link) write(t msgType, b []byte) error {
-	return l.pace.wait(l.s, func() (int, error) { return len(b), l.s.WriteMsg(append([]byte{byte(t)}, b...)) })
+	err := l.pace.wait(l.s, func() (int, error) { return len(b), l.s.WriteMsg(append([]byte{byte(t)}, b...)) })
+	l.pace.sent += len(b)
+	return err
 }
 
 // read returns the next message, which must be of a type that is wanted.
@@ -52,6 +62,7 @@ func (l *link) read(limit int, want ...msgType) (t msgType, b []byte, err error)
 		t, b, err = readMsg(l.s, limit, want...)
 		return len(b), err
 	})
+	l.pace.sent = 0
 	return t, b, err
 }
 
@@ -78,8 +89,7 @@ func (m *Mesh) open(ctx context.Context, p purpose, want peer.ID, addrs ...netip
 	return race(ctx, addrs, raced[*link]{
 		try: func(ctx context.Context, a netip.AddrPort) (*link, error) { return m.openOne(ctx, p, want, a) },
 		won: func(l *link) {
-			l.stop() // the tries end here, the link does not
-			l.stop = context.AfterFunc(ctx, func() { _ = l.s.Close() })
+			l.until(ctx) // the tries end here, the link does not
 		},
 		lost: (*link).close,
 	})
@@ -125,7 +135,7 @@ type raced[T any] struct {
 
 // race tries addresses until one try succeeds; the next one begins when one has
 // failed, or all have been silent for a moment. Of several errors it returns the first
-// that somebody's answer brought, else the first.
+// of those that tell most.
 func race[T any](ctx context.Context, addrs []netip.AddrPort, x raced[T]) (none T, err error) {
 	if len(addrs) == 0 {
 		return none, errors.New("dial: no address is known")
@@ -170,12 +180,19 @@ func race[T any](ctx context.Context, addrs []netip.AddrPort, x raced[T]) (none 
 			next.Reset(0)
 		}
 	}
-	for _, e := range errs {
-		if reasonOf(e) != Unreachable {
-			return none, e
-		}
+	return none, slices.MinFunc(errs, func(a, b error) int { return cmp.Compare(tells(a), tells(b)) })
+}
+
+// tells ranks the errors of several addresses by how much they tell: least that one of
+// them is this host's own, as with a name that has the addresses of all hosts.
+func tells(err error) int {
+	switch r := (*Refusal)(nil); {
+	case errors.As(err, &r) && r.Code == RefusedSelf:
+		return 2
+	case reasonOf(err) == Unreachable:
+		return 1
 	}
-	return none, errs[0]
+	return 0
 }
 
 // greet is the client's half of the hellos.
@@ -283,7 +300,8 @@ func (m *Mesh) writeHello(l *link, h hello) error {
 }
 
 // readHello reads the other side's hello and proves that it is whose record it
-// shows: the record names the key that this session was made with.
+// shows: the record names the key that this session was made with. Who has the secret
+// can make up identities; a session through a tunnel is with the host whose tunnel it is.
 func (m *Mesh) readHello(l *link) (hello, error) {
 	b, err := l.s.ReadMsg(maxHello)
 	if err != nil {
@@ -301,7 +319,12 @@ func (m *Mesh) readHello(l *link) (hello, error) {
 		return hello{}, fmt.Errorf("read hello: %w", err)
 	}
 	l.rec, l.raw, l.id = rec, h.Record, rec.ID()
-	l.inside = peer.ControlPrefix(m.mesh.Control()).Contains(l.s.RemoteAddr().Addr())
+	at := l.s.RemoteAddr().Addr()
+	if l.inside = peer.ControlPrefix(m.mesh.Control()).Contains(at); l.inside && at != m.controlAddr(l.id) {
+		err = fmt.Errorf("%v speaks through the tunnel of %v", l.id, idAt(at))
+		m.rejectSent(idAt(at), reasonInvalid, err)
+		return hello{}, fmt.Errorf("read hello: %w", err)
+	}
 	return h, nil
 }
 

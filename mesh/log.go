@@ -269,12 +269,10 @@ func (r *replica) dropOlder(a *author) {
 	a.older = nil
 }
 
-// settleOlder forgets epochs below the effective ones that have nothing to add to them.
-func (r *replica) settleOlder() {
-	for _, a := range r.authors {
-		if a.older != nil && a.older.complete() && a.older.keptBy(a.current) {
-			r.dropOlder(a)
-		}
+// settleOlder forgets the epoch below an author's effective one if it has nothing to add.
+func (r *replica) settleOlder(id peer.ID) {
+	if a := r.authors[id]; a != nil && a.older != nil && a.older.complete() && a.older.keptBy(a.current) {
+		r.dropOlder(a)
 	}
 }
 

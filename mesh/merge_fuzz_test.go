@@ -244,7 +244,9 @@ func tell(t fataler, s Secret, from, to *replica) (err error) {
 			to.takeDeparture(e)
 		}
 	}
-	to.settleOlder()
+	for id := range to.authors {
+		to.settleOlder(id)
+	}
 	return err
 }
 

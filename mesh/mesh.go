@@ -40,9 +40,7 @@ type Mesh struct {
 	senders   *sourceLimits             // of members, for datagrams of ours
 	gossipers *sourceLimits             // of members, for memberlist's: what one breaks with its own does not make it look dead
 	queued    *holds                    // of members, in the inbox
-	joins     chan struct{}             // that this host has begun
-	exchanges chan struct{}             // logs that are exchanged as others have asked
-	syncHolds *holds                    // of one member among them
+	talks     *talks
 	rejected  rejections
 
 	look     chan struct{} // look at liveness again
@@ -104,11 +102,9 @@ func New(o Options) (*Mesh, error) {
 		gossipers: newSourceLimits(senderBurst, senderRate),
 		queued:    newHolds(inboxLen / 8),
 
-		joins:     make(chan struct{}, joiners),
-		exchanges: make(chan struct{}, served),
-		syncHolds: newHolds(1),
-		guests:    make(chan struct{}, o.ConnLimit),
-		locals:    make(chan struct{}, o.ConnLimit),
+		talks:  newTalks(o.Identity.ID()),
+		guests: make(chan struct{}, o.ConnLimit),
+		locals: make(chan struct{}, o.ConnLimit),
 
 		guestHolds: newHolds(max(1, o.ConnLimit/2)),
 		localHolds: newHolds(max(1, o.ConnLimit/4)),

@@ -270,7 +270,7 @@ func TestFullLogStartsAgain(t *testing.T) {
 				ds = append(ds, Draft{kind, fmt.Appendf(nil, "%d", len(ds))})
 			}
 		}
-		if _, err := m.append(nil, func(*Record) {}); err != nil {
+		if err := m.changeRecord(func(*Record) {}); err != nil {
 			t.Errorf("the host record finds no room: %v", err)
 		}
 		again, err := New(m.o)
@@ -479,36 +479,6 @@ func TestHostNetwork(t *testing.T) {
 	}
 	if as, err := n.Resolve(t.Context(), "192.0.2.1"); err != nil || len(as) != 1 {
 		t.Errorf("resolve: %v, %v", as, err)
-	}
-}
-
-// A host takes up its past once or twice in its life. One that must again and again has
-// a twin: it is slowed down, and its operator told.
-func TestTwinsDoNotRace(t *testing.T) {
-	secret := NewSecret()
-	m, now := quietMesh(t, secret), time.Now()
-	haveTwin(t, m)
-	for i := range mendsFree {
-		if wait := m.mendWait(now); wait != 0 {
-			t.Fatalf("the past waits for %v after %d times", wait, i)
-		}
-	}
-	for i := range 8 {
-		wait := m.mendWait(now)
-		if want := mendPause << min(i, 5); wait != want {
-			t.Fatalf("after %d more times it waits for %v, want %v", i, wait, want)
-		}
-		now = now.Add(wait)
-		if wait := m.mendWait(now); wait != 0 {
-			t.Fatalf("it waits for another %v", wait)
-		}
-	}
-	if ns := m.State().Notices; len(ns) != 1 || !strings.Contains(ns[0], "reset --force") {
-		t.Errorf("its operator reads %q", ns)
-	}
-	m.past = newReplica()
-	if wait := m.mendWait(now); wait != 0 {
-		t.Errorf("an epoch for another reason waits for %v", wait)
 	}
 }
 

@@ -53,12 +53,28 @@ func (m *Mesh) Append(ds ...Draft) ([]Entry, error) {
 			return nil, fmt.Errorf("append to log: kind %d is the mesh's own", d.Kind)
 		}
 	}
-	return m.append(ds, nil)
+	return m.tell(m.appendLocking(ds, nil, true))
 }
 
-// append writes drafts and, if edit is not nil, the own record as edit changes it.
-func (m *Mesh) append(ds []Draft, edit func(*Record)) ([]Entry, error) {
-	es, err := m.appendLocking(ds, edit)
+// Withdraw is Append for names and claims that take back others. The next epoch has
+// neither, so they need no room there: a log that is full takes them.
+func (m *Mesh) Withdraw(ds ...Draft) ([]Entry, error) {
+	for _, d := range ds {
+		if !optional(d.Kind) {
+			return nil, fmt.Errorf("withdraw: an entry of kind %d takes nothing back", d.Kind)
+		}
+	}
+	return m.tell(m.appendLocking(ds, nil, false))
+}
+
+// changeRecord writes the own record as edit changes it.
+func (m *Mesh) changeRecord(edit func(*Record)) error {
+	_, err := m.tell(m.appendLocking(nil, edit, true))
+	return err
+}
+
+// tell tells the others of what was written.
+func (m *Mesh) tell(es []Entry, err error) ([]Entry, error) {
 	if err == nil {
 		m.broadcast(es)
 		m.o.OnChange()
@@ -66,7 +82,9 @@ func (m *Mesh) append(ds []Draft, edit func(*Record)) ([]Entry, error) {
 	return es, err
 }
 
-func (m *Mesh) appendLocking(ds []Draft, edit func(*Record)) ([]Entry, error) {
+// appendLocking writes drafts and, if edit is not nil, the own record as edit changes it.
+// lasting says that the next epoch is to have them, too.
+func (m *Mesh) appendLocking(ds []Draft, edit func(*Record), lasting bool) ([]Entry, error) {
 	m.writing.Lock()
 	defer m.writing.Unlock()
 	m.mu.Lock()
@@ -98,7 +116,7 @@ func (m *Mesh) appendLocking(ds []Draft, edit func(*Record)) ([]Entry, error) {
 	before := cur.entries[:len(cur.entries):len(cur.entries)]
 	seq, size, number, opened := uint64(len(cur.entries)), cur.bytes, cur.number, int(cur.snapshot)
 	m.mu.Unlock()
-	if err := roomFor(before, size, ds); err != nil {
+	if lasting && !roomFor(before, size, ds) {
 		m.mu.Lock()
 		if time.Since(at) >= crampedPause {
 			m.own.cramped = true
@@ -107,7 +125,7 @@ func (m *Mesh) appendLocking(ds []Draft, edit func(*Record)) ([]Entry, error) {
 		m.notices.set("full", "this host's log is full: what it would announce beyond is not told to the other hosts "+fullTip, time.Now())
 		m.publishLocked() // shown when it is asked for: the caller may hold what OnChange needs
 		m.mu.Unlock()
-		return nil, fmt.Errorf("append to log: %w", err)
+		return nil, fmt.Errorf("append to log: %w", ErrLogFull)
 	}
 
 	es := make([]Entry, 0, len(ds))
@@ -214,7 +232,7 @@ func (m *Mesh) openEpochWriting(ds []Draft, from int, based bool) error {
 	number := boots<<32 | uint64(binary.BigEndian.Uint32(low[:]))
 	rec.BootNonce, rec.Epoch, rec.Serial = m.nonce, number, 1
 	rec.ProtoMin, rec.ProtoMax, rec.Nickname = protoMin, protoMax, m.o.Nickname
-	rec.Ext = m.o.extensions()
+	rec.Ext = m.extensions()
 	raw, err := SignRecord(m.o.Identity, m.o.Secret, rec)
 	if err != nil {
 		return fmt.Errorf("open epoch: %w", err)
@@ -258,6 +276,10 @@ func (m *Mesh) openEpochWriting(ds []Draft, from int, based bool) error {
 	}
 
 	m.mu.Lock()
+	if m.lacksPastLocked() {
+		m.mends++
+		m.mended = time.Now()
+	}
 	m.logs.replace(m.id, fresh)
 	m.past = newReplica()
 	m.own = ownLog{open: true, boots: boots, at: time.Now(), epoch: number, raw: raw}
@@ -350,27 +372,43 @@ func (m *Mesh) keepRecord(ctx context.Context) {
 			reroll()
 		case <-m.announce:
 		}
-		m.mu.Lock()
-		rec, leaving := m.own.rec, m.leaving
-		m.mu.Unlock()
-		if leaving {
+		if m.isLeaving() {
 			continue
 		}
+		m.mu.Lock()
+		rec := m.own.rec
+		m.mu.Unlock()
 		if now := m.endpoints(); len(now) > 0 && !slices.Equal(now, rec.Endpoints) {
-			if _, err := m.append(nil, func(r *Record) { r.Endpoints = now }); err != nil {
+			if err := m.changeRecord(func(r *Record) { r.Endpoints = now }); err != nil {
 				m.log.Error("write the new endpoints", "err", err)
 				continue
 			}
 			m.log.Info("own endpoints changed", "endpoints", now)
 		}
 		if now := m.o.Device(); now != rec.Device() {
-			if _, err := m.append(nil, func(r *Record) { r.Ext = m.o.extensions() }); err != nil {
+			if err := m.changeRecord(func(r *Record) { r.Ext = m.extensions() }); err != nil {
 				m.log.Error("write the new device", "err", err)
 				continue
 			}
 		}
 		m.tellGossip()
 	}
+}
+
+func (m *Mesh) isLeaving() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.leaving
+}
+
+// extensions are those of the own record. A host that leaves says so in every one that
+// it signs from then on.
+func (m *Mesh) extensions() []TLV {
+	out := m.o.extensions()
+	if m.isLeaving() {
+		out = append(out, TLV{Type: extLeft})
+	}
+	return out
 }
 
 // tellGossip advertises the own record, outside of any delegate.
@@ -461,8 +499,6 @@ func (m *Mesh) mendWait(now time.Time) time.Duration {
 			return wait
 		}
 	}
-	m.mends++
-	m.mended = now
 	return 0
 }
 

@@ -23,20 +23,26 @@ type pace struct {
 	on     bool
 	waited time.Duration
 	moved  int // bytes
+	sent   int // of these, since something was read: they may still be on their way
 }
 
-// wait does work, which moves so many bytes, within linkPatience and what is left.
+// onItsWay is what the other side may need to get what was sent, before it answers.
+func (p *pace) onItsWay() time.Duration { return time.Duration(p.sent) * time.Second / slowest }
+
+// wait does work, which moves so many bytes: what is to come may be silent for
+// linkPatience, and not longer than what is left in all.
 func (p *pace) wait(s interface{ SetDeadline(time.Time) error }, work func() (int, error)) error {
-	start, patience := time.Now(), linkPatience
+	start, patience := time.Now(), linkPatience+p.onItsWay()
 	left := paceSlack - p.waited + time.Duration(p.moved)*time.Second/slowest
-	if p.on {
-		patience = min(patience, left)
+	late := p.on && left < patience
+	if late {
+		patience = left
 	}
 	_ = s.SetDeadline(start.Add(patience))
 	n, err := work()
 	p.waited += time.Since(start)
 	p.moved += n
-	if err != nil && p.on && left < linkPatience && errors.Is(err, os.ErrDeadlineExceeded) {
+	if err != nil && late && errors.Is(err, os.ErrDeadlineExceeded) {
 		return fmt.Errorf("%w: %w", errSlow, err)
 	}
 	return err

@@ -29,25 +29,22 @@ func lasts(k Kind) bool { return k != KindBegin && k != KindHost && k != KindDep
 // still keep its word about address space.
 func optional(k Kind) bool { return k == KindName || k == KindClaim }
 
-// roomFor says whether drafts still fit behind the entries of an epoch, of that size
-// together. What was withdrawn counts until the next epoch: only the base knows it.
-func roomFor(es []Entry, size int, ds []Draft) error {
+// roomFor says whether drafts that last still fit behind the entries of an epoch, of that
+// size together. What was withdrawn counts until the next epoch: only the base knows it.
+func roomFor(es []Entry, size int, ds []Draft) bool {
 	some, opt := false, false
 	for _, d := range ds {
 		some, opt = some || lasts(d.Kind), opt || optional(d.Kind)
 		size += draftLen(d)
 	}
 	if !some || len(es)+len(ds) <= maxLasting-spare && size <= maxLastingBytes-spare*maxEntry {
-		return nil // however much of it is there twice
+		return true // however much of it is there twice
 	}
 	all := make([]Draft, 0, len(es)+len(ds))
 	for _, e := range es {
 		all = append(all, Draft{e.Kind, e.Payload})
 	}
-	if all = snapshot(append(all, ds...), true); within(all, opt) {
-		return nil
-	}
-	return ErrLogFull
+	return within(snapshot(append(all, ds...), true), opt)
 }
 
 // within tells that a snapshot fits; opt, that it does and leaves what is spared.

@@ -137,9 +137,9 @@ func (m *Mesh) handle(ctx context.Context, conn net.Conn) {
 	}
 	switch l.purpose {
 	case purposeJoin:
-		err = m.serveJoin(ctx, l)
+		err = m.serveJoin(limited, l)
 	case purposeSync:
-		err = m.serveSync(l)
+		err = m.serveSync(limited, l)
 	case purposeCall:
 		l.stop()
 		l.stop = context.AfterFunc(ctx, func() { _ = s.Close() })
@@ -150,25 +150,11 @@ func (m *Mesh) handle(ctx context.Context, conn net.Conn) {
 	}
 }
 
-// serveSync exchanges logs with a member if others are not at it already. One
-// member gets no more than its share: repair must go on for the others.
-func (m *Mesh) serveSync(l *link) error {
-	busy := func() error {
-		m.count.add("sync_refused_busy")
-		return l.write(msgReady, Refusal{RefusedBusy, "busy with other exchanges of logs"}.encode())
-	}
-	if who := m.controlAddr(l.id); m.syncHolds.take(who) {
-		defer m.syncHolds.give(who)
-	} else {
-		return busy()
-	}
-	select {
-	case m.exchanges <- struct{}{}:
-		defer func() { <-m.exchanges }()
-	default:
-		return busy()
-	}
-	if _, err := m.exchange(l, false); err != nil {
+// serveSync exchanges logs with a member if others are not at it already.
+func (m *Mesh) serveSync(ctx context.Context, l *link) error {
+	k := m.talks.serving(l)
+	defer k.end()
+	if _, err := m.exchange(ctx, l, k); err != nil {
 		return err
 	}
 	return l.write(msgReady, Refusal{}.encode())

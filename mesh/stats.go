@@ -12,6 +12,8 @@ type Stats struct {
 	Relay     int // others' entries that wait to be handed on; at most 1,024
 	Guests    int // sessions served on the underlay; at most Options.ConnLimit
 	Locals    int // sessions served through the tunnel; likewise
+	Exchanges int // exchanges of logs under way: at most 16 that are served, 32 joins and some more of this host's own
+	Turns     int // exchanges that wait for their turn; they are sessions, too
 }
 
 // Stats counts. It costs time in proportion to the number of hosts.
@@ -21,6 +23,7 @@ func (m *Mesh) Stats() Stats {
 		DiskQueue: m.waitsForDisk(), Inbox: len(m.inbox), Outbox: own, Relay: relay,
 		Guests: len(m.guests), Locals: len(m.locals),
 	}
+	s.Exchanges, s.Turns = m.talks.count()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s.Strangers = m.logs.strangers.number

@@ -143,6 +143,37 @@ func (d *dialCounter) at(to netip.AddrPort) int {
 	return d.n[to]
 }
 
+// A host is dialled as often as any, however many addresses it has, and whether they
+// are silent or accept and say nothing.
+func TestManySilentEndpoints(t *testing.T) {
+	for name, accepts := range map[string]bool{"silent": false, "accept": true} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				a := w.box("host1")
+				dials := countDials(a.host)
+				a.found(func(o *Options) { o.Network = dials })
+				var bs []*box
+				for i := range maxEndpoints {
+					b := w.box(fmt.Sprint("dead", i))
+					if bs = append(bs, b); accepts {
+						b.listen()
+					} else {
+						b.host.Crash()
+					}
+				}
+				last := bs[maxEndpoints-1]
+				a.knows(last, bs[:maxEndpoints-1]...)
+				time.Sleep(61 * time.Second)
+				for _, b := range bs {
+					if n := dials.of(b.addr); n < 12 {
+						t.Errorf("%s was dialled %d times in a minute", b.name, n)
+					}
+				}
+			})
+		})
+	}
+}
+
 // Up to 256 known hosts that do not answer leave each other alone: each one's join port is tried every 5 s,
 // for the first minutes also of hosts that were never met.
 func TestDeadHostsDoNotDelayEachOther(t *testing.T) {
@@ -272,7 +303,8 @@ func TestJoinPortWithoutTunnel(t *testing.T) {
 		a.knows(b)
 		served := func() uint64 { return b.mesh.Counters()["joins_served"] }
 		w.within(10*time.Second, "a join without a tunnel", func() bool { return served() > 0 })
-		if time.Sleep(time.Second); len(a.mesh.joins) > 0 {
+		time.Sleep(time.Second)
+		if now, waiting := a.mesh.talks.count(); now+waiting > 0 {
 			t.Error("a join that waits for its tunnel has a turn")
 		}
 		before := served()

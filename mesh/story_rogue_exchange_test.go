@@ -85,9 +85,9 @@ func TestRogueDawdles(t *testing.T) {
 		bs := w.meet(3)
 		r := newRogue(t, w, bs[0])
 		w.within(20*time.Second, "four hosts", func() bool { return oneMesh(append(bs, r.box)...) })
-		for range served { // it is of no help itself
-			r.mesh.exchanges <- struct{}{}
-		}
+		r.mesh.talks.mu.Lock()
+		r.mesh.talks.inside.most = 0 // it is of no help itself
+		r.mesh.talks.mu.Unlock()
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		for _, x := range bs {
@@ -98,7 +98,7 @@ func TestRogueDawdles(t *testing.T) {
 		time.Sleep(time.Second)
 		for i := range 5 {
 			lost := fmt.Sprint("lost ", i) // its datagrams never leave
-			if _, err := bs[1].mesh.appendLocking([]Draft{{KindName, []byte(lost)}}, nil); err != nil {
+			if _, err := bs[1].mesh.appendLocking([]Draft{{KindName, []byte(lost)}}, nil, true); err != nil {
 				t.Fatal(err)
 			}
 			took := w.within(5*time.Second, "repaired", func() bool { return len(bs[2].names(bs[1])) == i+1 })
@@ -114,6 +114,37 @@ func TestRogueDawdles(t *testing.T) {
 					t.Errorf("%s refuses %d and names %v", x.name, x.mesh.Counters()["sync_refused_busy"], x.mesh.Rejections())
 				}
 			}
+		}
+	})
+}
+
+// Identities cost nothing to whoever has the secret: they do not count in its tunnel, and
+// what it does there is held against the member whose tunnel it is.
+func TestRogueHasManyNames(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		bs := w.meet(2)
+		a := bs[0]
+		r := newRogue(t, w, a)
+		w.within(20*time.Second, "three hosts", func() bool { return oneMesh(append(bs, r.box)...) })
+		known := a.mesh.Stats().Authors
+		for _, p := range []purpose{purposeJoin, purposeSync, purposeCall} {
+			m, err := New(Options{
+				Identity: newIdentity(t), Secret: w.secret, Store: newDisk(), Tunnel: r.box, Network: r.host,
+				Endpoints: func() []netip.AddrPort { return nil }, Log: w.log,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := m.openEpoch(); err != nil {
+				t.Fatal(err)
+			}
+			if l, err := m.open(t.Context(), p, a.id.ID(), netip.AddrPortFrom(a.control(), DefaultPort)); err == nil {
+				t.Errorf("a %v in another's tunnel is served", p)
+				l.close()
+			}
+		}
+		if n := a.rejected(r)[reasonInvalid]; n != 3 || len(a.mesh.Rejections()) != 1 || a.mesh.Stats().Authors != known {
+			t.Errorf("%d held against it, all: %v, hosts: %+v", n, a.mesh.Rejections(), a.mesh.State().Hosts)
 		}
 	})
 }

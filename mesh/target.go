@@ -21,7 +21,7 @@ const (
 	stateEstablished = "established"
 	stateRetrying    = "retrying" // nobody has been met there yet
 	stateFailed      = "failed"   // it was established
-	stateSelf        = "self"     // it is this host
+	stateSelf        = "self"     // it is this host, and nobody else
 )
 
 const (
@@ -188,7 +188,10 @@ func (t *target) ended(id peer.ID, err error, now time.Time) {
 	}
 	limit := redialEvery // as for every host that is known
 	if t.state != stateFailed {
-		t.state, limit = stateRetrying, backoffMax
+		t.state = stateRetrying
+		if r == nil || r.Code != RefusedBusy { // else it is there, and this host's turn will come
+			limit = backoffMax
+		}
 	}
 	t.err = err
 	t.backoff = min(max(2*t.backoff, backoffMin), limit)

@@ -156,9 +156,12 @@ func (a *author) lackingEpochs() (out []*epoch) {
 	return out
 }
 
-// settleOlder is called when an exchange is over: its other grants may come last.
-func (m *Mesh) settleOlder() {
+// settleOlder is called when all that was asked for has been told, for an epoch's grants
+// may come last. What another exchange is telling meanwhile is left alone.
+func (m *Mesh) settleOlder(asked *asked) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.logs.settleOlder()
+	for id := range asked.told {
+		m.logs.settleOlder(id)
+	}
 }

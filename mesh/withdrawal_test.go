@@ -109,6 +109,69 @@ func TestGrantsAreNotWithdrawn(t *testing.T) {
 	}
 }
 
+// An older epoch comes in pieces, and its other grants last. An exchange that is over, or cut
+// off, meanwhile takes nothing away from the one that tells it.
+func TestOlderEpochsComeInPieces(t *testing.T) {
+	m := quietMesh(t, NewSecret())
+	s, other := newScribe(t, m.o.Secret), newScribe(t, m.o.Secret)
+	older := s.past(t, 10, []string{"a"}, []string{"b"})
+	tell := func(ps []proven) {
+		t.Helper()
+		for _, p := range ps {
+			if _, err := m.take([]Entry{p.Entry}, newIdentity(t).ID(), true); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	tell(s.past(t, 20, []string{"a"}, nil))
+	tell(older[:2])
+	beside := newAsked(nil, nil)
+	for _, p := range other.past(t, 10, nil, nil) {
+		tell([]proven{p})
+		beside.takes(p.Entry)
+	}
+	m.settleOlder(beside)
+	tell(older[2:])
+	if es := m.State().Logs[s.id.ID()]; len(es) != 3 || es[0].Epoch != 10 {
+		t.Errorf("effective are %d entries of epoch %d", len(es), es[0].Epoch)
+	}
+
+	tell(s.past(t, 30, []string{"a", "b"}, nil))
+	tell(older)
+	held := m.Stats().LogBytes
+	itself := newAsked(nil, nil)
+	for _, p := range older {
+		itself.takes(p.Entry)
+	}
+	m.settleOlder(itself)
+	if now := m.Stats().LogBytes; now >= held || m.logs.authors[s.id.ID()].older != nil {
+		t.Error("an older epoch that adds nothing is kept")
+	}
+}
+
+// An epoch that takes effect again is on the disk again, for the next start.
+func TestOlderEpochIsWritten(t *testing.T) {
+	m := quietMesh(t, NewSecret())
+	s := newScribe(t, m.o.Secret)
+	for _, ps := range [][]proven{s.past(t, 20, []string{"a"}, nil), s.past(t, 10, []string{"a"}, []string{"b"})} {
+		var es []Entry
+		for _, p := range ps {
+			es = append(es, p.Entry)
+		}
+		if _, err := m.take(es, s.id.ID(), true); err != nil {
+			t.Fatal(err)
+		}
+		m.write()
+	}
+	again, err := New(m.o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if es := again.State().Logs[s.id.ID()]; len(es) != 3 || es[0].Epoch != 10 {
+		t.Errorf("after a restart: %v", es)
+	}
+}
+
 // In whatever order a forgetful author's epochs come in exchanges, all end with the
 // same once its last one has everything.
 func TestForgetfulAuthorsAreOrderFree(t *testing.T) {

@@ -46,6 +46,8 @@ type world struct {
 	boxes  []*box
 	log    *slog.Logger // of the hosts
 
+	joinsOnly bool // tunnels are made by joins only, and not when a router learns of a host
+
 	mu     sync.Mutex            // guards inside, watch, and every box's peers
 	inside map[netip.Addr][]*box // by control address
 	watch  func(*box)            // of a router that is told of a change; nil: nobody does
@@ -209,6 +211,9 @@ func (b *box) launch(edit ...func(*Options)) {
 			case <-ctx.Done():
 				return
 			case <-poked:
+				if b.w.joinsOnly {
+					continue
+				}
 				for _, h := range m.State().Hosts {
 					b.tunnelTo(h.ID)
 				}

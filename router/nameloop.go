@@ -4,7 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"net/netip"
 	"time"
+
+	"weft/mesh"
 )
 
 // pokeNames makes the loop of names look again. It never blocks.
@@ -81,9 +85,16 @@ func (r *Router) announceChanges() []error {
 	withdrawn, announced := r.zone.differs(r.id.ID(), want.Names)
 	ds, err := nameDrafts(withdrawn, announced)
 	errs := []error{err}
-	if ds = append(ds, claimDrafts(ownClaims(r.mesh.State()), want.Claims)...); len(ds) > 0 {
-		if _, err := r.mesh.Append(ds...); err != nil {
+	claims := ownClaims(r.mesh.State())
+	if ds = append(ds, claimDrafts(claims, want.Claims)...); len(ds) > 0 {
+		_, err := r.mesh.Append(ds...)
+		if err != nil {
 			errs = append(errs, fmt.Errorf("announce names: %w", err))
+		}
+		if errors.Is(err, mesh.ErrLogFull) { // what is gone is told all the same
+			err = r.withdraw(withdrawn, claims, want.Claims)
+		}
+		if err != nil {
 			r.zone.deny(r.id.ID(), withdrawn)
 			return errs
 		}
@@ -91,6 +102,18 @@ func (r *Router) announceChanges() []error {
 	}
 	r.zone.deny(r.id.ID(), nil)
 	return errs
+}
+
+// withdraw takes back names, and of the claims those that are not wanted.
+func (r *Router) withdraw(names []nameKey, claims, wanted map[netip.Prefix]bool) error {
+	ds, _ := nameDrafts(names, nil) // what cannot be written, nobody has announced
+	left := maps.Clone(claims)
+	maps.DeleteFunc(left, func(p netip.Prefix, _ bool) bool { return !wanted[p] })
+	if ds = append(ds, claimDrafts(claims, left)...); len(ds) == 0 {
+		return nil
+	}
+	_, err := r.mesh.Withdraw(ds...)
+	return err
 }
 
 // logsChanged is told by the mesh.

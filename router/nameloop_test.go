@@ -82,6 +82,34 @@ func TestNamesGoWithoutADisk(t *testing.T) {
 	look("and it runs", "db.weft.local. web.weft.local.", false)
 }
 
+// What is gone is taken back also when there is no room for what came with it.
+func TestNamesGoFromAFullLog(t *testing.T) {
+	f := newFounder(t)
+	r := f.start()
+	r.zone = newZone("weft.local.", true)
+	r.attached = map[string]*attachment{}
+	const many, gone = 3000, 1000
+	for i := range many + gone {
+		a := netip.AddrFrom4([4]byte{10, 32, byte(i >> 8), byte(i)})
+		key := fmt.Sprintf("c%d", i)
+		r.attached[key] = &attachment{Key: key, running: i < many, Names: []attachedName{{FQDN: key + ".weft.local.", Addr: a}}}
+	}
+	if err := errors.Join(r.announceChanges()...); err != nil {
+		t.Fatal(err)
+	}
+	for i := range gone {
+		r.attached[fmt.Sprintf("c%d", i)].running = false
+		r.attached[fmt.Sprintf("c%d", many+i)].running = true
+	}
+	if err := errors.Join(r.announceChanges()...); !errors.Is(err, mesh.ErrLogFull) {
+		t.Errorf("more names than there is room for: %v", err)
+	}
+	tooMany, missing := r.zone.differs(r.id.ID(), r.announce().Names)
+	if len(tooMany) > 0 || len(missing) != gone || len(r.zone.denied) > 0 {
+		t.Errorf("%d names of what is gone are told, %d of what came are not", len(tooMany), len(missing))
+	}
+}
+
 // BenchmarkAnnounceNothing is a look at 4,000 names of this host that are announced as they are.
 func BenchmarkAnnounceNothing(b *testing.B) {
 	f := newFounder(b)

@@ -46,6 +46,9 @@ func Metrics(r Report) []api.Sample {
 	for s, n := range map[string]int{"underlay": l.Guests, "tunnel": l.Locals} {
 		gauge("weft_mesh_sessions", "Sessions served now, by where they come from.", float64(n), map[string]string{"side": s})
 	}
+	for s, n := range map[string]int{"under way": l.Exchanges, "waiting": l.Turns} {
+		gauge("weft_mesh_exchanges", "Exchanges of logs now: under way, or waiting for a turn.", float64(n), map[string]string{"state": s})
+	}
 	rx, tx := map[string]int64{}, map[string]int64{}
 	for _, c := range r.Router.Connections {
 		if c.Peer == "" {

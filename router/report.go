@@ -51,6 +51,7 @@ type RejectReport struct {
 type LogReport struct {
 	Hosts, Strangers, Entries, Bytes                int // logs held; bytes as on the wire
 	DiskQueue, Inbox, Outbox, Relay, Guests, Locals int // see mesh.Stats
+	Exchanges, Turns                                int // likewise
 }
 
 // CounterReport is how often something happened.

@@ -19,8 +19,10 @@
 //     Acknowledgements travel the other way, and may be lost there: over a link that
 //     is cut on the way back a stream stalls when its window is full, and its sender
 //     hears nothing.
+//   - A host may have an uplink of so many bytes a second (SetUplink). Its streams take
+//     turns there, packet by packet; its datagrams do not wait.
 //
-// It is not a model of bandwidth, of congestion or of routing. Two runs with one seed
+// Else it is not a model of bandwidth, of congestion or of routing. Two runs with one seed
 // draw the same for the n-th packet of each direction; which packet is the n-th, and
 // the order of what arrives at the same instant, is up to the users and to Go's scheduler. A host's crash is
 // silent (Crash) or noticed by its peers (Kill, as when a process ends and its

@@ -152,6 +152,13 @@ func (h *half) settled(s *segment) bool {
 	return h.dead || s.there && h.acked >= s.end
 }
 
+// isDead tells that nobody reads this, or nobody sends it.
+func (h *half) isDead() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.dead
+}
+
 // abandon is the end of the writer's machine or program: what it has not sent so far,
 // nobody sends.
 func (h *half) abandon() {

@@ -247,6 +247,7 @@ type Host struct {
 	down    bool
 	paused  time.Time // nothing goes in or out before
 	sent    Traffic
+	uplink  uplink
 	addrs   []netip.Addr
 	streams map[netip.AddrPort]*listener
 	packets map[netip.AddrPort]*packetConn

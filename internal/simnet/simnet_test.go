@@ -364,23 +364,25 @@ func TestStreamIsCounted(t *testing.T) {
 }
 
 func TestGate(t *testing.T) {
-	n, a, b := pair(t, 1)
-	ln, err := b.Listen(t.Context(), netip.AddrPortFrom(netip.IPv6Unspecified(), 7))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	n.SetGate(func(src, dst netip.Addr) bool { return src == addrB })
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
-	defer cancel()
-	if _, err := a.Dial(ctx, portB); err == nil {
-		t.Error("the gate is open")
-	}
-	n.SetGate(nil)
-	if _, err := a.Dial(t.Context(), portB); err != nil {
-		t.Error(err)
-	}
-	if age, ok := b.LastReceive(addrA); !ok || age > time.Minute {
-		t.Errorf("heard %v ago, %v", age, ok)
-	}
+	bubble(t, func(t *testing.T) {
+		n, a, b := pair(t, 1)
+		ln, err := b.Listen(t.Context(), netip.AddrPortFrom(netip.IPv6Unspecified(), 7))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		n.SetGate(func(src, dst netip.Addr) bool { return src == addrB })
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		if _, err := a.Dial(ctx, portB); err == nil {
+			t.Error("the gate is open")
+		}
+		n.SetGate(nil)
+		if _, err := a.Dial(t.Context(), portB); err != nil {
+			t.Error(err)
+		}
+		if age, ok := b.LastReceive(addrA); !ok || age > time.Minute {
+			t.Errorf("heard %v ago, %v", age, ok)
+		}
+	})
 }

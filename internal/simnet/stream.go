@@ -209,9 +209,17 @@ func (c *conn) pass(p parcel) passage {
 	return way
 }
 
-// travel sends the packets of a segment, and what is lost of them again, later
-// each time.
+// travel sends the packets of a segment when the host's uplink lets them, and what is
+// lost of them again, later each time.
 func (c *conn) travel(s *segment, p parcel, tries int) {
+	if c.host == c.peer.host {
+		c.depart(s, p, tries)
+		return
+	}
+	c.host.upload(c.out, p.bytes, func() { c.depart(s, p, tries) })
+}
+
+func (c *conn) depart(s *segment, p parcel, tries int) {
 	way := c.pass(p)
 	if way.lost > 0 {
 		p.bytes, p.packets = p.bytes*way.lost/p.packets, way.lost

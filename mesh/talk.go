@@ -1,0 +1,263 @@
+package mesh
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"weft/peer"
+)
+
+// An exchange of logs may take all that the way between two hosts carries, and several
+// beside each other none gets on. So two hosts have one at a time, whoever has begun it
+// and what for. A host serves so many at a time; others wait for a moment before they
+// are sent away, and of those that wait the one that has asked first is next, also if it
+// was sent away since. When two begin at each other at the same moment, the exchange of
+// the one with the lower ID goes first. Each holds one message of the other's in memory,
+// of 256 KiB at most, and what it brings waits for the disk (drain).
+const (
+	joiners    = 32 // joins that this host has begun and that exchange logs or make a tunnel
+	served     = 8  // exchanges that are served through the tunnel; and as many on the underlay
+	servedEach = 4  // … of one address there: it may have any number of identities
+	turnWait   = linkPatience / 2
+	cutWait    = time.Second // … until an exchange has ended that was cut
+	turnMemory = time.Minute // for which it counts that one has asked, unless it asks again
+	maxTurns   = 1024        // that are remembered
+)
+
+// talks are the exchanges under way.
+type talks struct {
+	self peer.ID
+
+	mu      sync.Mutex // guards the fields below, and those of lanes and talks
+	now     map[peer.ID][]*talk
+	waiting []*talk // who has asked first comes first
+	asked   map[peer.ID]turn
+
+	joins, inside, outside lane
+}
+
+// turn is when one who has not had its turn has asked for it.
+type turn struct{ first, last time.Time }
+
+// lane bounds exchanges of one sort.
+type lane struct {
+	most, each int // in all, and of one address
+	n          int
+	from       map[netip.Addr]int
+}
+
+func newLane(most, each int) lane {
+	return lane{most: most, each: each, from: make(map[netip.Addr]int)}
+}
+
+// talk is an exchange with a host, under way or to be.
+type talk struct {
+	all     *talks
+	id      peer.ID
+	start   uint64 // its boot nonce
+	mine    bool   // this host has begun it
+	heard   bool   // … and the other side goes on with it
+	lane    *lane
+	from    netip.Addr
+	asked   time.Time
+	started chan struct{} // closed when it is under way
+	cut     func()        // ends its session
+}
+
+func newTalks(self peer.ID) *talks {
+	return &talks{
+		self: self, now: make(map[peer.ID][]*talk), asked: make(map[peer.ID]turn),
+		joins: newLane(joiners, joiners), inside: newLane(served, served), outside: newLane(served, servedEach),
+	}
+}
+
+// begun is a talk of this host's own.
+func (t *talks) begun(l *link) *talk {
+	k := t.of(l)
+	k.mine = true
+	if l.purpose == purposeJoin {
+		k.lane = &t.joins
+	}
+	return k
+}
+
+// serving is a talk that another host has begun.
+func (t *talks) serving(l *link) *talk {
+	k := t.of(l)
+	if k.lane = &t.outside; l.inside {
+		k.lane = &t.inside
+	}
+	return k
+}
+
+func (t *talks) of(l *link) *talk {
+	return &talk{
+		all: t, id: l.id, start: l.rec.BootNonce, from: l.s.RemoteAddr().Addr(), started: make(chan struct{}),
+		cut: func() { _ = l.s.Close() },
+	}
+}
+
+// with tells that there is an exchange with a host under way.
+func (t *talks) with(id peer.ID) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.now[id]) > 0
+}
+
+// count tells how many are under way, and how many wait.
+func (t *talks) count() (now, waiting int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, ks := range t.now {
+		now += len(ks)
+	}
+	return now, len(t.waiting)
+}
+
+// begin waits for k's turn, and reports whether it has come. Then end must be called.
+func (k *talk) begin(ctx context.Context, wait time.Duration) bool {
+	t := k.all
+	t.mu.Lock()
+	t.askLocked(k, time.Now())
+	t.startLocked()
+	t.mu.Unlock()
+	// The other side may be gone from an exchange, and this one has not noticed. It has
+	// started anew, or it would not have begun another one beside the one that it has begun.
+	if !k.mine {
+		k.cutOthers(func(o *talk) bool { return o.start != k.start })
+	}
+	if k.waits(ctx, wait) {
+		return true
+	}
+	if !k.mine && wait > 0 && k.cutOthers(func(o *talk) bool { return !o.mine }) && k.waits(ctx, cutWait) {
+		return true
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if i := slices.Index(t.waiting, k); i >= 0 {
+		t.waiting = slices.Delete(t.waiting, i, i+1)
+		return false
+	}
+	return true // in this moment
+}
+
+// waits reports whether k's turn comes in that time.
+func (k *talk) waits(ctx context.Context, d time.Duration) bool {
+	patience := time.NewTimer(d)
+	defer patience.Stop()
+	select {
+	case <-k.started:
+		return true
+	default:
+	}
+	select {
+	case <-k.started:
+		return true
+	case <-patience.C:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// cutOthers ends the stale ones of the exchanges with k's host, and reports whether
+// there are any.
+func (k *talk) cutOthers(stale func(*talk) bool) bool {
+	k.all.mu.Lock()
+	ks := slices.DeleteFunc(slices.Clone(k.all.now[k.id]), func(o *talk) bool { return !stale(o) })
+	k.all.mu.Unlock()
+	for _, o := range ks {
+		o.cut()
+	}
+	return len(ks) > 0
+}
+
+// wait is for how long the client of a session waits: who only compares logs asks
+// somebody else.
+func (k *talk) wait(l *link) time.Duration {
+	if l.purpose == purposeSync {
+		return 0
+	}
+	return turnWait
+}
+
+// end may be called for one that has not begun, too.
+func (k *talk) end() {
+	t := k.all
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	ks := t.now[k.id]
+	i := slices.Index(ks, k)
+	if i < 0 {
+		return
+	}
+	if t.now[k.id] = slices.Delete(ks, i, i+1); len(ks) == 1 {
+		delete(t.now, k.id)
+	}
+	if k.lane != nil {
+		k.lane.n--
+		if k.lane.from[k.from]--; k.lane.from[k.from] == 0 {
+			delete(k.lane.from, k.from)
+		}
+	}
+	t.startLocked()
+}
+
+// goesOn notes that the other side has answered.
+func (k *talk) goesOn() {
+	k.all.mu.Lock()
+	defer k.all.mu.Unlock()
+	k.heard = true
+	k.all.startLocked()
+}
+
+func (t *talks) askLocked(k *talk, now time.Time) {
+	for id, x := range t.asked {
+		if now.Sub(x.last) >= turnMemory {
+			delete(t.asked, id)
+		}
+	}
+	x, ok := t.asked[k.id]
+	if !ok {
+		x.first = now
+	}
+	if k.asked, x.last = x.first, now; ok || len(t.asked) < maxTurns {
+		t.asked[k.id] = x
+	}
+	i, _ := slices.BinarySearchFunc(t.waiting, k, func(a, b *talk) int {
+		if a.asked.After(b.asked) {
+			return 1
+		}
+		return -1
+	})
+	t.waiting = slices.Insert(t.waiting, i, k)
+}
+
+// startLocked starts all that may.
+func (t *talks) startLocked() {
+	t.waiting = slices.DeleteFunc(t.waiting, func(k *talk) bool {
+		l := k.lane
+		if !t.freeLocked(k) || l != nil && (l.n >= l.most || l.from[k.from] >= l.each) {
+			return false
+		}
+		if t.now[k.id] = append(t.now[k.id], k); l != nil {
+			l.n++
+			l.from[k.from]++
+		}
+		delete(t.asked, k.id)
+		close(k.started)
+		return true
+	})
+}
+
+// freeLocked tells that nothing is under way with the other host that k would be beside.
+func (t *talks) freeLocked(k *talk) bool {
+	for _, o := range t.now[k.id] {
+		if k.mine || !o.mine || o.heard || k.id.Compare(t.self) > 0 {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,169 @@
+package mesh
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"weft/peer"
+)
+
+// turns is talks whose time and order a test sets.
+type turns struct {
+	*talks
+	t     *testing.T
+	clock time.Time
+}
+
+func newTurns(t *testing.T, self byte) *turns {
+	return &turns{newTalks(peer.ID{self}), t, time.Unix(1, 0)}
+}
+
+// ask asks for a turn of a host's talk, from an address of 192.168.48.0/24; 0: this
+// host's own.
+func (x *turns) ask(id, from byte) *talk {
+	k := &talk{all: x.talks, id: peer.ID{id}, mine: from == 0, lane: &x.outside, started: make(chan struct{})}
+	if k.from = netip.AddrFrom4([4]byte{192, 168, 48, from}); k.mine {
+		k.lane = &x.joins
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.clock = x.clock.Add(time.Second)
+	x.askLocked(k, x.clock)
+	x.startLocked()
+	return k
+}
+
+// gone is one that is sent away.
+func (x *turns) gone(k *talk) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for i, w := range x.waiting {
+		if w == k {
+			x.waiting = append(x.waiting[:i:i], x.waiting[i+1:]...)
+		}
+	}
+}
+
+func (x *turns) goes(what string, k *talk, want bool) {
+	x.t.Helper()
+	got := false
+	select {
+	case <-k.started:
+		got = true
+	default:
+	}
+	if got != want {
+		x.t.Errorf("%s: goes on %v, want %v", what, got, want)
+	}
+}
+
+func TestTurnsOfOneHost(t *testing.T) {
+	const low, self, high = 1, 2, 3
+	x := newTurns(t, self)
+	first, again := x.ask(high, 7), x.ask(high, 7)
+	x.goes("the first", first, true)
+	x.goes("one beside it", again, false)
+	mine := x.ask(high, 0)
+	first.end()
+	x.goes("the second", again, true)
+	again.end()
+	x.goes("this host's own", mine, true)
+	theirs := x.ask(high, 7)
+	x.goes("the higher one's, begun at the same time", theirs, false)
+	mine.end()
+	x.goes("the higher one's", theirs, true)
+
+	mine = x.ask(low, 0)
+	theirs = x.ask(low, 8)
+	x.goes("the lower one's, begun at the same time", theirs, true)
+	theirs.end()
+	mine.goesOn()
+	late := x.ask(low, 8)
+	x.goes("the lower one's, when this host's own goes on", late, false)
+	mine.end()
+	x.goes("the lower one's", late, true)
+	mine.end()
+	late.end()
+	if n := x.outside.n; n != 1 || x.with(peer.ID{low}) || !x.with(peer.ID{high}) {
+		t.Errorf("%d are under way", n)
+	}
+}
+
+func TestTurnsAreFair(t *testing.T) {
+	x := newTurns(t, 1)
+	busy := make([]*talk, served)
+	for i := range busy {
+		busy[i] = x.ask(byte(10+i), byte(10+i))
+		x.goes("one of so many", busy[i], true)
+	}
+	sentAway := x.ask(100, 100)
+	x.gone(sentAway)
+	second := x.ask(101, 101)
+	own := x.ask(102, 0)
+	x.goes("this host's own", own, true)
+	third := x.ask(100, 100) // it had asked before the second
+	busy[0].end()
+	x.goes("the one that was sent away", third, true)
+	x.goes("the second", second, false)
+	busy[1].end()
+	x.goes("the second, then", second, true)
+
+	x.gone(x.ask(103, 103))
+	x.clock = x.clock.Add(turnMemory)
+	fourth, fifth := x.ask(104, 104), x.ask(103, 103) // that it has asked is forgotten
+	third.end()
+	x.goes("who has waited", fourth, true)
+	x.goes("who was away", fifth, false)
+	for i := range 2 * maxTurns {
+		k := &talk{id: peer.ID{1, byte(i), byte(i >> 8)}}
+		x.askLocked(k, x.clock)
+		x.gone(k)
+	}
+	if len(x.asked) > maxTurns {
+		t.Errorf("%d are remembered", len(x.asked))
+	}
+}
+
+// Who has many identities has them at one address, and others get their turn.
+func TestTurnsOfOneAddress(t *testing.T) {
+	x := newTurns(t, 1)
+	for i := range served {
+		x.goes(fmt.Sprint("identity ", i), x.ask(byte(10+i), 9), i < servedEach)
+	}
+	x.goes("another address", x.ask(100, 10), true)
+}
+
+// Who begins another exchange has none. One that its former start has begun ends at once;
+// one that it has begun itself, if that does not end soon; and this host's own may go on.
+func TestTurnsOfWhoIsGone(t *testing.T) {
+	for name, c := range map[string]struct {
+		mine    bool
+		start   uint64
+		goes    bool
+		soonest time.Duration
+	}{
+		"a former start's":                      {false, 1, true, 0},
+		"this host's own with a former start":   {true, 1, true, 0},
+		"its own, that broke off":               {false, 2, true, turnWait},
+		"this host's own, that may not be over": {true, 2, false, turnWait},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, _ *world) {
+				x := newTurns(t, 1)
+				from := byte(7)
+				if c.mine {
+					from = 0
+				}
+				old := x.ask(2, from)
+				old.start, old.heard, old.cut = c.start, true, old.end
+				k := &talk{all: x.talks, id: old.id, start: 2, lane: &x.outside, started: make(chan struct{})}
+				start := time.Now()
+				if got := k.begin(t.Context(), turnWait); got != c.goes || time.Since(start) != c.soonest {
+					t.Errorf("goes on %v after %v", got, time.Since(start))
+				}
+			})
+		})
+	}
+}
