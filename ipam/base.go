@@ -201,6 +201,53 @@ func (l *Ledger) taken() (out []Grant) {
 	return out
 }
 
+// truthful says of a base that self has not the state of any more, or not yet, whether it tells what was so once: every part is what an
+// accepted grant has brought its owner, and who was taken over was.
+func (l *Ledger) truthful(v Value) bool {
+	b := l.baseFor(l.open.instance, v)
+	if b == nil || !slices.Equal(v.Hosts, l.electors) || !l.within(b) {
+		return false
+	}
+	for _, t := range b.Takeovers {
+		if !slices.Contains(l.takeovers, t) {
+			return false
+		}
+	}
+	type step struct {
+		owner   Owner
+		version uint32
+	}
+	known := map[step][]netip.Prefix{}
+	for _, g := range l.taken() {
+		k := step{g.To, g.Version}
+		known[k] = append(known[k], g.Prefix)
+	}
+	for _, p := range l.baseParts() {
+		k := step{p.Owner, p.Version}
+		known[k] = append(known[k], p.Prefix)
+	}
+	var all []netip.Prefix
+	for _, p := range b.Parts {
+		if !slices.ContainsFunc(merge(sorted(known[step{p.Owner, p.Version}])), func(o netip.Prefix) bool { return within(p.Prefix, o) }) {
+			return false
+		}
+		all = append(all, p.Prefix)
+	}
+	return slices.Equal(merge(sorted(all)), []netip.Prefix{l.whole})
+}
+
+// sorted are prefixes by address, without those that lie in others.
+func sorted(ps []netip.Prefix) (out []netip.Prefix) {
+	ps = slices.Clone(ps)
+	slices.SortFunc(ps, netip.Prefix.Compare)
+	for _, p := range ps {
+		if n := len(out); n == 0 || !within(p, out[n-1]) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
 func (l *Ledger) baseParts() []Part {
 	if l.base == nil {
 		return nil
@@ -330,7 +377,9 @@ func (l *Ledger) Obsolete(f Fact) bool {
 		return slices.ContainsFunc(l.base.Takeovers, func(t Takeover) bool { return t.To == f.By && t.ID == f.Count }) ||
 			!slices.ContainsFunc(l.takeovers, func(t Takeover) bool { return t.To == f.By && t.ID == f.Count })
 	case FactForce:
-		return known(forcedTakeover(f)) && !l.onTheWay(f)
+		t := forcedTakeover(f)
+		passed := slices.ContainsFunc(l.base.Takeovers, func(o Takeover) bool { return o.From == t.From && o.ID > t.ID })
+		return (known(t) || passed) && !l.onTheWay(f)
 	case FactVote:
 		if f.Vote.Instance == l.base.Instance {
 			return !f.Vote.Value.equal(l.baseValue)

@@ -264,3 +264,53 @@ func TestBasesOfARogue(t *testing.T) {
 	}
 	w.want("the ring", show(l.Ring()), ring)
 }
+
+// A base that one elector has accepted, when another one that may have done so dies and the state has moved on: it was so once, and is
+// carried through, or nothing would be decided any more. One that was never so is not, whatever an elector claims.
+func TestBaseIsCarriedThrough(t *testing.T) {
+	for _, madeUp := range []bool{false, true} {
+		w := threeOwners(t, 4)
+		w.baseAt = 1
+		say := func(i int) { w.facts = append(w.facts, w.ledger(host(i)).Next(w.env(host(i)))...) }
+		say(1) // prepares
+		say(2) // promises
+		say(1) // accepts, and is the only one that knows
+		l := w.ledger(host(1))
+		at := l.Instance()
+		v := l.open.latest[host(1)]
+		if v.Value.Op != OpBase {
+			t.Fatal("not proposed")
+		}
+		if madeUp { // what it accepted gives it everything
+			b := &Base{Instance: at, Electors: l.Electors(), Parts: []Part{{Prefix: w.whole, Owner: host(1), Version: 9}}}
+			wire := b.encode(4)
+			d := Digest(sha256.Sum256(wire))
+			w.facts = append(w.facts, chunks(host(1), d, wire)...)
+			for i, f := range w.facts {
+				if f.Kind == FactVote && f.By == host(1) && f.Vote.Value.Op == OpBase {
+					w.facts[i].Vote.Value.Digest = d
+				}
+			}
+		}
+		w.baseAt = 0
+		w.dead[host(2)] = true
+		g := w.give(host(1), host(4), "10.0.0.64/26")
+		w.facts = append(w.facts, Fact{By: host(4), Kind: FactAccept, Grant: g})
+		for range 3 * asks {
+			for _, i := range []int{1, 3, 4} {
+				say(i)
+			}
+		}
+		l = w.ledger(host(3))
+		if madeUp {
+			if l.Base() != nil {
+				t.Error("a made-up base is carried through")
+			}
+			continue
+		}
+		if l.Base() == nil || l.Instance() <= at+1 || !slices.Contains(l.Electors(), host(4)) {
+			t.Errorf("base %v, instance %d, electors %v", l.Base(), l.Instance(), l.Electors())
+		}
+		w.want("usable", w.usable(host(1), host(3), host(4)), "A[10.0.0.0/26] C[10.0.0.192/26] D[10.0.0.64/26] ")
+	}
+}

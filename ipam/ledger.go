@@ -254,7 +254,8 @@ func forcedTakeover(f Fact) Takeover {
 func (l *Ledger) Overruled() []Takeover {
 	return slices.DeleteFunc(slices.Clone(l.forced), func(t Takeover) bool {
 		if !slices.Contains(l.takeovers, t) {
-			return t.ID >= 2*l.open.instance // nobody knows yet
+			passed := l.base != nil && slices.ContainsFunc(l.base.Takeovers, func(o Takeover) bool { return o.From == t.From && o.ID > t.ID })
+			return passed || t.ID >= 2*l.open.instance // it is over, or nobody knows yet
 		}
 		return !slices.ContainsFunc(l.takeovers, func(o Takeover) bool {
 			return o.From == t.From && o.To != t.To && o.ID > t.ID && slices.ContainsFunc(l.ring.parts, func(p Part) bool {

@@ -62,6 +62,7 @@ func (l *Ledger) Next(e Env) []Fact {
 			}
 			return true
 		},
+		bear: func(v Value) bool { return v.Op != OpBase || l.truthful(v) },
 		near: e.Alive,
 	}
 	if v, ok := l.open.step(l.self, l.wish(e), e.Start, o); ok {

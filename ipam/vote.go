@@ -103,6 +103,8 @@ type opinion struct {
 	// accept is asked before a value is accepted, whoever it was that first proposed it, unless it may have been decided already: then it
 	// is carried through, or nothing would ever be decided while who knows is away. To accept nothing is always safe.
 	accept func(Value) bool
+	// bear says whether self can carry such a value through: not what it has reason to take for made up.
+	bear func(Value) bool
 	// near says who is in reach, and so may still answer a ballot.
 	near func(Owner) bool
 }
@@ -123,7 +125,7 @@ func (e *election) step(self Owner, wish Value, start bool, o opinion) (Vote, bo
 	mine := e.latest[self]
 	mine.Instance = e.instance
 	for _, by := range e.electors { // accept the highest proposal that no promise forbids
-		if v := e.latest[by]; by != self && v.Accepted.By == by && mine.Accepted.less(v.Accepted) && !v.Accepted.less(mine.Promised) && (o.accept(v.Value) || e.mustPropose(by, v)) {
+		if v := e.latest[by]; by != self && v.Accepted.By == by && mine.Accepted.less(v.Accepted) && !v.Accepted.less(mine.Promised) && (o.accept(v.Value) || e.mustPropose(by, v) && o.bear(v.Value)) {
 			mine.Promised, mine.Intent, mine.Accepted, mine.Value = v.Accepted, Value{}, v.Accepted, v.Value
 		}
 	}
@@ -136,7 +138,7 @@ func (e *election) step(self Owner, wish Value, start bool, o opinion) (Vote, bo
 		free, bound := e.promised(self, mine)
 		wanted := o.agree(self, mine.Intent) && (mine.Intent.Op != OpTake || mine.Intent.equal(wish))
 		switch {
-		case bound.Op != 0 && (o.accept(bound) || !free && !e.awaits(self, mine, o)):
+		case bound.Op != 0 && (o.accept(bound) || !free && !e.awaits(self, mine, o) && o.bear(bound)):
 			mine.Accepted, mine.Value = mine.Promised, bound
 		case free && wanted:
 			mine.Accepted, mine.Value = mine.Promised, mine.Intent

@@ -19,7 +19,7 @@ import (
 const (
 	healWithin = 10 * time.Second
 	meetWithin = 75 * time.Second
-	goneWithin = 30 * time.Second
+	goneWithin = 45 * time.Second
 )
 
 // check is what holds at any time: nobody holds an entry that its author has not

@@ -93,7 +93,7 @@ func (r *Router) removePeer(ctx context.Context, name string, force bool) (remov
 	}
 	before := b.ledger.Takeovers()
 	if force {
-		if err := r.force(b, dead); err != nil {
+		if err := r.force(dead); err != nil {
 			return out, err
 		}
 	} else if err := r.propose(ctx, b, h.ID); err != nil {
@@ -266,7 +266,13 @@ func (r *Router) wishLocked(b *books, mayTake func(ipam.Owner) bool) (v ipam.Val
 }
 
 // force decides alone.
-func (r *Router) force(b *books, dead ipam.Owner) error {
+func (r *Router) force(dead ipam.Owner) error {
+	r.applyMu.Lock() // two at once would be one takeover
+	defer r.applyMu.Unlock()
+	b, err := r.booksNow()
+	if err != nil {
+		return err
+	}
 	p, err := encodeFact(b.ledger.Force(dead))
 	if err != nil {
 		return err
