@@ -184,3 +184,16 @@ func TestDonateGivesOnlyFreeSpace(t *testing.T) {
 		}
 	})
 }
+
+// Of blocks of one size the one goes that the asker has the other half of.
+func TestDonateMerges(t *testing.T) {
+	whole := pfx("10.0.0.0/24")
+	r, _ := NewRing(whole, []Grant{Seed(whole, host(1)), {Prefix: pfx("10.0.0.64/26"), From: host(1), To: host(2), Version: 2}})
+	used := func(p netip.Prefix) bool { return p.Contains(netip.MustParseAddr("10.0.0.200")) }
+	for who, want := range map[Owner]string{host(2): "10.0.0.0/26", host(3): "10.0.0.128/26"} {
+		gs := Donate(r, host(1), who, used, whole)
+		if len(gs) == 0 || gs[0].Prefix != pfx(want) {
+			t.Errorf("%s is given %v, want %s", letter(who), gs, want)
+		}
+	}
+}

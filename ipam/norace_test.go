@@ -2,4 +2,7 @@
 
 package ipam
 
-const ballots = 3 // see TestElectionExhaustively
+const (
+	ballots    = 3 // see TestElectionExhaustively
+	churnSteps = 100000
+)
