@@ -204,12 +204,20 @@ func (c *counting) Names() ([]string, error) {
 
 // What can't be bound again at once is tried more and more rarely, until it can.
 func TestLostSocketIsTriedAgain(t *testing.T) {
-	other, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(loopback))
-	if err != nil {
-		t.Fatal(err)
+	var other *net.UDPConn
+	var at netip.AddrPort
+	for free := false; !free; { // for TCP as well
+		var err error
+		if other, err = net.ListenUDP("udp4", net.UDPAddrFromAddrPort(loopback)); err != nil {
+			t.Fatal(err)
+		}
+		defer other.Close()
+		at = other.LocalAddr().(*net.UDPAddr).AddrPort()
+		l, err := net.ListenTCP("tcp4", net.TCPAddrFromAddrPort(at))
+		if free = err == nil; free {
+			l.Close()
+		}
 	}
-	defer other.Close()
-	at := other.LocalAddr().(*net.UDPAddr).AddrPort()
 	synctest.Test(t, func(t *testing.T) {
 		k := &counting{newKeeping(t), make(chan time.Time)}
 		s := newServer(t, Options{Keeper: k})

@@ -82,7 +82,10 @@ func (h *Host) setJudge(judge string) {
 	h.judge = judge
 }
 
-// findJudge names a chain at the input or output hook that may refuse what conntrack does not know; "" if there is none.
+// judging are the hooks that a question to this host passes, and its answer.
+var judging = []nftables.ChainHook{*nftables.ChainHookPrerouting, *nftables.ChainHookInput, *nftables.ChainHookOutput, *nftables.ChainHookPostrouting}
+
+// findJudge names a chain at one of these hooks that may refuse what conntrack does not know; "" if there is none.
 func findJudge() (string, error) {
 	conn, err := openNft()
 	if err != nil {
@@ -96,7 +99,7 @@ func findJudge() (string, error) {
 	for _, c := range chains {
 		f := c.Table.Family
 		if f != nftables.TableFamilyIPv4 && f != nftables.TableFamilyINet || c.Table.Name == tableName || c.Hooknum == nil || c.Type == nftables.ChainTypeNAT ||
-			*c.Hooknum != *nftables.ChainHookInput && *c.Hooknum != *nftables.ChainHookOutput {
+			!slices.Contains(judging, *c.Hooknum) {
 			continue
 		}
 		rules, err := conn.GetRules(c.Table, c)

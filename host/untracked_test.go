@@ -112,6 +112,8 @@ func TestQuestionsAreNotTracked(t *testing.T) {
 		{"nftables by a map", "nft 'flush chain inet my out; add rule inet my out ct state vmap { established : accept, untracked : drop }'", true},
 		{"nftables at the input", "nft 'delete chain inet my out; add chain inet my in { type filter hook input priority 5; }; add rule inet my in ip daddr { 169.254.53.1, 172.17.0.1 } ct state new,established accept; " +
 			"add rule inet my in ip protocol != icmp drop'", true},
+		{"nftables before the routing", "nft 'delete chain inet my in; add chain inet my pre { type filter hook prerouting priority 0; }; add rule inet my pre ct state untracked drop'", true},
+		{"nftables behind it", "nft 'delete chain inet my pre; add chain inet my post { type filter hook postrouting priority 0; }; add rule inet my post ct state untracked drop'", true},
 		{"none of that", "nft delete table inet my", false},
 		{"iptables-legacy", "iptables-legacy -A OUTPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT; iptables-legacy -P OUTPUT DROP", true},
 		{"iptables-legacy without rules", "iptables-legacy -F; iptables-legacy -P OUTPUT ACCEPT", false},

@@ -85,6 +85,9 @@ func (m *Mesh) tell(es []Entry, err error) ([]Entry, error) {
 // appendLocking writes drafts and, if edit is not nil, the own record as edit changes it.
 // lasting says that the next epoch is to have them, too.
 func (m *Mesh) appendLocking(ds []Draft, edit func(*Record), lasting bool) ([]Entry, error) {
+	if slices.ContainsFunc(ds, func(d Draft) bool { return d.Kind == KindTaken }) {
+		return nil, errors.New("append to log: only a new epoch says what it takes")
+	}
 	m.writing.Lock()
 	defer m.writing.Unlock()
 	m.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"time"
 )
 
@@ -22,8 +23,9 @@ var errSlow = errors.New("an exchange that hardly goes on")
 type pace struct {
 	on     bool
 	waited time.Duration
-	moved  int // bytes
-	sent   int // of these, since something was read: they may still be on their way
+	moved  int           // bytes
+	sent   int           // of these, since something was read: they may still be on their way
+	told   *atomic.Int64 // moved, for others; nil: nobody asks
 }
 
 // onItsWay is what the other side may need to get what was sent, before it answers.
@@ -42,6 +44,9 @@ func (p *pace) wait(s interface{ SetDeadline(time.Time) error }, work func() (in
 	n, err := work()
 	p.waited += time.Since(start)
 	p.moved += n
+	if p.told != nil {
+		p.told.Store(int64(p.moved))
+	}
 	if err != nil && late && errors.Is(err, os.ErrDeadlineExceeded) {
 		return fmt.Errorf("%w: %w", errSlow, err)
 	}

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"weft/peer"
@@ -21,7 +22,10 @@ const (
 	joiners    = 32 // joins that this host has begun and that exchange logs or make a tunnel
 	served     = 8  // exchanges that are served through the tunnel; and as many on the underlay
 	servedEach = 4  // … of one address there: it may have any number of identities
+	servedJoin = 4  // joins that are served through the tunnel, beside those: they take no place of what only compares logs
 	turnWait   = linkPatience / 2
+	syncWait   = 2 * time.Second // of who only compares logs: else it asks somebody else
+	cutAfter   = 3 * time.Second
 	cutWait    = time.Second // … until an exchange has ended that was cut
 	turnMemory = time.Minute // for which it counts that one has asked, unless it asks again
 	maxTurns   = 1024        // that are remembered
@@ -36,7 +40,7 @@ type talks struct {
 	waiting []*talk // who has asked first comes first
 	asked   map[peer.ID]turn
 
-	joins, inside, outside lane
+	joins, inside, insideJoins, outside lane
 }
 
 // turn is when one who has not had its turn has asked for it.
@@ -65,12 +69,14 @@ type talk struct {
 	asked   time.Time
 	started chan struct{} // closed when it is under way
 	cut     func()        // ends its session
+	since   time.Time     // it is under way
+	moved   *atomic.Int64 // bytes
 }
 
 func newTalks(self peer.ID) *talks {
 	return &talks{
 		self: self, now: make(map[peer.ID][]*talk), asked: make(map[peer.ID]turn),
-		joins: newLane(joiners, joiners), inside: newLane(served, served), outside: newLane(served, servedEach),
+		joins: newLane(joiners, joiners), inside: newLane(served, served), insideJoins: newLane(servedJoin, servedJoin), outside: newLane(served, servedEach),
 	}
 }
 
@@ -87,17 +93,24 @@ func (t *talks) begun(l *link) *talk {
 // serving is a talk that another host has begun.
 func (t *talks) serving(l *link) *talk {
 	k := t.of(l)
-	if k.lane = &t.outside; l.inside {
+	switch {
+	case !l.inside:
+		k.lane = &t.outside
+	case l.purpose == purposeJoin:
+		k.lane = &t.insideJoins
+	default:
 		k.lane = &t.inside
 	}
 	return k
 }
 
 func (t *talks) of(l *link) *talk {
-	return &talk{
+	k := &talk{
 		all: t, id: l.id, start: l.rec.BootNonce, from: l.s.RemoteAddr().Addr(), started: make(chan struct{}),
-		cut: func() { _ = l.s.Close() },
+		cut: func() { _ = l.s.Close() }, moved: new(atomic.Int64),
 	}
+	l.pace.told = k.moved
+	return k
 }
 
 // with tells that there is an exchange with a host under way.
@@ -129,7 +142,11 @@ func (k *talk) begin(ctx context.Context, wait time.Duration) bool {
 	if !k.mine {
 		k.cutOthers(func(o *talk) bool { return o.start != k.start })
 	}
-	if k.waits(ctx, wait) {
+	if k.waits(ctx, wait/2) {
+		return true
+	}
+	k.cutSlowest()
+	if k.waits(ctx, wait-wait/2) {
 		return true
 	}
 	if !k.mine && wait > 0 && k.cutOthers(func(o *talk) bool { return !o.mine }) && k.waits(ctx, cutWait) {
@@ -174,13 +191,39 @@ func (k *talk) cutOthers(stale func(*talk) bool) bool {
 	return len(ks) > 0
 }
 
-// wait is for how long the client of a session waits: who only compares logs asks
-// somebody else.
+// cutSlowest ends, if k waits for a place of those that are served, the exchange that has
+// hardly moved for as long as it has had one: a few members would otherwise have all.
+func (k *talk) cutSlowest() {
+	k.all.mu.Lock()
+	defer k.all.mu.Unlock()
+	if k.mine || k.lane == nil || k.lane.n < k.lane.most {
+		return
+	}
+	var slow *talk
+	rate := func(o *talk) float64 { return float64(o.moved.Load()) / time.Since(o.since).Seconds() }
+	for _, ks := range k.all.now {
+		for _, o := range ks {
+			if o.lane == k.lane && time.Since(o.since) >= cutAfter && rate(o) < slowest && (slow == nil || rate(o) < rate(slow)) {
+				slow = o
+			}
+		}
+	}
+	if slow != nil {
+		slow.cut()
+	}
+}
+
+// wait is for how long the client of a session waits. Who only compares logs asks somebody
+// else, if there is an exchange with it already; for a place it waits a little, so that
+// it has one when it is its turn, whoever else wants one.
 func (k *talk) wait(l *link) time.Duration {
-	if l.purpose == purposeSync {
+	switch {
+	case l.purpose != purposeSync:
+		return turnWait
+	case k.all.with(k.id):
 		return 0
 	}
-	return turnWait
+	return syncWait
 }
 
 // end may be called for one that has not begun, too.
@@ -242,6 +285,7 @@ func (t *talks) startLocked() {
 		if !t.freeLocked(k) || l != nil && (l.n >= l.most || l.from[k.from] >= l.each) {
 			return false
 		}
+		k.since = time.Now()
 		if t.now[k.id] = append(t.now[k.id], k); l != nil {
 			l.n++
 			l.from[k.from]++

@@ -71,9 +71,10 @@ func chain(es []Entry) [8]byte {
 	return [8]byte(sum[:8])
 }
 
-// taken are what this epoch has made superfluous, by number.
+// taken are what this epoch has made superfluous, by number. Its snapshot says so, or
+// what it keeps would change while it is in effect.
 func (ep *epoch) taken() (marks []takenEpoch) {
-	for _, e := range ep.entries {
+	for _, e := range ep.entries[:min(int(ep.snapshot), len(ep.entries))] {
 		if e.Kind != KindTaken || len(e.Payload)%takenLen != 0 {
 			continue
 		}
