@@ -314,3 +314,29 @@ func TestBaseIsCarriedThrough(t *testing.T) {
 		w.want("usable", w.usable(host(1), host(3), host(4)), "A[10.0.0.0/26] C[10.0.0.192/26] D[10.0.0.64/26] ")
 	}
 }
+
+// The council that decided a base is known by what was decided behind an earlier one, of which nobody has the pieces any more.
+func TestBaseBehindABase(t *testing.T) {
+	w := newTable(t, 4, Fact{Kind: FactGrant, Grant: Seed(pfx("10.0.0.0/24"), host(1))})
+	w.give(host(1), host(2), "10.0.0.128/25")
+	w.talk()
+	w.baseAt = 1
+	w.talk()
+	first := w.ledger(host(2)).Base()
+	w.baseAt = 0
+	w.give(host(1), host(3), "10.0.0.64/26")
+	w.give(host(1), host(4), "10.0.0.32/27")
+	w.talk()
+	w.dead[host(1)], w.baseAt = true, 1
+	w.talk()
+	l := w.ledger(host(3))
+	if first == nil || l.Base() == nil || l.Base().Instance == first.Instance || l.voucher <= first.Instance {
+		t.Fatalf("bases %v and %v, voucher %d", first, l.Base(), l.voucher)
+	}
+	ring := show(l.Ring())
+	w.facts = slices.DeleteFunc(w.facts, func(f Fact) bool { return l.Obsolete(f) && !l.Needs(f) })
+	if b := w.ledger(host(4)).Base(); b == nil || b.Instance != l.Base().Instance {
+		t.Fatalf("the base is %v", b)
+	}
+	w.want("the ring", show(w.ledger(host(4)).Ring()), ring)
+}

@@ -140,7 +140,37 @@ func NewLedger(self, founder Owner, whole netip.Prefix, facts []Fact) *Ledger {
 // decide walks through the instances as far as they are decided. The electors of each are those that the ones before it have left. Where
 // the votes of one are gone, since a base covers them, it goes on behind the base.
 func (l *Ledger) decide(votes map[uint32]map[Owner][]Vote, forced map[uint32][]Fact) {
-	l.electors = []Owner{l.founder}
+	for limit := uint32(maxInstance); ; {
+		passed := l.walk(votes, forced, limit)
+		if passed == 0 {
+			break
+		}
+		limit = passed - 1
+	}
+	l.force(forced)
+	slices.SortFunc(l.takeovers, Takeover.compare)
+	if l.base != nil {
+		l.vouch(votes)
+	}
+	for i, council := range l.councils {
+		if l.base != nil && i <= l.base.Instance {
+			continue
+		}
+		for _, by := range council {
+			for _, v := range votes[i][by] {
+				if v.Value.Op == OpBase {
+					l.voted = append(l.voted, v.Value.Digest)
+				}
+			}
+		}
+	}
+}
+
+// walk is decide's way. A base of which not all is here can still be on the way to a later one: its votes tell who decided behind it.
+// That is gone for bases up to limit; if no later one is reached, walk returns the first that was passed so for nothing, else 0.
+func (l *Ledger) walk(votes map[uint32]map[Owner][]Vote, forced map[uint32][]Fact, limit uint32) (passed uint32) {
+	l.electors, l.takeovers, l.seeds, l.base = []Owner{l.founder}, nil, nil, nil
+	l.councils, l.steps = map[uint32][]Owner{}, map[uint32]step{}
 	all := leaps(votes)
 	var last []Owner
 	for i := uint32(1); ; i++ {
@@ -159,8 +189,16 @@ func (l *Ledger) decide(votes map[uint32]map[Owner][]Vote, forced map[uint32][]F
 		v, ballot, ok := e.outcome()
 		if !ok {
 			if to, base := l.leapFrom(i, all); base != nil {
-				i, l.electors = to.instance, base.Electors
+				i, l.electors, passed = to.instance, base.Electors, 0
 				l.rest(base, to.value)
+				continue
+			}
+			if n := slices.IndexFunc(all, func(c leap) bool { return c.vouched && c.instance >= i && c.instance <= limit }); n >= 0 {
+				if passed == 0 {
+					passed = all[n].instance
+				}
+				i, l.electors = all[n].instance, all[n].value.Hosts
+				l.councils[i], l.steps[i] = l.electors, step{value: all[n].value, ballot: all[n].ballot, leapt: true}
 				continue
 			}
 		}
@@ -174,6 +212,7 @@ func (l *Ledger) decide(votes map[uint32]map[Owner][]Vote, forced map[uint32][]F
 		case OpBase:
 			if b := l.baseFor(i, v); b != nil {
 				l.rest(b, v)
+				passed = 0
 			}
 		}
 		if !ok && len(forced[i]) > 0 { // the instance is closed, for whoever knows no decision
@@ -184,24 +223,7 @@ func (l *Ledger) decide(votes map[uint32]map[Owner][]Vote, forced map[uint32][]F
 		}
 		if !ok {
 			l.open = e
-			break
-		}
-	}
-	l.force(forced)
-	slices.SortFunc(l.takeovers, Takeover.compare)
-	if l.base != nil {
-		l.vouch(votes)
-	}
-	for i, council := range l.councils {
-		if l.base != nil && i <= l.base.Instance {
-			continue
-		}
-		for _, by := range council {
-			for _, v := range votes[i][by] {
-				if v.Value.Op == OpBase {
-					l.voted = append(l.voted, v.Value.Digest)
-				}
-			}
+			return passed
 		}
 	}
 }
