@@ -118,9 +118,13 @@ func TestComeAndGo(t *testing.T) {
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, 30*time.Second, "the tunnel is made again", func() error {
-			_, _, err := a.Run("busybox", "ping", "-c", "1", "-W", "1", b.addr)
-			return err
+		eventually(t, 30*time.Second, "the tunnels are made again", func() error {
+			for _, x := range []*workload{b, c} {
+				if _, _, err := a.Run("busybox", "ping", "-c", "1", "-W", "1", x.addr); err != nil {
+					return err
+				}
+			}
+			return nil
 		})
 		check(t)
 	})
