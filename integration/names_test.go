@@ -313,7 +313,7 @@ func TestFreshness(t *testing.T) {
 			return "", fmt.Errorf("attach: %w: %s", err, stderr)
 		}
 		addr = strings.TrimSpace(out)
-		had.moveIn(addr, name, from)
+		had.moveIn(addr, name, from, time.Now())
 		return addr, nil
 	}
 	create := func(h *netlab.Host, name string) string {
@@ -400,10 +400,18 @@ func TestFreshness(t *testing.T) {
 	}
 	for name, ws := range watchers {
 		for _, w := range ws {
-			for _, s := range w.all() {
+			all := w.all()
+			for k, s := range all { // an answer holds until there is another
+				end := time.Now()
+				if k+1 < len(all) {
+					end = all[k+1].At
+				}
 				for _, addr := range s.Addrs {
 					if who := had.at(addr, s.At); who != name {
 						t.Errorf("%s was said to be at %s, which was %s's then: %v", name, addr, who, s)
+					}
+					if who := had.after(addr, name, s.At, end.Add(-probePause)); who != "" {
+						t.Errorf("%s was still said to be at %s when it was %s's: %v, until %v", name, addr, who, s, end)
 					}
 				}
 			}
@@ -430,18 +438,22 @@ type tenants struct {
 	by map[string][]tenant
 }
 
+// tenant has an address from a time between the two on.
 type tenant struct {
-	name string
-	from time.Time
+	name     string
+	from, in time.Time
 }
 
-func (x *tenants) moveIn(addr, name string, from time.Time) {
+// probePause is how much later than it is given an answer may be seen.
+const probePause = 100 * time.Millisecond
+
+func (x *tenants) moveIn(addr, name string, from, in time.Time) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.by == nil {
 		x.by = map[string][]tenant{}
 	}
-	x.by[addr] = append(x.by[addr], tenant{name, from})
+	x.by[addr] = append(x.by[addr], tenant{name, from, in})
 }
 
 // at is who has had an address last at a time: whoever was there first, before that.
@@ -454,6 +466,18 @@ func (x *tenants) at(addr string, when time.Time) (name string) {
 		}
 	}
 	return name
+}
+
+// after is another who got an address between the two times, for certain.
+func (x *tenants) after(addr, name string, since, until time.Time) string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, y := range x.by[addr] {
+		if y.name != name && y.from.After(since) && y.in.Before(until) {
+			return y.name
+		}
+	}
+	return ""
 }
 
 // changes counts the addresses that went to a container of another name.
