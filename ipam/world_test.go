@@ -192,9 +192,10 @@ func (w *world) knowsSpaceOf(m, of *member) bool {
 // Whoever has accepted something of m's knows that much.
 func (w *world) knownBest(m *member) bool {
 	return !slices.ContainsFunc(w.members, func(o *member) bool {
+		heard := m.disk.logs[o.id].facts
 		return o.disk.logs[m.id].newer(m.disk.logs[m.id]) || slices.ContainsFunc(o.disk.logs[o.id].facts, func(f Fact) bool {
-			given := func(g Fact) bool { return g.Kind == FactGrant && g.Grant == f.Grant }
-			return f.Kind == FactAccept && f.Grant.From == m.id && !f.Grant.Takeover() && !m.led.Obsolete(f) && !slices.ContainsFunc(m.disk.logs[m.id].facts, given)
+			known := func(h Fact) bool { return h.Kind == FactAccept && h.Grant == f.Grant }
+			return f.Kind == FactAccept && f.Grant.From == m.id && !f.Grant.Takeover() && !m.led.Obsolete(f) && !slices.ContainsFunc(heard, known)
 		})
 	})
 }
