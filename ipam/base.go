@@ -391,22 +391,10 @@ func (l *Ledger) Obsolete(f Fact) bool {
 	return false
 }
 
-// covers says whether parts have all addresses of g at its version or a later one.
+// covers says whether parts have the addresses of g at its version or a later one.
 func covers(parts []Part, g Grant) bool {
-	i, found := slices.BinarySearchFunc(parts, g.Prefix.Addr(), func(p Part, a netip.Addr) int { return p.Prefix.Addr().Compare(a) })
-	if !found && i > 0 {
-		i-- // the part that g begins in
-	}
-	covered := false
-	for ; i < len(parts) && !lastAddr(g.Prefix).Less(parts[i].Prefix.Addr()); i++ {
-		if parts[i].Prefix.Overlaps(g.Prefix) {
-			if parts[i].Version < g.Version {
-				return false
-			}
-			covered = true
-		}
-	}
-	return covered
+	at := overlapping(parts, g.Prefix)
+	return len(at) > 0 && !slices.ContainsFunc(at, func(p Part) bool { return p.Version < g.Version })
 }
 
 func (l *Ledger) votedFor(d Digest) bool { return slices.Contains(l.voted, d) }

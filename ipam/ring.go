@@ -162,15 +162,22 @@ func (r *Ring) Owned(o Owner) []netip.Prefix {
 
 // version returns the highest version of the parts within p.
 func (r *Ring) version(p netip.Prefix) uint32 {
-	i, found := slices.BinarySearchFunc(r.parts, p.Addr(), func(q Part, a netip.Addr) int { return q.Prefix.Addr().Compare(a) })
-	if !found && i > 0 {
-		i-- // the part that p begins in
-	}
 	var v uint32
-	for ; i < len(r.parts) && !lastAddr(p).Less(r.parts[i].Prefix.Addr()); i++ {
-		if r.parts[i].Prefix.Overlaps(p) {
-			v = max(v, r.parts[i].Version)
-		}
+	for _, q := range overlapping(r.parts, p) {
+		v = max(v, q.Version)
 	}
 	return v
+}
+
+// overlapping returns those of parts, which are in order, that have addresses of p.
+func overlapping(parts []Part, p netip.Prefix) []Part {
+	first, found := slices.BinarySearchFunc(parts, p.Addr(), func(q Part, a netip.Addr) int { return q.Prefix.Addr().Compare(a) })
+	if !found && first > 0 && parts[first-1].Prefix.Overlaps(p) {
+		first-- // the part that p begins in
+	}
+	end := first
+	for end < len(parts) && parts[end].Prefix.Overlaps(p) {
+		end++
+	}
+	return parts[first:end]
 }
