@@ -41,6 +41,7 @@ type Mesh struct {
 	gossipers *sourceLimits             // of members, for memberlist's: what one breaks with its own does not make it look dead
 	queued    *holds                    // of members, in the inbox
 	talks     *talks
+	outgoing  *outgoing
 	rejected  rejections
 
 	look     chan struct{} // look at liveness again
@@ -102,9 +103,10 @@ func New(o Options) (*Mesh, error) {
 		gossipers: newSourceLimits(senderBurst, senderRate),
 		queued:    newHolds(inboxLen / 8),
 
-		talks:  newTalks(o.Identity.ID()),
-		guests: make(chan struct{}, o.ConnLimit),
-		locals: make(chan struct{}, o.ConnLimit),
+		talks:    newTalks(o.Identity.ID()),
+		outgoing: newOutgoing(),
+		guests:   make(chan struct{}, o.ConnLimit),
+		locals:   make(chan struct{}, o.ConnLimit),
 
 		guestHolds: newHolds(max(1, o.ConnLimit/2)),
 		localHolds: newHolds(max(1, o.ConnLimit/4)),

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"weft/peer"
 )
 
 // How long hosts may need, after the network is whole again, to find each other and
@@ -41,15 +43,15 @@ func (s *sim) check() {
 			default:
 				continue
 			}
-			author := s.named(e)
+			author, name := s.named(e)
 			if author == nil {
 				s.fail("%s holds an entry of nobody: %+v", h.name, e)
 			}
-			if err := e.Verify(author.id.Public(), s.secret.MeshID()); err != nil {
+			if err := e.Verify(author.Public(), s.secret.MeshID()); err != nil {
 				s.fail("%s holds a forged entry: %v", h.name, err)
 			}
-			if (e.Kind == KindName || e.Kind == KindGrant) && (!s.wrote[string(e.Payload)] || !strings.HasPrefix(strings.Trim(string(e.Payload), "+-"), author.name+"/")) {
-				s.fail("%s holds %q in the log of %s, which has not written it", h.name, e.Payload, author.name)
+			if (e.Kind == KindName || e.Kind == KindGrant) && (!s.wrote[string(e.Payload)] || !strings.HasPrefix(strings.Trim(string(e.Payload), "+-"), name+"/")) {
+				s.fail("%s holds %q in the log of %s, which has not written it", h.name, e.Payload, name)
 			}
 		}
 	}
@@ -72,13 +74,19 @@ func (b *box) held() (es []Entry) {
 	return es
 }
 
-func (s *sim) named(e Entry) *actor {
+// named returns who has signed, or should have, an entry: a host, or one that was made up.
+func (s *sim) named(e Entry) (id *peer.Identity, name string) {
 	for _, h := range s.hosts {
 		if h.id.ID() == e.Author {
-			return h
+			return h.id, h.name
 		}
 	}
-	return nil
+	for _, id := range s.made {
+		if id.ID() == e.Author {
+			return id, madeUp
+		}
+	}
+	return nil, ""
 }
 
 // grantsHeld are the grants that are somewhere: in the memory of a host that runs, or

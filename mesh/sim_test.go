@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"weft/internal/simnet"
+	"weft/peer"
 )
 
 // simSeeds is how many stories `make test` runs. `make sim SEEDS=n` runs more,
@@ -29,7 +30,7 @@ const introducedAtMost = 12
 // TestSimulations tells random stories of three to five hosts: joins, stops, resets,
 // crashes, restarts with their disk, without it and with an old copy of it,
 // partitions, one-way cuts, flapping links, machines that stand still, loss,
-// repetition, reordering, changes of address, forgeries and writes. Some things hold
+// repetition, reordering, changes of address, lies (see sim.lie) and writes. Some things hold
 // all the time (see sim.check), and when the network is whole again the hosts must
 // find each other and agree (see sim.heal): by themselves, except where nothing leads
 // from one to another (see sim.introduce), as in few stories.
@@ -101,6 +102,7 @@ type sim struct {
 	grants map[string]*given // by payload
 	seen   map[string]string // every entry that anybody has ever held, by author, epoch and sequence
 	wrote  map[string]bool   // every payload that anybody has written
+	made   []*peer.Identity  // up by liars: nobody has them
 	quiet  *slog.Logger      // of the hosts; nil: they are heard
 	addrs  byte              // last one that a host has moved to
 
@@ -240,12 +242,12 @@ func (s *sim) step(hosts int) {
 		s.goDown()
 	case k < 70:
 		s.comeBack()
-	case k < 88:
+	case k < 85:
 		s.disturb()
-	case k < 94:
+	case k < 90:
 		s.move()
 	case k < 97:
-		s.forge()
+		s.lie()
 	default:
 		s.reset()
 	}
@@ -474,41 +476,6 @@ func (s *sim) move() {
 	if a.up {
 		a.mesh.Refresh()
 	}
-}
-
-// forge hands a host what a member might make up: an entry in another's name, and
-// another's entry with other content.
-func (s *sim) forge() {
-	at := s.some(isUp)
-	liar := s.some(func(a *actor) bool { return a != at })
-	if at == nil || liar == nil {
-		return
-	}
-	victim := s.some(func(a *actor) bool { return a != liar && a != at })
-	if victim == nil {
-		return
-	}
-	s.tell("%s lies to %s about %s", liar.name, at.name, victim.name)
-	es := at.mesh.State().Logs[victim.id.ID()]
-	if len(es) == 0 {
-		return
-	}
-	last := es[len(es)-1]
-	for _, e := range []Entry{
-		{Epoch: last.Epoch, Seq: last.Seq + 1, Kind: KindName, Payload: []byte("+forged")},
-		{Epoch: last.Epoch + 1<<32, Seq: 1, Kind: KindBegin, Payload: es[0].Payload},
-	} {
-		forged, err := SignEntry(liar.id, s.secret.MeshID(), e)
-		if err != nil {
-			s.fail("forge: %v", err)
-		}
-		raw := slices.Clone(forged.raw)
-		copy(raw[1:], last.Author[:])
-		at.mesh.receive(liar.control(), AppendEntries([]byte{gossipMagic, gossipRelay}, Entry{raw: raw}))
-	}
-	raw := slices.Clone(last.raw)
-	raw[entryHeader] ^= 1
-	at.mesh.receive(liar.control(), AppendEntries([]byte{gossipMagic, gossipDirect}, Entry{raw: raw}))
 }
 
 // reset takes a host out for ever.

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"weft/internal/simnet"
 )
 
 func TestThreeHostsJoin(t *testing.T) {
@@ -424,5 +426,30 @@ func TestMeshesFoundedApart(t *testing.T) {
 		if !strings.Contains(c.mesh.Targets()[0].Err, "weft reset") {
 			t.Errorf("target: %q", c.mesh.Targets()[0].Err)
 		}
+	})
+}
+
+// A host whose address changes in the middle of an exchange has another one at once: neither
+// side waits until the first, which nobody will ever answer, has been silent for long enough.
+func TestMovesInAnExchange(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		bs := w.meet(2)
+		a, b := bs[0], bs[1]
+		w.net.SetDefault(simnet.Link{Delay: 20 * time.Millisecond})
+		b.kill()
+		b.join(a)
+		w.within(5*time.Second, "an exchange", func() bool { return b.mesh.talks.with(a.id.ID()) && a.mesh.talks.with(b.id.ID()) })
+		old := b.addr
+		b.host.RemoveAddr(old)
+		w.mu.Lock()
+		b.addr = netip.MustParseAddr("192.168.48.99")
+		w.mu.Unlock()
+		b.host.AddAddr(b.addr)
+		b.mesh.Refresh()
+		b.append("moved")
+		if _, err := b.mesh.appendLocking([]Draft{{KindName, []byte("told to nobody")}}, nil, true); err != nil {
+			t.Fatal(err)
+		}
+		w.within(linkPatience/2, "the same logs", func() bool { return len(a.names(b)) == 2 && oneMesh(a, b) })
 	})
 }

@@ -88,30 +88,36 @@ func TestRogueDawdles(t *testing.T) {
 		r.mesh.talks.mu.Lock()
 		r.mesh.talks.inside.most = 0 // it is of no help itself
 		r.mesh.talks.mu.Unlock()
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		for _, x := range bs {
-			for range served + 2 {
-				go r.dawdle(ctx, x)
+		lost := 0
+		for _, each := range []int{served + 2, 1} { // beside each other, they cut each other short
+			if each == 1 {
+				r.quit() // as what its own router begins would do
 			}
-		}
-		time.Sleep(time.Second)
-		for i := range 5 {
-			lost := fmt.Sprint("lost ", i) // its datagrams never leave
-			if _, err := bs[1].mesh.appendLocking([]Draft{{KindName, []byte(lost)}}, nil, true); err != nil {
-				t.Fatal(err)
+			ctx, cancel := context.WithCancel(t.Context())
+			for _, x := range bs {
+				for range each {
+					go r.dawdle(ctx, x)
+				}
 			}
-			took := w.within(5*time.Second, "repaired", func() bool { return len(bs[2].names(bs[1])) == i+1 })
-			t.Logf("repaired after %v", took)
-			time.Sleep(7 * time.Second)
+			time.Sleep(time.Second)
+			for range 4 {
+				lost++ // its datagrams never leave
+				if _, err := bs[1].mesh.appendLocking([]Draft{{KindName, fmt.Append(nil, lost)}}, nil, true); err != nil {
+					t.Fatal(err)
+				}
+				took := w.within(5*time.Second, "repaired", func() bool { return len(bs[2].names(bs[1])) == lost })
+				t.Logf("%d at a time: repaired after %v", each, took)
+				time.Sleep(7 * time.Second)
+			}
+			cancel()
 		}
 		for _, x := range bs {
 			if n := x.rejected(r)[reasonSlow]; n == 0 {
 				t.Errorf("%s does not name who is slow: %v", x.name, x.mesh.Rejections())
 			}
 			for _, y := range bs {
-				if x.mesh.Counters()["sync_refused_busy"] == 0 || slices.ContainsFunc(x.mesh.Rejections(), func(o Rejection) bool { return o.Peer == y.id.ID() }) {
-					t.Errorf("%s refuses %d and names %v", x.name, x.mesh.Counters()["sync_refused_busy"], x.mesh.Rejections())
+				if slices.ContainsFunc(x.mesh.Rejections(), func(o Rejection) bool { return o.Peer == y.id.ID() }) {
+					t.Errorf("%s names %v", x.name, x.mesh.Rejections())
 				}
 			}
 		}

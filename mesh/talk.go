@@ -137,19 +137,16 @@ func (k *talk) begin(ctx context.Context, wait time.Duration) bool {
 	t.askLocked(k, time.Now())
 	t.startLocked()
 	t.mu.Unlock()
-	// The other side may be gone from an exchange, and this one has not noticed. It has
-	// started anew, or it would not have begun another one beside the one that it has begun.
-	if !k.mine {
-		k.cutOthers(func(o *talk) bool { return o.start != k.start })
+	// Who begins another exchange has none, or its own turns would have had this one wait:
+	// it has started anew, or its connection has broken and this side has not noticed.
+	if !k.mine && k.cutOthers(func(o *talk) bool { return o != k && (!o.mine || o.start != k.start) }) {
+		wait = max(wait, cutWait)
 	}
 	if k.waits(ctx, wait/2) {
 		return true
 	}
 	k.cutSlowest()
 	if k.waits(ctx, wait-wait/2) {
-		return true
-	}
-	if !k.mine && wait > 0 && k.cutOthers(func(o *talk) bool { return !o.mine }) && k.waits(ctx, cutWait) {
 		return true
 	}
 	t.mu.Lock()

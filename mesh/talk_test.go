@@ -135,8 +135,8 @@ func TestTurnsOfOneAddress(t *testing.T) {
 	x.goes("another address", x.ask(100, 10), true)
 }
 
-// Who begins another exchange has none. One that its former start has begun ends at once;
-// one that it has begun itself, if that does not end soon; and this host's own may go on.
+// Who begins another exchange has none. One that it has begun before ends at once, and
+// one that this host has begun with its former start; this host's own may go on.
 func TestTurnsOfWhoIsGone(t *testing.T) {
 	for name, c := range map[string]struct {
 		mine    bool
@@ -146,7 +146,7 @@ func TestTurnsOfWhoIsGone(t *testing.T) {
 	}{
 		"a former start's":                      {false, 1, true, 0},
 		"this host's own with a former start":   {true, 1, true, 0},
-		"its own, that broke off":               {false, 2, true, turnWait},
+		"its own, that broke off":               {false, 2, true, 0},
 		"this host's own, that may not be over": {true, 2, false, turnWait},
 	} {
 		t.Run(name, func(t *testing.T) {
