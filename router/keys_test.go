@@ -1,11 +1,9 @@
 package router
 
 import (
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -129,53 +127,6 @@ func TestKeyStaysWithWhoHasIt(t *testing.T) {
 	}
 	if o := owner(&next, made); o != made.ID {
 		t.Errorf("a key that nobody else names is %v's", o)
-	}
-}
-
-// Joins go on whatever key somebody names: only the join of that one fails, with the reason.
-// It is counted once, and status says why it has no tunnel.
-func TestConnectOfAnothersKey(t *testing.T) {
-	f := newFounder(t)
-	r := f.start()
-	r.zone = newZone("weft.local.", true)
-	r.met, r.devices, r.paths, r.dev = map[peer.Key]meeting{}, map[peer.Key]uint64{}, peer.NewPaths(), new(peer.Device)
-	r.tunnels.connect = r.connect
-	connect := func(name func(*mesh.Record)) (peer.ID, error) {
-		t.Helper()
-		id, err := peer.NewIdentity()
-		if err != nil {
-			t.Fatal(err)
-		}
-		rec := mesh.Record{Identity: id.Public(), WireGuard: id.WireGuardPublic()}
-		name(&rec)
-		return id.ID(), r.tunnels.Connect(t.Context(), rec, netip.AddrPort{}, false)
-	}
-	tried := func(err error) bool { return errors.Is(err, os.ErrClosed) } // as far as the device, which this test has not
-	var key peer.Key
-	victim, err := connect(func(rec *mesh.Record) {
-		key, rec.Ext = rec.WireGuard, []mesh.TLV{{Type: 4, Value: make([]byte, 64)}}
-	})
-	if !tried(err) {
-		t.Fatal(err)
-	}
-	for _, tt := range []struct {
-		key   peer.Key
-		owner peer.ID
-	}{{key, victim}, {f.id.WireGuardPublic(), f.id.ID()}} {
-		made, err := connect(func(rec *mesh.Record) { rec.WireGuard = tt.key })
-		want := fmt.Sprintf("host %v names the WireGuard key of %v, which has proven that it has it: %[1]v gets no tunnel", made, tt.owner)
-		if err == nil || err.Error() != want {
-			t.Errorf("a host with the key of %v: %v, want %s", tt.owner, err, want)
-		}
-		if got := disputeNotices(r.look().Plan.KeyDisputes); !slices.Contains(got, want) {
-			t.Errorf("status says %q", got)
-		}
-		if _, err := connect(func(*mesh.Record) {}); !tried(err) {
-			t.Errorf("another newcomer: %v", err)
-		}
-	}
-	if got := r.mesh.Rejections(); len(got) != 1 || got[0] != (mesh.Rejection{Reason: "key", Count: 2}) {
-		t.Errorf("counted: %+v", got)
 	}
 }
 

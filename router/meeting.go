@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"weft/mesh"
@@ -99,10 +100,15 @@ func (r *Router) dropDead(want []plannedPeer) error {
 	if len(dead) == 0 {
 		return nil
 	}
+	// What fails for other peers is no reason to keep these.
 	err := r.dev.Set(stay)
+	now, unread := r.dev.Status()
+	if unread != nil {
+		return errors.Join(err, unread)
+	}
 	for _, k := range dead {
-		if peer.ErrorsOf(k, err) != nil {
-			continue // it is still there: again in the next pass
+		if slices.ContainsFunc(now, func(s peer.Status) bool { return s.PublicKey == k }) {
+			continue // again in the next pass
 		}
 		r.devices[k] = fresh[k]
 		r.tunnels.forget(k)
@@ -131,7 +137,7 @@ func (r *Router) connect(_ context.Context, rec mesh.Record, begin bool) error {
 	if _, met := r.met[rec.WireGuard]; !met && !r.tunnels.has(rec.WireGuard) {
 		r.meet(rec.WireGuard, begin)
 	}
-	if err := peer.ErrorsOf(rec.WireGuard, r.applyPeers(v.Plan.Peers)); err != nil {
+	if err := r.applyPeers(v.Plan.Peers); err != nil && !r.hasTunnel(rec) {
 		return err
 	}
 	m, met := r.met[rec.WireGuard]
@@ -140,4 +146,14 @@ func (r *Router) connect(_ context.Context, rec mesh.Record, begin bool) error {
 	}
 	r.met[rec.WireGuard] = meeting{since: time.Now()}
 	return r.dev.Renew(rec.WireGuard)
+}
+
+// hasTunnel says whether the device has a host's peer now, so that packets for the host's
+// router go there. applyMu is held.
+func (r *Router) hasTunnel(rec mesh.Record) bool {
+	control := host128(peer.ControlAddr(r.member.Secret.MeshID().Control(), rec.ID()))
+	now, err := r.dev.Status()
+	return err == nil && slices.ContainsFunc(now, func(s peer.Status) bool {
+		return s.PublicKey == rec.WireGuard && slices.Contains(s.AllowedIPs, control)
+	})
 }

@@ -49,7 +49,7 @@ type Router struct {
 	beginning beginning
 
 	mesh   *mesh.Mesh
-	dev    *peer.Device // set by Run; guarded by applyMu
+	dev    tunnelDevice // set by Run; guarded by applyMu
 	host   *host.Host
 	dns    *dns.Server // nil with NoDNS
 	docker *docker.Client

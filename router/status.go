@@ -178,7 +178,7 @@ func liveness(h mesh.Host) string {
 	return "unseen"
 }
 
-func (r *Router) device() *peer.Device {
+func (r *Router) device() tunnelDevice {
 	r.applyMu.Lock()
 	defer r.applyMu.Unlock()
 	return r.dev
