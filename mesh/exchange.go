@@ -55,8 +55,12 @@ const (
 func (m *Mesh) exchange(ctx context.Context, l *link, k *talk) (news []Entry, err error) {
 	l.pace.on = true
 	defer func() {
-		if l.pace.on = false; errors.Is(err, errSlow) {
+		l.pace.on = false
+		switch {
+		case errors.Is(err, errSlow):
 			m.reject(l.id, reasonSlow, err)
+		case err != nil && k.wasSilent():
+			m.reject(l.id, reasonSilent, errSilent)
 		}
 	}()
 	var digest, theirs []mark
