@@ -19,7 +19,7 @@ const (
 	strangerFade = 60
 )
 
-// dialBook has the dials of the last redialEvery. One goroutine uses it, or who has a lock.
+// dialBook has the dials of the last redialEvery. One goroutine uses it.
 type dialBook struct {
 	at    map[netip.AddrPort]time.Time
 	ports map[netip.Addr]int // of at

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"weft/peer"
@@ -96,8 +97,7 @@ func (m *Mesh) judgeClone(ctx context.Context, rec Record) *Refusal {
 	// The record names the addresses: whoever has the secret could have others dialled from here
 	// as often as it opens a session.
 	now := time.Now()
-	m.challenged.forget(now)
-	if len(m.challenged.free(old.Endpoints, dialsMet)) < len(old.Endpoints) {
+	if slices.ContainsFunc(old.Endpoints, func(e netip.AddrPort) bool { return !m.challenges.allow(e.Addr(), now) }) {
 		copied, at := h.copied == rec.BootNonce, h.copiedAt
 		m.mu.Unlock()
 		m.count.add("clone_check_held_back")
@@ -106,7 +106,6 @@ func (m *Mesh) judgeClone(ctx context.Context, rec Record) *Refusal {
 		}
 		return &Refusal{RefusedBusy, "asked a moment ago whether the former start of this host still runs"}
 	}
-	m.challenged.note(old.Endpoints, now)
 	m.mu.Unlock()
 	if at, still := m.answers(ctx, old, rec.BootNonce, alive); still {
 		m.count.add("clone_refused")

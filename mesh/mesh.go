@@ -35,14 +35,15 @@ type Mesh struct {
 
 	guestHolds, localHolds *holds // of one source among them
 
-	transport atomic.Pointer[transport] // gossip's
-	tries     atomic.Uint64             // joins of gossip so far
-	senders   *sourceLimits             // of members, for datagrams of ours
-	gossipers *sourceLimits             // of members, for memberlist's: what one breaks with its own does not make it look dead
-	queued    *holds                    // of members, in the inbox
-	talks     *talks
-	outgoing  *outgoing
-	rejected  rejections
+	transport  atomic.Pointer[transport] // gossip's
+	tries      atomic.Uint64             // joins of gossip so far
+	senders    *sourceLimits             // of members, for datagrams of ours
+	gossipers  *sourceLimits             // of members, for memberlist's: what one breaks with its own does not make it look dead
+	queued     *holds                    // of members, in the inbox
+	talks      *talks
+	outgoing   *outgoing
+	challenges *sourceLimits // of former starts, by where they are said to be
+	rejected   rejections
 
 	look     chan struct{} // look at liveness again
 	redial   chan struct{} // look for somebody to dial
@@ -57,30 +58,29 @@ type Mesh struct {
 	writing  sync.Mutex // held while this host's own log is written; taken before mu
 	flushing sync.Mutex // held while others' entries are written; taken before mu
 
-	mu         sync.Mutex // guards the fields below
-	founding   Founding
-	own        ownLog
-	logs       *replica
-	past       *replica // this host's own entries that it lacks, seen from others: mostly of a higher epoch
-	hosts      map[peer.ID]*host
-	nodes      map[string]node // alive in gossip, by name
-	targets    map[string]*target
-	notices    notices
-	dirty      map[string]dirtyBucket // waits for the disk
-	departed   map[peer.ID]time.Time  // when this router learnt of a departure
-	buried     time.Time              // when it was last looked which of them have had their time
-	aged       time.Time              // when strangers last grew older
-	base       func() []Draft
-	told       []byte // own record as gossip was told it
-	stale      bool   // a delegate of memberlist has changed what State shows
-	leaving    bool
-	heard      bool             // see State
-	doubted    time.Time        // see Doubt
-	sought     time.Time        // when another host was last asked who is there
-	challenged *dialBook        // former starts of hosts
-	knocked    map[peer.ID]bool // send datagrams and are not in gossip here; few
-	mended     time.Time        // when this host last opened an epoch because of its past
-	mends      int              // how often it has
+	mu       sync.Mutex // guards the fields below
+	founding Founding
+	own      ownLog
+	logs     *replica
+	past     *replica // this host's own entries that it lacks, seen from others: mostly of a higher epoch
+	hosts    map[peer.ID]*host
+	nodes    map[string]node // alive in gossip, by name
+	targets  map[string]*target
+	notices  notices
+	dirty    map[string]dirtyBucket // waits for the disk
+	departed map[peer.ID]time.Time  // when this router learnt of a departure
+	buried   time.Time              // when it was last looked which of them have had their time
+	aged     time.Time              // when strangers last grew older
+	base     func() []Draft
+	told     []byte // own record as gossip was told it
+	stale    bool   // a delegate of memberlist has changed what State shows
+	leaving  bool
+	heard    bool             // see State
+	doubted  time.Time        // see Doubt
+	sought   time.Time        // when another host was last asked who is there
+	knocked  map[peer.ID]bool // send datagrams and are not in gossip here; few
+	mended   time.Time        // when this host last opened an epoch because of its past
+	mends    int              // how often it has
 }
 
 // New checks the options and loads what is on disk. Nothing is on the network
@@ -106,7 +106,7 @@ func New(o Options) (*Mesh, error) {
 
 		talks:      newTalks(o.Identity.ID()),
 		outgoing:   newOutgoing(),
-		challenged: newDialBook(),
+		challenges: newSourceLimits(challengeBurst, challengeRate),
 		guests:     make(chan struct{}, o.ConnLimit),
 		locals:     make(chan struct{}, o.ConnLimit),
 

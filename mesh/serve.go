@@ -211,6 +211,9 @@ const (
 	senderBurst = 2000 // datagrams of members
 	senderRate  = 500
 	maxSources  = 4096
+
+	challengeBurst = 30 // challenges of former starts at an address
+	challengeRate  = 1
 )
 
 // sourceLimits is a token bucket per source: an IPv4 address, an IPv6 /64, or
