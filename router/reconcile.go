@@ -293,7 +293,13 @@ func (r *Router) apply(v *view) []error {
 	}
 	if r.dns != nil {
 		r.guests.setMesh(v.Plan.Host.Covered)
-		r.zone.setRanges(v.Plan.Reverse, r.mesh.State, r.hidden)
+		if r.zone.setRanges(v.Plan.Reverse, r.mesh.State, r.hidden) {
+			for _, p := range v.Plan.Reverse {
+				if err := checkForwards(r.o, p); err != nil { // known only now
+					r.log.Warn("servers of a domain are not asked: its names are the mesh's", "err", err)
+				}
+			}
+		}
 		r.syncNames()
 		if err := r.dns.SetListen(v.Plan.Host.DNS); err != nil {
 			errs = append(errs, err)
