@@ -231,12 +231,11 @@ func TestNeverToItself(t *testing.T) {
 	u := newModel(t)
 	s := newServer(t, Options{Upstream: []netip.AddrPort{}})
 	run(t, s)
-	if err := s.SetListen([]netip.AddrPort{loopback, netip.MustParseAddrPort("0.0.0.0:0")}); err != nil {
+	if err := s.SetListen([]netip.AddrPort{loopback, netip.MustParseAddrPort("127.0.0.5:0")}); err != nil {
 		t.Fatal(err)
 	}
 	l := s.Listening()
-	viaAll := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.5"), l[0].Port())
-	s.upstream.fixed = []netip.AddrPort{l[1], viaAll, u.addr, netip.MustParseAddrPort("192.0.2.53:53")}
+	s.upstream.fixed = []netip.AddrPort{l[1], l[0], u.addr, netip.MustParseAddrPort("192.0.2.53:53")}
 	if got, want := s.Upstream(), []string{u.addr.String(), "192.0.2.53"}; !slices.Equal(got, want) {
 		t.Errorf("upstream %v, want %v", got, want)
 	}
