@@ -50,7 +50,7 @@ func (f *founder) start() *Router {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	r := &Router{id: f.id, log: slog.New(slog.NewTextHandler(f.t.Output(), nil)), linger: map[nameKey]time.Time{}, lastAlive: map[peer.ID]time.Time{}, wasAlive: map[peer.ID]bool{}, poke: make(chan struct{}, 1), damaged: damaged, member: f.member, began: time.Now(), o: Options{RunDir: f.run}}
+	r := &Router{id: f.id, log: slog.New(slog.NewTextHandler(f.t.Output(), nil)), linger: map[nameKey]leaving{}, lastAlive: map[peer.ID]time.Time{}, wasAlive: map[peer.ID]bool{}, poke: make(chan struct{}, 1), damaged: damaged, member: f.member, began: time.Now(), o: Options{RunDir: f.run}}
 	if r.db, r.unprovenBy, err = openMarked(db, f.run); err != nil {
 		f.t.Fatal(err)
 	}

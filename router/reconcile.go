@@ -94,7 +94,7 @@ func (r *Router) announce() *announced {
 	defer r.mu.Unlock()
 	n := len(r.static)
 	for _, at := range r.attached {
-		n += len(at.Names) + len(at.Services)
+		n += len(at.Names) + len(at.Offers)
 	}
 	a := &announced{Names: make(map[nameKey]bool, n), Claims: map[netip.Prefix]bool{}}
 	whole, others := r.wholeRange(), r.othersLocked()
@@ -105,18 +105,18 @@ func (r *Router) announce() *announced {
 			}
 		}
 		named := false
-		at.found(others, func(k nameKey) {
+		at.found(r.o.Domain, others, func(k nameKey) {
 			named = true
 			a.Names[k] = true
 		})
 		if named && at.Unhealthy {
-			a.Names[nameKey{Container: shortKey(at.Key), Type: typeUnhealthy}] = true
+			a.Names[mark(shortKey(at.Key))] = true
 		}
 	}
 	for k := range r.static {
 		a.Names[k] = true
 	}
-	r.addLingeringLocked(a.Names)
+	r.addLingeringLocked(a.Names, others)
 	return a
 }
 
@@ -293,7 +293,13 @@ func (r *Router) apply(v *view) []error {
 	}
 	if r.dns != nil {
 		r.guests.setMesh(v.Plan.Host.Covered)
-		r.zone.setRanges(v.Plan.Reverse, r.mesh.State, r.hidden)
+		if r.zone.setRanges(v.Plan.Reverse, r.mesh.State, r.hidden) {
+			for _, p := range v.Plan.Reverse {
+				if err := checkForwards(r.o, p); err != nil { // known only now
+					r.log.Warn("servers of a domain are not asked: its names are the mesh's", "err", err)
+				}
+			}
+		}
 		r.syncNames()
 		if err := r.dns.SetListen(v.Plan.Host.DNS); err != nil {
 			errs = append(errs, err)
