@@ -273,13 +273,11 @@ func (f *founder) seeded(r *Router) {
 	if _, err := r.mesh.Append(mesh.Draft{Kind: mesh.KindGrant, Payload: b}); err != nil {
 		f.t.Fatal(err)
 	}
-	books, err := r.booksNow()
-	if err != nil {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, err := r.spaceNowLocked(); err != nil {
 		f.t.Fatal(err)
 	}
-	r.mu.Lock()
-	r.setSpaceLocked(books.ledger)
-	r.mu.Unlock()
 }
 
 // While it is not certain what running containers have, nothing is given to anybody, and
