@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"weft/internal/simnet"
+	"weft/ipam"
 	"weft/peer"
 )
 
@@ -76,6 +77,57 @@ func TestAsleepWhileUnproven(t *testing.T) {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// A router that lives has its log become shorter by itself, once, and goes on.
+func TestALivingRouterBecomesShorter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFounder(t)
+		r := f.lives(simnet.New(1), netip.MustParseAddr("192.168.1.1"))
+		synctest.Wait()
+		self := ipam.Owner(f.id.ID())
+		version := uint32(1)
+		visit := func(n int) {
+			t.Helper()
+			for range n {
+				v := newSigner(t, f.member.Secret)
+				g := ipam.Grant{Prefix: pfx("10.40.0.0/13"), From: self, To: ipam.Owner(v.id.ID()), Version: version + 1}
+				p, err := encodeGrant(g)
+				f.said(r, p, err)
+				back := ipam.Grant{Prefix: g.Prefix, From: g.To, To: self, Version: version + 2}
+				f.said(r, encodeCarried(v.id.Public(), v.grant(t, back)), nil)
+				version += 2
+			}
+		}
+		epoch := func() uint64 { return r.mesh.State().Logs[f.id.ID()][0].Epoch }
+		pass := func(n int) {
+			t.Helper()
+			for range n {
+				for _, err := range r.deliberate() {
+					t.Fatal(err)
+				}
+				r.nextBallot = time.Time{}
+				synctest.Wait()
+			}
+		}
+		visit(longLog)
+		before := epoch()
+		pass(20)
+		if n := saidOfRing(r.mesh.State()); n > 16 || epoch() == before {
+			t.Errorf("%d entries about the ring, in a new epoch: %v", n, epoch() != before)
+		}
+		shorter := epoch()
+		visit(longLog)
+		pass(20)
+		if n := saidOfRing(r.mesh.State()); n < longLog || epoch() != shorter {
+			t.Errorf("within the pause: %d entries, in a new epoch: %v", n, epoch() != shorter)
+		}
+		time.Sleep(shortenPause)
+		pass(3)
+		if n := saidOfRing(r.mesh.State()); n > 16 || epoch() == shorter {
+			t.Errorf("after the pause: %d entries, in a new epoch: %v", n, epoch() != shorter)
 		}
 	})
 }
