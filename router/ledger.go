@@ -187,7 +187,12 @@ func (r *Router) deliberate() []error {
 		}
 	}
 	r.mu.Unlock()
+	return r.speak(b, e)
+}
 
+// speak writes what follows from what this host knew when it looked. It holds no lock: other hosts
+// may be given space meanwhile.
+func (r *Router) speak(b *books, e ipam.Env) []error {
 	var ds []mesh.Draft
 	var errs []error
 	for _, g := range b.ledger.Waiting() {
@@ -218,8 +223,12 @@ func (r *Router) deliberate() []error {
 		}
 		if f.Kind == ipam.FactSeen { // from then on others may use what this host may not any more
 			r.mu.Lock()
-			r.setSpaceLocked(b.ledger)
+			_, err := r.spaceNowLocked()
 			r.mu.Unlock()
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
 		}
 		ds = append(ds, mesh.Draft{Kind: mesh.KindGrant, Payload: p})
 	}

@@ -189,15 +189,15 @@ func (r *Router) wholeRange() netip.Prefix { return r.mesh.State().Founding.Rang
 // look reads all of the state and plans. applyMu is held.
 func (r *Router) look() *view {
 	v := &view{}
-	read := func() {
-		if b, err := r.booksNow(); err == nil {
+	read := func(b *books, err error) {
+		if err == nil {
 			v.State, v.Folded, v.Ledger, v.Ring = b.st, b.folded, b.ledger, b.ledger.Ring()
 			return
 		}
 		v.State = r.mesh.State() // the range is not known yet
 		v.Folded = r.foldNow(v.State)
 	}
-	read()
+	read(r.booksNow()) // mostly the work, so not under mu
 	mtu, err := r.mtu()
 	if err != nil {
 		r.log.Debug("find the underlay's MTU", "err", err)
@@ -206,13 +206,9 @@ func (r *Router) look() *view {
 	v.MTU = mtu
 
 	r.mu.Lock()
-	// A grant is made under mu: the allocator must not get an older ring back.
-	if r.mesh.State() != v.State {
-		read()
-	}
+	read(r.spaceNowLocked())
 	var stray []ipam.Allocation
 	if r.alloc != nil && v.Ledger != nil {
-		r.setSpaceLocked(v.Ledger)
 		stray = r.alloc.Stray()
 		if old := r.view.Load(); old == nil || !slices.Equal(old.Stray, stray) {
 			r.pokeNames() // theirs are not answered here
