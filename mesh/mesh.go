@@ -61,7 +61,9 @@ type Mesh struct {
 	founding Founding
 	own      ownLog
 	logs     *replica
-	past     *replica // this host's own entries that it lacks, seen from others: mostly of a higher epoch
+	past     past
+	telling  int              // exchanges under way that have told of the past
+	knowMore map[peer.ID]bool // hold an epoch of this host's in part that it does not hold itself
 	hosts    map[peer.ID]*host
 	nodes    map[string]node // alive in gossip, by name
 	targets  map[string]*target
@@ -120,7 +122,8 @@ func New(o Options) (*Mesh, error) {
 		ready:    make(chan struct{}),
 		founding: o.Founding,
 		logs:     newReplica(),
-		past:     newReplica(),
+		past:     newPast(),
+		knowMore: make(map[peer.ID]bool),
 		hosts:    make(map[peer.ID]*host),
 		nodes:    make(map[string]node),
 		targets:  make(map[string]*target),
