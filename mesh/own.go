@@ -97,7 +97,7 @@ func (m *Mesh) appendLocking(ds []Draft, edit func(*Record), lasting bool) ([]En
 		return nil, fmt.Errorf("append to log: %w", errTwin)
 	}
 	if !open || stale {
-		if err := m.openEpochWriting(nil, -1, false); err != nil {
+		if err := m.openEpochWriting(nil, false, nil); err != nil {
 			return nil, fmt.Errorf("append to log: %w", err)
 		}
 	}
@@ -155,6 +155,9 @@ func (m *Mesh) appendLocking(ds []Draft, edit func(*Record), lasting bool) ([]En
 		m.logs.hold(a, len(e.raw))
 		m.logs.summed = nil
 	}
+	if m.asking > 0 {
+		m.meanwhile = append(m.meanwhile, es...)
+	}
 	if raw != nil {
 		m.own.rec, _ = ParseRecord(raw)
 		m.own.raw = raw
@@ -172,10 +175,9 @@ func (m *Mesh) appendLocking(ds []Draft, edit func(*Record), lasting bool) ([]En
 func (m *Mesh) openEpoch() error {
 	defer m.o.OnChange()
 	m.mu.Lock()
-	base, from := m.base, len(m.logs.log(m.id))
-	if !m.own.open {
-		from = -1
-	}
+	base := m.base
+	m.asking++
+	from := len(m.meanwhile)
 	m.mu.Unlock()
 	var ds []Draft
 	if base != nil {
@@ -185,24 +187,25 @@ func (m *Mesh) openEpoch() error {
 	m.writing.Lock()
 	defer m.writing.Unlock()
 	m.mu.Lock()
+	meanwhile := m.meanwhile[from:]
+	if m.asking--; m.asking == 0 {
+		m.meanwhile = nil
+	}
 	if m.own.cramped && base != nil && !m.lacksPastLocked() && !helps(ds, m.logs.log(m.id)) {
 		m.own.cramped = false
 		m.mu.Unlock()
 		return nil
 	}
-	if from < 0 && m.own.open { // an Append has opened one meanwhile, with all of the past
-		from = int(m.logs.authors[m.id].current.snapshot)
-	}
 	if len(endpoints) > 0 || m.own.open {
 		m.own.rec.Endpoints = endpoints
 	}
 	m.mu.Unlock()
-	return m.openEpochWriting(ds, from, base != nil)
+	return m.openEpochWriting(ds, base != nil, meanwhile)
 }
 
-// openEpochWriting does it; writing is held. from is how many entries of the
-// open epoch ds speaks for, -1 if none was open.
-func (m *Mesh) openEpochWriting(ds []Draft, from int, based bool) error {
+// openEpochWriting does it; writing is held. meanwhile was appended since ds was asked
+// for, in whatever epoch.
+func (m *Mesh) openEpochWriting(ds []Draft, based bool, meanwhile []Entry) error {
 	m.mu.Lock()
 	rec, boots := m.own.rec, m.own.boots
 	if a := m.logs.authors[m.id]; a != nil {
@@ -224,12 +227,8 @@ func (m *Mesh) openEpochWriting(ds []Draft, from int, based bool) error {
 	taking := m.takingLocked()
 	m.mu.Unlock()
 
-	var tail []Entry
-	if from >= 0 && from <= len(old) {
-		tail = old[from:]
-	}
 	all, left := fit(m.shorter(snapshot(ds, based, append(past, old)...), taking))
-	behind := snapshot(nil, false, tail)
+	behind := snapshot(nil, false, meanwhile)
 	var low [4]byte
 	rand.Read(low[:])
 	boots++
