@@ -1,9 +1,12 @@
 package mesh
 
 import (
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 )
 
 // What is appended while the base is asked for is not lost, also if that opens an epoch,
@@ -40,5 +43,66 @@ func TestAppendedWhileTheBaseIsAsked(t *testing.T) {
 		if m.meanwhile != nil || m.asking != 0 {
 			t.Error("what is appended is gathered for ever")
 		}
+	}
+}
+
+// A log that is full of what is obsolete becomes shorter when it is asked to, also if
+// something is written meanwhile that finds no room; and when nothing is obsolete any
+// more, no epoch is opened for that.
+func TestFullLogBecomesShorter(t *testing.T) {
+	m := quietMesh(t, NewSecret())
+	m.SetBase(func() []Draft { return nil })
+	m.o.Obsolete = func() func([]byte) bool {
+		return func(p []byte) bool { return strings.HasPrefix(string(p), "old") }
+	}
+	fill := func(what string) (err error) {
+		var ds []Draft
+		for i := range maxLasting - 2 {
+			ds = append(ds, Draft{KindGrant, fmt.Appendf(nil, "%s %d", what, i)})
+		}
+		_, err = m.Append(ds...)
+		return err
+	}
+	votes := func(round int) (ds []Draft) {
+		for i := range 3 {
+			ds = append(ds, Draft{KindGrant, fmt.Appendf(nil, "vote %d of round %d", i, round)})
+		}
+		return ds
+	}
+	overflow := func(more []Draft) {
+		t.Helper()
+		m.own.at = time.Now().Add(-2 * crampedPause)
+		m.Reopen()
+		if _, err := m.Append(more...); !errors.Is(err, ErrLogFull) {
+			t.Fatalf("in a full log: %v", err)
+		}
+		if err := m.openEpoch(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := fill("old"); err != nil {
+		t.Fatal(err)
+	}
+	overflow(votes(1))
+	if n := len(m.State().Logs[m.id]); n > 10 {
+		t.Errorf("a log of %d entries", n)
+	}
+	if _, err := m.Append(votes(1)...); err != nil {
+		t.Error(err)
+	}
+	if err := m.openEpoch(); err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; roomFor(m.logs.log(m.id), 0, votes(2)); i++ {
+		if _, err := m.Append(Draft{KindGrant, fmt.Appendf(nil, "new %d", i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !slices.ContainsFunc(m.logs.log(m.id), func(e Entry) bool { return e.Kind == KindTaken }) {
+		t.Fatal("it names no epoch that it takes")
+	}
+	before := m.own.epoch
+	if overflow(votes(2)); m.own.epoch != before {
+		t.Error("a new epoch without more room")
 	}
 }

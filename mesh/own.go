@@ -191,15 +191,17 @@ func (m *Mesh) openEpoch() error {
 	if m.asking--; m.asking == 0 {
 		m.meanwhile = nil
 	}
-	if m.own.cramped && base != nil && !m.lacksPastLocked() && !helps(ds, m.logs.log(m.id)) {
-		m.own.cramped = false
-		m.mu.Unlock()
-		return nil
-	}
+	cramped, log := m.own.cramped && base != nil && !m.lacksPastLocked(), m.logs.log(m.id)
 	if len(endpoints) > 0 || m.own.open {
 		m.own.rec.Endpoints = endpoints
 	}
 	m.mu.Unlock()
+	if cramped && !m.helps(ds, log) {
+		m.mu.Lock()
+		m.own.cramped = false
+		m.mu.Unlock()
+		return nil
+	}
 	return m.openEpochWriting(ds, base != nil, meanwhile)
 }
 
