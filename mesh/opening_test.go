@@ -3,6 +3,7 @@ package mesh
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -104,5 +105,25 @@ func TestFullLogBecomesShorter(t *testing.T) {
 	before := m.own.epoch
 	if overflow(votes(2)); m.own.epoch != before {
 		t.Error("a new epoch without more room")
+	}
+}
+
+// New endpoints that could not be written with a new epoch are not told yet.
+func TestEndpointsAfterAFailedEpoch(t *testing.T) {
+	m := quietMesh(t, NewSecret())
+	at := netip.MustParseAddrPort("192.0.2.1:6783")
+	m.o.Endpoints = func() []netip.AddrPort { return []netip.AddrPort{at} }
+	d := m.o.Store.(*disk)
+	d.refuse(errors.New("no space left"))
+	if err := m.openEpoch(); err == nil {
+		t.Fatal("a disk that refuses has taken an epoch")
+	}
+	own := func() []netip.AddrPort { h, _ := m.State().Host(m.id); return h.Record.Endpoints }
+	if slices.Contains(own(), at) {
+		t.Error("they count as told")
+	}
+	d.refuse(nil)
+	if err := m.openEpoch(); err != nil || !slices.Contains(own(), at) {
+		t.Errorf("when it takes one: %v, %v", own(), err)
 	}
 }

@@ -97,7 +97,7 @@ func (m *Mesh) appendLocking(ds []Draft, edit func(*Record), lasting bool) ([]En
 		return nil, fmt.Errorf("append to log: %w", errTwin)
 	}
 	if !open || stale {
-		if err := m.openEpochWriting(nil, false, nil); err != nil {
+		if err := m.openEpochWriting(nil, false, nil, nil); err != nil {
 			return nil, fmt.Errorf("append to log: %w", err)
 		}
 	}
@@ -192,8 +192,9 @@ func (m *Mesh) openEpoch() error {
 		m.meanwhile = nil
 	}
 	cramped, log := m.own.cramped && base != nil && !m.lacksPastLocked(), m.logs.log(m.id)
-	if len(endpoints) > 0 || m.own.open {
-		m.own.rec.Endpoints = endpoints
+	edit := func(r *Record) { r.Endpoints = endpoints }
+	if len(endpoints) == 0 && !m.own.open {
+		edit = nil
 	}
 	m.mu.Unlock()
 	if cramped && !m.helps(ds, log) {
@@ -202,12 +203,12 @@ func (m *Mesh) openEpoch() error {
 		m.mu.Unlock()
 		return nil
 	}
-	return m.openEpochWriting(ds, base != nil, meanwhile)
+	return m.openEpochWriting(ds, base != nil, meanwhile, edit)
 }
 
 // openEpochWriting does it; writing is held. meanwhile was appended since ds was asked
-// for, in whatever epoch.
-func (m *Mesh) openEpochWriting(ds []Draft, based bool, meanwhile []Entry) error {
+// for, in whatever epoch. edit, unless nil, changes the own record.
+func (m *Mesh) openEpochWriting(ds []Draft, based bool, meanwhile []Entry, edit func(*Record)) error {
 	m.mu.Lock()
 	rec, boots := m.own.rec, m.own.boots
 	if a := m.logs.authors[m.id]; a != nil {
@@ -235,6 +236,9 @@ func (m *Mesh) openEpochWriting(ds []Draft, based bool, meanwhile []Entry) error
 	rand.Read(low[:])
 	boots++
 	number := boots<<32 | uint64(binary.BigEndian.Uint32(low[:]))
+	if edit != nil {
+		edit(&rec)
+	}
 	rec.BootNonce, rec.Epoch, rec.Serial = m.nonce, number, 1
 	rec.ProtoMin, rec.ProtoMax, rec.Nickname = protoMin, protoMax, m.o.Nickname
 	rec.Ext = m.extensions()
