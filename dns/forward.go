@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -155,19 +156,21 @@ func relay(r, up *miekg.Msg) *miekg.Msg {
 	if m.Rcode > 0xf && r.IsEdns0() == nil {
 		m.Rcode = miekg.RcodeServerFailure // it takes an OPT to say more
 	}
-	m.Answer = up.Answer
+	m.Answer, m.Ns, m.Extra = endToEnd(up.Answer), endToEnd(up.Ns), endToEnd(up.Extra)
 	for _, rr := range m.Answer {
 		if h := rr.Header(); h.Name != r.Question[0].Name && strings.EqualFold(h.Name, r.Question[0].Name) {
 			h.Name = r.Question[0].Name // what is kept was asked for in another case
 		}
 	}
-	m.Ns = up.Ns
-	for _, rr := range up.Extra {
-		switch rr.Header().Rrtype {
-		case miekg.TypeOPT, miekg.TypeTSIG, miekg.TypeSIG: // from hop to hop only
-		default:
-			m.Extra = append(m.Extra, rr)
-		}
-	}
 	return m
+}
+
+// endToEnd leaves out, in place, the records that are between two servers only: EDNS and signatures of messages. A server that
+// means harm may have them in any section.
+func endToEnd(rrs []miekg.RR) []miekg.RR {
+	return slices.DeleteFunc(rrs, func(rr miekg.RR) bool {
+		sig, is := rr.(*miekg.SIG)
+		t := rr.Header().Rrtype
+		return t == miekg.TypeOPT || t == miekg.TypeTSIG || is && sig.TypeCovered == miekg.TypeNone // RFC 2931: SIG(0)
+	})
 }

@@ -129,6 +129,25 @@ func TestForwardFlagsAndEDNS(t *testing.T) {
 	}
 }
 
+// What is between two servers only goes no further, in whatever section it comes. An old signature of records does.
+func TestRelayedRecords(t *testing.T) {
+	header := func(rrtype uint16) miekg.RR_Header {
+		return miekg.RR_Header{Name: ".", Rrtype: rrtype, Class: miekg.ClassINET}
+	}
+	section := func() []miekg.RR {
+		return []miekg.RR{
+			&miekg.OPT{Hdr: header(miekg.TypeOPT)}, &miekg.A{Hdr: header(miekg.TypeA)}, &miekg.TSIG{Hdr: header(miekg.TypeTSIG)},
+			&miekg.SIG{RRSIG: miekg.RRSIG{Hdr: header(miekg.TypeSIG)}}, &miekg.SIG{RRSIG: miekg.RRSIG{Hdr: header(miekg.TypeSIG), TypeCovered: miekg.TypeA}},
+		}
+	}
+	m := relay(question("x.example.", miekg.TypeA), &miekg.Msg{Answer: section(), Ns: section(), Extra: section()})
+	for name, rrs := range map[string][]miekg.RR{"answer": m.Answer, "authority": m.Ns, "additional": m.Extra} {
+		if len(rrs) != 2 || rrs[0].Header().Rrtype != miekg.TypeA || rrs[1].(*miekg.SIG).TypeCovered != miekg.TypeA {
+			t.Errorf("%s section: %v", name, rrs)
+		}
+	}
+}
+
 // A dead server costs little, and once only.
 func TestForwardToTheServerThatAnswers(t *testing.T) {
 	silent, err := net.ListenPacket("udp4", "127.0.0.1:0")
@@ -212,12 +231,11 @@ func TestNeverToItself(t *testing.T) {
 	u := newModel(t)
 	s := newServer(t, Options{Upstream: []netip.AddrPort{}})
 	run(t, s)
-	if err := s.SetListen([]netip.AddrPort{loopback, netip.MustParseAddrPort("0.0.0.0:0")}); err != nil {
+	if err := s.SetListen([]netip.AddrPort{loopback, netip.MustParseAddrPort("127.0.0.5:0")}); err != nil {
 		t.Fatal(err)
 	}
 	l := s.Listening()
-	viaAll := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.5"), l[0].Port())
-	s.upstream.fixed = []netip.AddrPort{l[1], viaAll, u.addr, netip.MustParseAddrPort("192.0.2.53:53")}
+	s.upstream.fixed = []netip.AddrPort{l[1], l[0], u.addr, netip.MustParseAddrPort("192.0.2.53:53")}
 	if got, want := s.Upstream(), []string{u.addr.String(), "192.0.2.53"}; !slices.Equal(got, want) {
 		t.Errorf("upstream %v, want %v", got, want)
 	}

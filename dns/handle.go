@@ -42,13 +42,6 @@ func (s *Server) admits(src netip.Addr) bool {
 	return false
 }
 
-// handle answers one query that the library has read, over UDP: once, or not at all if ctx has ended.
-func (s *Server) handle(ctx context.Context, w miekg.ResponseWriter, r *miekg.Msg) {
-	if packed := s.reply(ctx, r, source(w.RemoteAddr()), true); packed != nil {
-		w.Write(packed) // who can't be reached asks again, or not
-	}
-}
-
 // reply decides what a parsed query gets; nil is silence. Of r it needs the header, the question and the OPT records.
 func (s *Server) reply(ctx context.Context, r *miekg.Msg, src netip.Addr, udp bool) []byte {
 	s.queries.Add(1)

@@ -10,8 +10,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	miekg "github.com/miekg/dns"
 )
 
 // perAddress is the number of UDP sockets of one address. The kernel gives all packets of one
@@ -164,8 +162,9 @@ func (s *Server) bindLocked(a netip.AddrPort) error {
 
 // bind opens both sockets of an address, or none.
 func (s *Server) bind(want netip.AddrPort) (*socket, error) {
-	if !want.Addr().IsValid() {
-		return nil, &ListenError{Addr: want, Network: "udp", Err: errors.New("not an address")}
+	// With all addresses, replies would leave from another than was asked.
+	if !want.Addr().IsValid() || want.Addr().IsUnspecified() {
+		return nil, &ListenError{Addr: want, Network: "udp", Err: errors.New("not one address")}
 	}
 	family := "6"
 	if want.Addr().Is4() {
@@ -173,7 +172,7 @@ func (s *Server) bind(want netip.AddrPort) (*socket, error) {
 	}
 	// With port 0 the kernel picks a free UDP port whose TCP twin may be taken.
 	for try := 0; ; try++ {
-		udp, err := listenUDP("udp"+family, want, readers(want))
+		udp, err := listenUDP("udp"+family, want, readers())
 		if err != nil {
 			return nil, newListenError(want, "udp", err)
 		}
@@ -193,9 +192,9 @@ func (s *Server) bind(want netip.AddrPort) (*socket, error) {
 	}
 }
 
-// readers is how many UDP sockets an address gets. Where the library reads, one does.
-func readers(a netip.AddrPort) int {
-	if !batches || a.Addr().IsUnspecified() {
+// readers is how many UDP sockets an address gets: one where they can't share it.
+func readers() int {
+	if !batches {
 		return 1
 	}
 	return perAddress
@@ -267,10 +266,9 @@ type part struct {
 // ctx ends or the socket is stopped.
 func (s *Server) serve(ctx context.Context, b *socket) {
 	ctx, cancel := context.WithCancel(ctx)
-	handler := miekg.HandlerFunc(func(w miekg.ResponseWriter, r *miekg.Msg) { s.handle(ctx, w, r) })
 	parts := []part{{run: func() error { return s.streams(ctx, b.tcp) }, stop: func() { b.tcp.Close() }}}
 	for _, conn := range b.udp {
-		parts = append(parts, s.packets(ctx, conn, handler))
+		parts = append(parts, s.answering(ctx, conn))
 	}
 
 	var running sync.WaitGroup
@@ -294,37 +292,15 @@ func (s *Server) serve(ctx context.Context, b *socket) {
 	}
 }
 
-// packets serves one UDP socket: in batches where that is possible, else through the
-// library, which also finds out the address that was asked when the socket has all.
-func (s *Server) packets(ctx context.Context, conn *net.UDPConn, h miekg.Handler) part {
-	if at := conn.LocalAddr().(*net.UDPAddr); batches && !at.IP.IsUnspecified() {
+// answering serves one UDP socket: in batches where that is possible.
+func (s *Server) answering(ctx context.Context, conn *net.UDPConn) part {
+	run := newPackets(s, conn).run
+	if batches {
 		if r, err := newBatched(s, conn); err == nil {
-			return part{run: func() error { return r.run(ctx) }, stop: func() { conn.Close() }}
+			run = r.run
 		}
 	}
-	udp := s.protocol(h)
-	udp.PacketConn = conn
-	return partOf(udp)
-}
-
-// partOf makes a server of miekg/dns stoppable at any time: a Shutdown that comes
-// before the start is ignored.
-func partOf(srv *miekg.Server) part {
-	started, done := make(chan struct{}), make(chan struct{})
-	srv.NotifyStartedFunc = func() { close(started) }
-	return part{
-		run: func() error {
-			defer close(done)
-			return srv.ActivateAndServe()
-		},
-		stop: func() {
-			select {
-			case <-started:
-				srv.Shutdown()
-			case <-done:
-			}
-		},
-	}
+	return part{run: func() error { return run(ctx) }, stop: func() { conn.Close() }}
 }
 
 // lost forgets a socket that ended without having been told to, and has it bound anew.
@@ -340,14 +316,4 @@ func (s *Server) lost(b *socket, err error) {
 	s.mu.Unlock()
 	b.stop() // the rest of it is in the way of a new one
 	s.lookAgain()
-}
-
-// protocol is a miekg/dns server for UDP with our rules and no socket.
-func (s *Server) protocol(h miekg.Handler) *miekg.Server {
-	return &miekg.Server{
-		Handler:        h,
-		MsgAcceptFunc:  s.accept,
-		MsgInvalidFunc: func([]byte, error) { s.malformed.Add(1) },
-		DecorateReader: newReader,
-	}
 }

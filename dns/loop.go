@@ -5,7 +5,9 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"log/slog"
+	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -131,6 +133,18 @@ func (l *loops) probe(ctx context.Context, a asked) {
 // reaches from afar.
 func nearby(a netip.Addr) bool {
 	return a.IsPrivate() || a.IsLoopback() || a.IsLinkLocalUnicast() || sharedSpace.Contains(a) || isLocal(a)
+}
+
+// isLocal says whether an address is one of this host's.
+func isLocal(a netip.Addr) bool {
+	ifs, err := net.InterfaceAddrs()
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(ifs, func(i net.Addr) bool {
+		p, err := netip.ParsePrefix(i.String())
+		return err == nil && p.Addr().Unmap() == a.WithZone("")
+	})
 }
 
 // sharedSpace is that of RFC 6598, which carriers and overlay networks use.

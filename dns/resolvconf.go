@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"io"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -149,24 +148,5 @@ func parseResolvConf(raw []byte) []netip.Addr {
 // ourselves never ends.
 func (u *upstream) foreign(servers []netip.AddrPort) []netip.AddrPort {
 	own := u.own()
-	return slices.DeleteFunc(slices.Clone(servers), func(a netip.AddrPort) bool {
-		return slices.ContainsFunc(own, func(o netip.AddrPort) bool {
-			return o == a || o.Port() == a.Port() && o.Addr().IsUnspecified() && isLocal(a.Addr())
-		})
-	})
-}
-
-// isLocal says whether an address is one of this host's.
-func isLocal(a netip.Addr) bool {
-	if a.IsLoopback() {
-		return true
-	}
-	ifs, err := net.InterfaceAddrs()
-	if err != nil {
-		return false
-	}
-	return slices.ContainsFunc(ifs, func(i net.Addr) bool {
-		p, err := netip.ParsePrefix(i.String())
-		return err == nil && p.Addr().Unmap() == a.WithZone("")
-	})
+	return slices.DeleteFunc(slices.Clone(servers), func(a netip.AddrPort) bool { return slices.Contains(own, a) })
 }

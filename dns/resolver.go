@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -230,7 +229,7 @@ func (r *resolver) fly(k cacheKey, q *miekg.Msg, src client) (*flight, error) {
 	case r.sources[src] >= maxPerSource:
 		return nil, errBusy
 	}
-	zone := r.forwarders[slices.IndexFunc(r.forwarders, func(z *zoneForwarder) bool { return within(k.name, z.domain) })]
+	zone := r.forwarders[slices.IndexFunc(r.forwarders, func(z *zoneForwarder) bool { return miekg.IsSubDomain(z.domain, k.name) })]
 	f := &flight{zone: zone, since: now, done: make(chan struct{})}
 	r.flights[k] = f
 	r.sources[src]++
@@ -288,9 +287,4 @@ func (r *resolver) noteLocked(k cacheKey, f *flight) {
 		short.reply = &miekg.Msg{MsgHdr: f.reply.MsgHdr, Question: f.reply.Question}
 	}
 	r.failed[k] = failure{short, time.Now()}
-}
-
-// within says whether a name is a domain's or the domain itself; both in lower case.
-func within(name, domain string) bool {
-	return domain == "." || name == domain || strings.HasSuffix(name, "."+domain)
 }

@@ -314,6 +314,7 @@ func TestSplitDomainsAndRebinding(t *testing.T) {
 			"www.corp.example.":  "NOERROR www.corp.example. A 10.1.1.7",
 			"corp.example.":      "NOERROR corp.example. A 10.1.1.7",
 			"x.eu.Corp.example.": "NOERROR x.eu.Corp.example. A 10.1.2.7",
+			`a\.corp.example.`:   strings.Replace(want, "www.example.com.", `a\.corp.example.`, 1), // a label with a dot in it
 		} {
 			if got := tell(ask(t, "udp", addr, question(name, miekg.TypeA))); got != want {
 				t.Errorf("%s, refuse %v: %s, want %s", name, refuse, got, want)

@@ -2,8 +2,11 @@ package dns
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
+
+	miekg "github.com/miekg/dns"
 )
 
 const hexDigits = "0123456789abcdef"
@@ -63,4 +66,10 @@ func reverseZones(p netip.Prefix) []string {
 		zones[i] = reverseName(a, labels)
 	}
 	return zones
+}
+
+// Reverses says whether the names of a domain are those that PTR records of addresses of a prefix have, and no others: of a table that
+// has the prefix, none of them is asked for elsewhere.
+func Reverses(domain string, p netip.Prefix) bool {
+	return slices.ContainsFunc(reverseZones(p), func(zone string) bool { return miekg.IsSubDomain(zone, canonical(domain)) })
 }

@@ -1,15 +1,12 @@
 package dns
 
 import (
-	"bytes"
 	"errors"
 	"net"
 	"net/netip"
 	"sync"
 	"syscall"
 	"time"
-
-	miekg "github.com/miekg/dns"
 )
 
 // tcpLimits bound, with maxPipelined, what clients can hold over TCP.
@@ -113,28 +110,4 @@ type tcpConn struct {
 func (c *tcpConn) Close() error {
 	c.release()
 	return c.Conn.Close()
-}
-
-// reader reads whole UDP messages of any size through one buffer, where
-// miekg/dns would keep one of the largest size per message in hand, or cut them.
-type reader struct {
-	miekg.Reader
-	buf []byte
-}
-
-func newReader(r miekg.Reader) miekg.Reader {
-	return &reader{Reader: r}
-}
-
-// ReadUDP is called by one goroutine only. It sets no deadline, so that the one
-// which Shutdown sets to unblock it stays.
-func (r *reader) ReadUDP(conn *net.UDPConn, _ time.Duration) ([]byte, *miekg.SessionUDP, error) {
-	if r.buf == nil {
-		r.buf = make([]byte, miekg.MaxMsgSize)
-	}
-	n, session, err := miekg.ReadFromSessionUDP(conn, r.buf)
-	if err != nil {
-		return nil, nil, err
-	}
-	return bytes.Clone(r.buf[:n]), session, nil
 }

@@ -120,8 +120,12 @@ func findJudge() (string, error) {
 	return "", err
 }
 
-// mayRefuse errs on the side of yes: what another chain than this one says is not looked at.
+// mayRefuse says whether a chain may refuse what conntrack does not know. It errs on the side of yes: what another chain than this one
+// says is not looked at.
 func mayRefuse(c *nftables.Chain, rules []*nftables.Rule) bool {
+	if beforeConntrack(c) && !slices.ContainsFunc(rules, mayTell) {
+		return false
+	}
 	for _, r := range rules {
 		if isOurs(r) {
 			return false // accepted, whatever comes behind
@@ -133,7 +137,7 @@ func mayRefuse(c *nftables.Chain, rules []*nftables.Rule) bool {
 					return true
 				}
 			case *expr.Lookup:
-				if x.IsDestRegSet && x.DestRegister == unix.NFT_REG_VERDICT {
+				if decides(x) {
 					return true
 				}
 			case *expr.Reject, *expr.Queue, *expr.Target:
@@ -142,6 +146,40 @@ func mayRefuse(c *nftables.Chain, rules []*nftables.Rule) bool {
 		}
 	}
 	return c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop
+}
+
+// decides says that a lookup is in a map of verdicts.
+func decides(l *expr.Lookup) bool { return l.IsDestRegSet && l.DestRegister == unix.NFT_REG_VERDICT }
+
+// beforeConntrack says that a chain sees packets before conntrack does (NF_IP_PRI_CONNTRACK of linux/netfilter_ipv4.h, at two hooks).
+// Docker's drops from release 28 on are in such chains.
+func beforeConntrack(c *nftables.Chain) bool {
+	first := *c.Hooknum == *nftables.ChainHookPrerouting || *c.Hooknum == *nftables.ChainHookOutput
+	return first && c.Priority != nil && *c.Priority < -200
+}
+
+// stateless are matches of iptables that know nothing of conntrack.
+var stateless = []string{"addrtype", "comment", "iprange", "limit", "mac", "multiport", "physdev", "pkttype", "rpfilter", "set", "tcp", "udp"}
+
+// mayTell says whether a rule before conntrack may tell what is exempt from it, which it is from where our own chains stand on: by
+// conntrack's state, by a packet's mark, in another chain, or in some way that is not known to be none.
+func mayTell(r *nftables.Rule) bool {
+	return slices.ContainsFunc(r.Exprs, func(e expr.Any) bool {
+		switch x := e.(type) {
+		case *expr.Payload, *expr.Exthdr, *expr.Cmp, *expr.Range, *expr.Bitwise, *expr.Byteorder, *expr.Immediate, *expr.Fib,
+			*expr.Counter, *expr.Limit, *expr.Quota, *expr.Log, *expr.Notrack, *expr.Reject:
+			return false
+		case *expr.Meta:
+			return x.Key == expr.MetaKeyMARK && !x.SourceRegister
+		case *expr.Lookup:
+			return decides(x)
+		case *expr.Verdict:
+			return x.Kind == expr.VerdictJump || x.Kind == expr.VerdictGoto || x.Kind == expr.VerdictQueue
+		case *expr.Match:
+			return !slices.Contains(stateless, x.Name)
+		}
+		return true
+	})
 }
 
 // linksOf names the interface that has each address.

@@ -7,7 +7,10 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // tracked is how many connections to a port conntrack has come to know since the last call.
@@ -115,6 +118,15 @@ func TestQuestionsAreNotTracked(t *testing.T) {
 		{"nftables before the routing", "nft 'delete chain inet my in; add chain inet my pre { type filter hook prerouting priority 0; }; add rule inet my pre ct state untracked drop'", true},
 		{"nftables behind it", "nft 'delete chain inet my pre; add chain inet my post { type filter hook postrouting priority 0; }; add rule inet my post ct state untracked drop'", true},
 		{"none of that", "nft delete table inet my", false},
+		{"Docker's rules before conntrack", "iptables -t raw -A PREROUTING -d 172.17.0.3/32 ! -i docker0 -j DROP; " +
+			"iptables -t raw -A PREROUTING -d 127.0.0.1/32 -p tcp -m tcp --dport 8080 ! -i lo -m comment --comment published -j DROP", false},
+		{"iptables before conntrack, by its state", "iptables -t raw -A PREROUTING -m conntrack --ctstate UNTRACKED -j DROP", true},
+		{"nftables before conntrack, by a set", "iptables -t raw -F; nft 'add table inet my; add chain inet my pre { type filter hook prerouting priority -250; }; " +
+			"add rule inet my pre iifname != docker0 ip daddr { 172.17.0.3, 172.17.0.4 } drop'", false},
+		{"by its state", "nft 'add rule inet my pre ct state untracked drop'", true},
+		{"by a mark, of another's making", "nft 'flush chain inet my pre; add rule inet my pre meta mark 1 drop'", true},
+		{"in another chain", "nft 'flush chain inet my pre; add chain inet my more; add rule inet my pre jump more; add rule inet my more ct state untracked drop'", true},
+		{"none of that either", "nft delete table inet my", false},
 		{"iptables-legacy", "iptables-legacy -A OUTPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT; iptables-legacy -P OUTPUT DROP", true},
 		{"iptables-legacy without rules", "iptables-legacy -F; iptables-legacy -P OUTPUT ACCEPT", false},
 	} {
@@ -131,6 +143,55 @@ func TestQuestionsAreNotTracked(t *testing.T) {
 		a.reaches(docker.String())
 		if n := h.tracked(53); n > 0 != c.tracked {
 			t.Errorf("%s: conntrack has taken in %d questions", c.what, n)
+		}
+	}
+}
+
+// Before conntrack, at the two hooks where it is, a chain judges by it only if a rule may tell what it knows.
+func TestChainsBeforeConntrack(t *testing.T) {
+	drop, state := &expr.Verdict{Kind: expr.VerdictDrop}, &expr.Ct{Key: expr.CtKeySTATE}
+	accept, jump := &expr.Verdict{Kind: expr.VerdictAccept}, &expr.Verdict{Kind: expr.VerdictJump, Chain: "more"}
+	header := []expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME}, &expr.Payload{}, &expr.Bitwise{}, &expr.Lookup{}, &expr.Cmp{}, &expr.Counter{}}
+	policy := nftables.ChainPolicyDrop
+	for _, c := range []struct {
+		what   string
+		rules  [][]expr.Any
+		policy *nftables.ChainPolicy
+		before bool // what is said of it there
+		behind bool
+	}{
+		{"no rules", nil, nil, false, false},
+		{"a drop by headers", [][]expr.Any{append(header, drop)}, nil, false, true},
+		{"a drop by state", [][]expr.Any{{state, drop}}, nil, true, true},
+		{"a drop of all but some states", [][]expr.Any{{state, accept}, {drop}}, nil, true, true},
+		{"the same as a policy", [][]expr.Any{{state, accept}}, &policy, true, true},
+		{"a policy, and accepts by headers", [][]expr.Any{append(header, accept)}, &policy, false, true},
+		{"a policy alone", nil, &policy, false, true},
+		{"a jump", [][]expr.Any{{jump}}, nil, true, true},
+		{"a drop by a mark", [][]expr.Any{{&expr.Meta{Key: expr.MetaKeyMARK}, drop}}, nil, true, true},
+		{"a mark that is given", [][]expr.Any{{&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true}}, {drop}}, nil, false, true},
+		{"iptables' matches by headers", [][]expr.Any{{&expr.Match{Name: "multiport"}, drop}}, nil, false, true},
+		{"iptables' match by state", [][]expr.Any{{&expr.Match{Name: "conntrack"}, drop}}, nil, true, true},
+		{"a match that is not known", [][]expr.Any{{&expr.Match{Name: "bpf"}, drop}}, nil, true, true},
+		{"a target of iptables", [][]expr.Any{{&expr.Target{Name: "NFQUEUE"}}}, nil, true, true},
+		{"a state and no drop", [][]expr.Any{{state, accept}}, nil, false, false},
+		{"a map of verdicts", [][]expr.Any{{&expr.Payload{}, &expr.Lookup{IsDestRegSet: true, DestRegister: unix.NFT_REG_VERDICT}}}, nil, true, true},
+	} {
+		var rules []*nftables.Rule
+		for _, es := range c.rules {
+			rules = append(rules, &nftables.Rule{Exprs: es})
+		}
+		for _, at := range []struct {
+			hook     *nftables.ChainHook
+			priority nftables.ChainPriority
+			want     bool
+		}{
+			{nftables.ChainHookPrerouting, -300, c.before}, {nftables.ChainHookOutput, -201, c.before}, {nftables.ChainHookPrerouting, -200, c.behind},
+			{nftables.ChainHookOutput, 0, c.behind}, {nftables.ChainHookInput, -300, c.behind}, {nftables.ChainHookPostrouting, -300, c.behind},
+		} {
+			if got := mayRefuse(&nftables.Chain{Hooknum: at.hook, Priority: &at.priority, Policy: c.policy}, rules); got != at.want {
+				t.Errorf("%s, at hook %d with priority %d: %v", c.what, *at.hook, at.priority, got)
+			}
 		}
 	}
 }

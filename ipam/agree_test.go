@@ -1,6 +1,9 @@
 package ipam
 
-import "testing"
+import (
+	"slices"
+	"testing"
+)
 
 // An elector does not have decided what would hand a mesh to hosts that nobody knows.
 func TestElectorsAgreeToHostsTheyKnow(t *testing.T) {
@@ -54,5 +57,17 @@ func TestVersionsHaveABound(t *testing.T) {
 				t.Errorf("handed over: %v", err)
 			}
 		}
+	}
+}
+
+// A host that is launched anew as observer takes part in no decision any more ("weft help launch").
+func TestObserverThatStood(t *testing.T) {
+	a, b := host(1), host(2)
+	whole := pfx("10.0.0.0/24")
+	g := Grant{Prefix: pfx("10.0.0.128/25"), From: a, To: b, Version: 2}
+	l := NewLedger(b, a, whole, []Fact{{By: a, Kind: FactGrant, Grant: Seed(whole, a)}, {By: a, Kind: FactGrant, Grant: g}, {By: b, Kind: FactAccept, Grant: g}, {By: b, Kind: FactStand, Count: 1}})
+	e := Env{Hosts: []Owner{a, b}, Alive: func(Owner) bool { return true }, Dead: nobody, Gone: nobody, Observer: true}
+	if fs := l.Next(e); !slices.ContainsFunc(fs, func(f Fact) bool { return f.Kind == FactStand && f.Count == 2 }) {
+		t.Errorf("it goes on standing for the council: %v", fs)
 	}
 }

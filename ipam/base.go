@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
@@ -228,6 +229,9 @@ func (l *Ledger) truthful(v Value) bool {
 	}
 	var all []netip.Prefix
 	for _, p := range b.Parts {
+		if slices.ContainsFunc(overlapping(l.baseParts(), p.Prefix), func(o Part) bool { return p.Version < o.Version }) {
+			return false // it was so before the base that all rests on: what came between is in nobody's log
+		}
 		if !slices.ContainsFunc(merge(sorted(known[step{p.Owner, p.Version}])), func(o netip.Prefix) bool { return within(p.Prefix, o) }) {
 			return false
 		}
@@ -267,21 +271,40 @@ type leap struct {
 
 // leaps are the bases that a majority of those that they name as electors has accepted, by instance.
 func leaps(votes map[uint32]map[Owner][]Vote) (all []leap) {
+	type key struct {
+		instance uint32
+		ballot   Ballot
+		choice   choice
+	}
+	type tally struct {
+		votes int
+		last  Owner // that was counted
+	}
+	tallies := map[key]*tally{}
 	for at, by := range votes {
 		for o, vs := range by {
-			for i, v := range vs {
-				if v.Value.Op != OpBase || !slices.Contains(v.Value.Hosts, o) || slices.ContainsFunc(vs[:i], func(w Vote) bool { return w.Accepted == v.Accepted }) {
+			for _, v := range vs {
+				if v.Value.Op != OpBase || !slices.Contains(v.Value.Hosts, o) {
 					continue
 				}
-				c := leap{instance: at, value: v.Value, ballot: v.Accepted, by: by}
-				if c.acceptedByMost(v.Value.Hosts) && !slices.ContainsFunc(all, func(o leap) bool { return o.instance == at && o.ballot == c.ballot && o.value.equal(c.value) }) {
-					all = append(all, c)
+				k := key{at, v.Accepted, v.Value.choice()}
+				t := tallies[k]
+				if t == nil {
+					t = &tally{}
+					tallies[k] = t
+				} else if t.last == o {
+					continue
+				}
+				t.last = o
+				if t.votes++; t.votes == len(v.Value.Hosts)/2+1 {
+					all = append(all, leap{instance: at, value: v.Value, ballot: v.Accepted, by: by})
 				}
 			}
 		}
 	}
 	slices.SortFunc(all, func(a, b leap) int {
-		return cmp.Or(cmp.Compare(a.instance, b.instance), cmp.Compare(a.ballot.Round, b.ballot.Round), a.ballot.By.Compare(b.ballot.By))
+		return cmp.Or(cmp.Compare(a.instance, b.instance), cmp.Compare(a.ballot.Round, b.ballot.Round), a.ballot.By.Compare(b.ballot.By),
+			bytes.Compare(a.value.Digest[:], b.value.Digest[:]), slices.CompareFunc(a.value.Hosts, b.value.Hosts, Owner.Compare))
 	})
 	return all
 }

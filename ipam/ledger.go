@@ -178,9 +178,9 @@ func (l *Ledger) walk(votes map[uint32]map[Owner][]Vote, forced map[uint32][]Fac
 			last = l.electors
 			vouchFor(all, last)
 		}
-		e := election{instance: i, electors: l.electors, latest: map[Owner]Vote{}, all: votes[i]}
+		e := election{instance: i, electors: l.electors, latest: map[Owner]Vote{}, all: explained(votes[i], l.self)}
 		for _, by := range l.electors {
-			for _, v := range votes[i][by] {
+			for _, v := range e.all[by] {
 				if v.after(e.latest[by]) {
 					e.latest[by] = v
 				}

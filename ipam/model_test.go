@@ -21,6 +21,7 @@ func TestModel(t *testing.T) {
 		for range n {
 			w.next++
 			w.members = append(w.members, &member{id: host(w.next), proven: true, disk: disk{logs: map[Owner]hostLog{}}})
+			w.members[len(w.members)-1].observer = w.next > 1 && rapid.IntRange(0, 2).Draw(t, "observer") == 0
 		}
 		for _, m := range w.members {
 			w.boot(m)
@@ -128,7 +129,7 @@ func TestModel(t *testing.T) {
 			"reset": func(t *rapid.T) {
 				o, to := pick("host"), pick("to")
 				heir := func(k Takeover) bool { return k.To == o.id && o.led.Pending(k) }
-				if !o.up || !o.proven || o == founder || o == to || !w.connected(o, to) || !to.proven || len(w.members) > 9 || slices.ContainsFunc(o.led.Takeovers(), heir) {
+				if !o.up || !o.proven || o == to || !w.connected(o, to) || !to.proven || len(w.members) > 9 || slices.ContainsFunc(o.led.Takeovers(), heir) {
 					return
 				}
 				for _, a := range o.al.All() {
@@ -217,6 +218,19 @@ func TestModel(t *testing.T) {
 				}
 				talk(t)
 			},
+			// One host alone takes another that lives for dead; or does not notice for long that one is.
+			"loses sight": func(t *rapid.T) {
+				m, x := pick("host"), pick("of")
+				if m != x && !slices.ContainsFunc(w.members, func(o *member) bool { return o.deaf[x.id] }) {
+					m.deaf = map[Owner]bool{x.id: true}
+					m.take = Value{Op: OpTake, Hosts: []Owner{x.id, m.id}}
+				}
+			},
+			"sees again": func(t *rapid.T) { m := pick("host"); m.deaf = nil },
+			"notices nothing": func(t *rapid.T) {
+				m, x := pick("host"), pick("of")
+				m.unaware = map[Owner]bool{x.id: true}
+			},
 			"prune": func(t *rapid.T) { w.prune(pick("host")) },
 			"partition": func(t *rapid.T) {
 				for _, m := range w.members {
@@ -251,7 +265,7 @@ func TestModel(t *testing.T) {
 			},
 			"disk is lost": func(t *rapid.T) { // it comes back as somebody else
 				m := pick("host")
-				if m.up || m.replaced || m == founder || len(w.members) > 9 {
+				if m.up || m.replaced || len(w.members) > 9 {
 					return
 				}
 				m.replaced, m.disk = true, disk{logs: map[Owner]hostLog{}}
@@ -270,7 +284,7 @@ func TestModel(t *testing.T) {
 			// is decided meanwhile about others it may have heard nothing.
 			"rmpeer --force": func(t *rapid.T) {
 				m, d := pick("operator's host"), pick("dead host")
-				if !m.up || !m.proven || d.up || d == founder || m == d {
+				if !m.up || !m.proven || d.up || m == d {
 					return
 				}
 				cutOff := rapid.Bool().Draw(t, "cut off") && w.knowsSpaceOf(m, d)
@@ -299,6 +313,16 @@ func TestModel(t *testing.T) {
 	})
 }
 
+// first is a host whose word counts.
+func (w *world) first() *member {
+	for _, m := range w.members {
+		if m.up && m.proven {
+			return m
+		}
+	}
+	return w.members[0]
+}
+
 // end heals everything: all agree, and every address can be given out again.
 func (w *world) end(t *rapid.T) {
 	settle := func(starter int) {
@@ -315,6 +339,7 @@ func (w *world) end(t *rapid.T) {
 		}
 	}
 	for _, m := range w.members {
+		m.deaf, m.unaware = nil, nil
 		m.side, m.take = 0, Value{}
 		if !m.up && !m.replaced {
 			m.proven = false
@@ -354,7 +379,7 @@ func (w *world) end(t *rapid.T) {
 		if !m.up {
 			continue
 		}
-		if first := w.members[0]; m.proven && !slices.Equal(m.led.Ring().Parts(), first.led.Ring().Parts()) {
+		if first := w.first(); m.proven && !slices.Equal(m.led.Ring().Parts(), first.led.Ring().Parts()) {
 			t.Fatalf("%s sees\n%s, the first\n%s", letter(m.id), show(m.led.Ring()), show(first.led.Ring()))
 		}
 		for _, p := range m.led.Usable() {
@@ -367,7 +392,7 @@ func (w *world) end(t *rapid.T) {
 	for _, m := range w.members {
 		alive += int(boolByte(m.up && m.proven && slices.Contains(m.led.Electors(), m.id)))
 	}
-	first := w.members[0]
+	first := w.first()
 	if !first.led.Ring().Seeded() || alive <= len(first.led.Electors())/2 {
 		return // too many disks were lost for a majority: that takes --force
 	}

@@ -29,7 +29,7 @@ func (l *Ledger) Next(e Env) []Fact {
 		f.By = l.self
 		out = append(out, f)
 	}
-	if l.Stands(l.self) && e.Leaving || !l.Stands(l.self) && !e.Leaving && !e.Observer {
+	if stands := !e.Leaving && !e.Observer; l.Stands(l.self) != stands {
 		say(Fact{Kind: FactStand, Count: l.standing[l.self] + 1})
 	}
 	if ids := l.news(e); len(ids) > 0 {
@@ -57,10 +57,12 @@ func (l *Ledger) Next(e Env) []Fact {
 			switch v.Op {
 			case OpTake:
 				return e.Dead(v.Hosts[0])
-			case OpBase:
-				return l.agree(e, l.self, v)
+			case OpDrop:
+				return !slices.ContainsFunc(v.Hosts, func(h Owner) bool { return !l.idle(e, h) })
+			case OpSeed:
+				return l.agree(e, l.founder, v)
 			}
-			return true
+			return l.agree(e, l.self, v)
 		},
 		bear: func(v Value) bool { return v.Op != OpBase || l.truthful(v) },
 		near: e.Alive,
@@ -342,7 +344,7 @@ func (l *Ledger) agree(e Env, by Owner, v Value) bool {
 		return every(func(h Owner) bool { return h == by || l.idle(e, h) })
 	case OpBase: // it says what self would say: nothing that self knows is left out, and nothing is made up
 		p := l.present()
-		return p.wire != nil && v.Digest == p.digest
+		return p.wire != nil && v.Digest == p.digest && slices.Equal(v.Hosts, l.electors)
 	case OpTake:
 		return v.Hosts[0] != l.self && e.Dead(v.Hosts[0]) && known(v.Hosts[1]) && l.ring.Seeded() && l.Mortal(v.Hosts[0])
 	}

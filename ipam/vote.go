@@ -72,27 +72,77 @@ func (e *election) decided() (Value, bool) {
 	return v, ok
 }
 
-// outcome is decided with the ballot.
-func (e *election) outcome() (Value, Ballot, bool) {
-	count := map[Ballot]int{}
-	value := map[Ballot]Value{}
+// choice is a value, comparable.
+type choice struct {
+	op     Op
+	hosts  string // one after another
+	digest Digest
+}
+
+func (v Value) choice() choice {
+	hosts := make([]byte, 0, len(v.Hosts)*len(Owner{}))
+	for _, h := range v.Hosts {
+		hosts = append(hosts, h[:]...)
+	}
+	return choice{v.Op, string(hosts), v.Digest}
+}
+
+// outcome is decided with the ballot. An elector that is not honest may say at a ballot something else than others: that is no vote for
+// what they have accepted.
+func (e *election) outcome() (decided Value, first Ballot, ok bool) {
+	type acceptance struct {
+		ballot Ballot
+		choice choice
+	}
+	count := map[acceptance]int{}
+	last := map[acceptance]Owner{} // that was counted
 	for _, by := range e.electors {
-		at := map[Ballot]bool{}
 		for _, v := range e.all[by] {
-			if v.Accepted != (Ballot{}) && !at[v.Accepted] {
-				at[v.Accepted] = true
-				count[v.Accepted]++
-				value[v.Accepted] = v.Value
+			if v.Accepted == (Ballot{}) {
+				continue
+			}
+			a := acceptance{v.Accepted, v.Value.choice()}
+			if count[a] > 0 && last[a] == by {
+				continue
+			}
+			last[a] = by
+			if count[a]++; count[a] >= e.quorum() && (!ok || v.Accepted.less(first)) {
+				decided, first, ok = v.Value, v.Accepted, true // of several, all are for the same
 			}
 		}
 	}
-	var first Ballot
-	for b, n := range count {
-		if n >= e.quorum() && (first == (Ballot{}) || b.less(first)) {
-			first = b // of several, all are for the same
+	return decided, first, ok
+}
+
+// maxJump is how many rounds a vote may be ahead of all others that count. Honest electors outbid each other by one; one that says the
+// highest round that there is would leave nobody a ballot. A log has too few votes to get there in jumps.
+const maxJump = 1 << 16
+
+// explained are the votes of an instance that count: those beyond are as votes that have not come yet. What self has said counts always.
+func explained(votes map[Owner][]Vote, self Owner) map[Owner][]Vote {
+	highest := uint32(0)
+	var rounds []uint32
+	for by, vs := range votes {
+		for _, v := range vs {
+			if rounds = append(rounds, v.Promised.Round); by == self {
+				highest = max(highest, v.Promised.Round)
+			}
 		}
 	}
-	return value[first], first, first != (Ballot{})
+	slices.Sort(rounds)
+	if n := len(rounds); n == 0 || rounds[n-1] <= maxJump {
+		return votes
+	}
+	for _, r := range rounds {
+		if uint64(r) <= uint64(highest)+maxJump {
+			highest = max(highest, r)
+		}
+	}
+	out := make(map[Owner][]Vote, len(votes))
+	for by, vs := range votes {
+		out[by] = slices.DeleteFunc(slices.Clone(vs), func(v Vote) bool { return v.Promised.Round > highest })
+	}
+	return out
 }
 
 // opinion is what an elector thinks of what others want, beside the votes.

@@ -39,6 +39,10 @@ type member struct {
 	side     int  // of the partition
 	replaced bool // its disk is lost, or it has departed; it never comes back
 	leaving  bool
+	observer bool
+	deaf     map[Owner]bool // these, which live, are dead to it
+	unaware  map[Owner]bool // if these die, it does not notice
+	wasDown  bool           // once, or was not proven
 	take     Value
 	al       *Allocator
 	led      *Ledger
@@ -222,13 +226,19 @@ func (w *world) boot(m *member) {
 
 func (w *world) env(m *member) Env {
 	e := Env{
-		Alive: func(o Owner) bool { return o == m.id || w.connected(m, w.member(o)) && w.member(o).proven },
-		// The operator's word, and a minute: who is called dead is.
-		Dead:    func(o Owner) bool { x := w.member(o); return !x.up || !x.proven },
-		Gone:    func(o Owner) bool { return m.disk.logs[o].departed },
-		Leaving: m.leaving,
-		Take:    m.take,
-		BaseAt:  4,
+		Alive: func(o Owner) bool {
+			return o == m.id || w.connected(m, w.member(o)) && w.member(o).proven && !m.deaf[o]
+		},
+		// The operator's word, and a minute: who is called dead is; or one host is wrong, which then is not the only one to decide.
+		Dead: func(o Owner) bool {
+			x := w.member(o)
+			return (!x.up || !x.proven) && !m.unaware[o] || m.deaf[o] && len(m.led.Electors()) > 1
+		},
+		Gone:     func(o Owner) bool { return m.disk.logs[o].departed },
+		Leaving:  m.leaving,
+		Observer: m.observer,
+		Take:     m.take,
+		BaseAt:   4,
 	}
 	for _, x := range w.members {
 		if !e.Gone(x.id) {
@@ -261,6 +271,14 @@ func (w *world) tick(m *member, start, wanted bool) {
 
 // check is the promise, after every step.
 func (w *world) check() {
+	for _, m := range w.members {
+		m.wasDown = m.wasDown || !m.up || !m.proven
+		for _, t := range m.led.Takeovers() {
+			if x := w.member(t.From); !t.Forced && x.up && x.proven && !x.wasDown {
+				w.failed("%s, which was never down, was taken over by %s", letter(t.From), letter(t.To))
+			}
+		}
+	}
 	holders, users := map[netip.Addr]string{}, map[netip.Addr]string{}
 	for _, m := range w.members {
 		if !m.up || !m.proven {
@@ -277,6 +295,9 @@ func (w *world) check() {
 		stray := m.al.Stray()
 		for _, al := range m.al.All() {
 			if slices.Contains(stray, al) {
+				if _, lost := m.led.Lost(); !lost {
+					w.failed("%v of %s is %s's, and %s was never taken over", al.Addr, letter(m.id), letter(m.led.Ring().Owner(al.Addr.Addr())), letter(m.id))
+				}
 				continue // cut off
 			}
 			if other, twice := holders[al.Addr.Addr()]; twice {

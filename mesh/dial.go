@@ -236,15 +236,22 @@ func (m *Mesh) wantedLocked(id peer.ID, h *host) bool {
 	return false
 }
 
-// pickLost picks one random host that should be met again.
+// pickLost picks one random host that should be met again; every other time, if there
+// are such, one that is no stranger.
 func (m *Mesh) pickLost() (peer.ID, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var ids []peer.ID
+	var ids, met []peer.ID
 	for id, h := range m.hosts {
-		if m.wantedLocked(id, h) && !m.talks.with(id) {
-			ids = append(ids, id)
+		if !m.wantedLocked(id, h) || m.talks.with(id) {
+			continue
 		}
+		if ids = append(ids, id); !m.logs.strangers.unmet(id) {
+			met = append(met, id)
+		}
+	}
+	if len(met) > 0 && rand.IntN(2) == 0 {
+		ids = met
 	}
 	if len(ids) == 0 {
 		return peer.ID{}, false

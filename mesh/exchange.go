@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -55,8 +54,12 @@ const (
 func (m *Mesh) exchange(ctx context.Context, l *link, k *talk) (news []Entry, err error) {
 	l.pace.on = true
 	defer func() {
-		if l.pace.on = false; errors.Is(err, errSlow) {
+		l.pace.on = false
+		switch {
+		case errors.Is(err, errSlow):
 			m.reject(l.id, reasonSlow, err)
+		case err != nil && k.wasSilent():
+			m.reject(l.id, reasonSilent, errSilent)
 		}
 	}()
 	var digest, theirs []mark
@@ -98,7 +101,7 @@ func (m *Mesh) exchange(ctx context.Context, l *link, k *talk) (news []Entry, er
 	}
 	k.goesOn()
 	if string(theirRoot) == string(root[:]) {
-		m.hear(nil)
+		m.hear(l.id, nil)
 		return nil, nil
 	}
 	m.count.add("repairs")
@@ -114,7 +117,7 @@ func (m *Mesh) exchange(ctx context.Context, l *link, k *talk) (news []Entry, er
 	if err != nil {
 		return news, fmt.Errorf("exchange entries: %w", err)
 	}
-	m.hear(theirs)
+	m.hear(l.id, theirs)
 	return news, nil
 }
 
@@ -139,25 +142,6 @@ func (m *Mesh) Doubt() {
 	m.heard, m.doubted = false, time.Now()
 	m.publishLocked()
 	m.mu.Unlock()
-}
-
-// hear notes that another host has told what it knows of this one's past; theirs
-// is its digest, nil if it was the same as this host's. One that has never heard
-// of this host does not count.
-func (m *Mesh) hear(theirs []mark) {
-	if theirs != nil && !slices.ContainsFunc(theirs, func(k mark) bool { return k.author == m.id }) {
-		return
-	}
-	m.mu.Lock()
-	news := !m.heard && time.Since(m.doubted) >= doubtDrain
-	if news {
-		m.heard = true
-		m.publishLocked()
-	}
-	m.mu.Unlock()
-	if news {
-		m.o.OnChange()
-	}
 }
 
 // inTurn does a, then b, or the other way round.
@@ -197,6 +181,7 @@ func (m *Mesh) sendMissing(l *link, theirs []mark) error {
 func (m *Mesh) takeAll(l *link, asked *asked) (news []Entry, err error) {
 	var departures []Entry
 	useless := 0
+	defer m.endTelling(asked)
 	for {
 		t, b, err := l.read(1+maxChunk, msgEntries, msgDone)
 		if err != nil {
@@ -220,7 +205,7 @@ func (m *Mesh) takeAll(l *link, asked *asked) (news []Entry, err error) {
 				departures = append(departures, e)
 			}
 		}
-		fresh, lie := m.take(es, l.id, true)
+		fresh, lie := m.takeTold(es, l.id, asked)
 		if lie != nil {
 			return news, fmt.Errorf("take entries: %w", lie)
 		}
@@ -243,12 +228,13 @@ var errUseless = errors.New("an exchange that brings what nobody has asked for")
 type asked struct {
 	marks map[peer.ID]mark // of this host's digest; those that the other's contradicts are left out
 	told  map[peer.ID]place
+	past  bool // it has told news of this host's own past
 }
 
 type place struct{ epoch, seq uint64 }
 
 func newAsked(ours, theirs []mark) *asked {
-	a := &asked{make(map[peer.ID]mark, len(ours)), make(map[peer.ID]place)}
+	a := &asked{marks: make(map[peer.ID]mark, len(ours)), told: make(map[peer.ID]place)}
 	for _, k := range ours {
 		a.marks[k.author] = k
 	}
@@ -289,7 +275,7 @@ type difference struct {
 // compareRoot looks at what another host says that it holds.
 func (m *Mesh) compareRoot(from peer.ID, root [32]byte) {
 	if root == m.root() {
-		m.hear(nil)
+		m.hear(from, nil)
 		return
 	}
 	select {

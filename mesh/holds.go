@@ -14,12 +14,26 @@ type holds struct {
 	n  map[netip.Addr]int
 }
 
+// sourceOf is what counts as one source: an address, or of IPv6 the network that a
+// machine has for itself (RFC 7421). A control address has its host in the last 80 bits.
+func sourceOf(a netip.Addr) netip.Addr {
+	if !a.Is6() || inTunnel(a) {
+		return a
+	}
+	net, err := a.Prefix(64)
+	if err != nil {
+		return a
+	}
+	return net.Addr()
+}
+
 func newHolds(most int) *holds { return &holds{most: most, n: make(map[netip.Addr]int)} }
 
 // take reports whether the source may have one more, and counts it.
 func (h *holds) take(from netip.Addr) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	from = sourceOf(from)
 	if h.n[from] >= h.most {
 		return false
 	}
@@ -31,6 +45,7 @@ func (h *holds) take(from netip.Addr) bool {
 func (h *holds) give(from netip.Addr) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	from = sourceOf(from)
 	if h.n[from]--; h.n[from] <= 0 {
 		delete(h.n, from)
 	}

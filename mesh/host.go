@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"math/rand/v2"
+	"net/netip"
 	"time"
 
 	"weft/peer"
@@ -18,15 +19,17 @@ type host struct {
 	nodes   int  // of eachHostLocked, for a sign
 	current bool // likewise
 
-	met     bool   // a member of gossip since this router started
-	gossip  bool   // gossip holds the start of rec alive
-	vetted  uint64 // a boot nonce, not rec's, that was challenged and is a restart
-	live    Liveness
-	since   time.Time // of live
-	doubted time.Time // when it was asked last because gossip called it dead
-	rtt     time.Duration
-	pings   int           // measured since this router started
-	shown   time.Duration // rtt in the newest State
+	met      bool           // a member of gossip since this router started
+	gossip   bool           // gossip holds the start of rec alive
+	vetted   uint64         // a boot nonce, not rec's, that was challenged and is a restart
+	copied   uint64         // … and is a copy, since rec's start answered
+	copiedAt netip.AddrPort // … there
+	live     Liveness
+	since    time.Time // of live
+	doubted  time.Time // when it was asked last because gossip called it dead
+	rtt      time.Duration
+	pings    int           // measured since this router started
+	shown    time.Duration // rtt in the newest State
 
 	news     time.Time // when a fresher record came, if gossip has not got it since
 	nextDial time.Time // of its join port, when it is not in gossip

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -62,6 +63,9 @@ func (m *Mesh) introduce(ctx context.Context, l *link) ([]Entry, error) {
 	}
 	defer k.end()
 	news, err := m.exchange(ctx, l, k)
+	if r := (*Refusal)(nil); err == nil || errors.As(err, &r) { // it is there, if it is busy
+		k.over()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("join %v: %w", l.id, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"weft/peer"
@@ -93,9 +94,24 @@ func (m *Mesh) judgeClone(ctx context.Context, rec Record) *Refusal {
 		return nil
 	}
 	old, alive := h.rec, h.live == Alive
+	// The record names the addresses: whoever has the secret could have others dialled from here
+	// as often as it opens a session.
+	now := time.Now()
+	if slices.ContainsFunc(old.Endpoints, func(e netip.AddrPort) bool { return !m.challenges.allow(e.Addr(), now) }) {
+		copied, at := h.copied == rec.BootNonce, h.copiedAt
+		m.mu.Unlock()
+		m.count.add("clone_check_held_back")
+		if copied {
+			return m.cloneRefusal(id, old.Nickname, " at "+at.String())
+		}
+		return &Refusal{RefusedBusy, "asked a moment ago whether the former start of this host still runs"}
+	}
 	m.mu.Unlock()
 	if at, still := m.answers(ctx, old, rec.BootNonce, alive); still {
 		m.count.add("clone_refused")
+		m.mu.Lock()
+		h.copied, h.copiedAt = rec.BootNonce, at
+		m.mu.Unlock()
 		return m.cloneRefusal(id, old.Nickname, " at "+at.String())
 	}
 	m.mu.Lock()

@@ -35,14 +35,15 @@ type Mesh struct {
 
 	guestHolds, localHolds *holds // of one source among them
 
-	transport atomic.Pointer[transport] // gossip's
-	tries     atomic.Uint64             // joins of gossip so far
-	senders   *sourceLimits             // of members, for datagrams of ours
-	gossipers *sourceLimits             // of members, for memberlist's: what one breaks with its own does not make it look dead
-	queued    *holds                    // of members, in the inbox
-	talks     *talks
-	outgoing  *outgoing
-	rejected  rejections
+	transport  atomic.Pointer[transport] // gossip's
+	tries      atomic.Uint64             // joins of gossip so far
+	senders    *sourceLimits             // of members, for datagrams of ours
+	gossipers  *sourceLimits             // of members, for memberlist's: what one breaks with its own does not make it look dead
+	queued     *holds                    // of members, in the inbox
+	talks      *talks
+	outgoing   *outgoing
+	challenges *sourceLimits // of former starts, by where they are said to be
+	rejected   rejections
 
 	look     chan struct{} // look at liveness again
 	redial   chan struct{} // look for somebody to dial
@@ -57,29 +58,33 @@ type Mesh struct {
 	writing  sync.Mutex // held while this host's own log is written; taken before mu
 	flushing sync.Mutex // held while others' entries are written; taken before mu
 
-	mu       sync.Mutex // guards the fields below
-	founding Founding
-	own      ownLog
-	logs     *replica
-	past     *replica // this host's own entries that it lacks, seen from others: mostly of a higher epoch
-	hosts    map[peer.ID]*host
-	nodes    map[string]node // alive in gossip, by name
-	targets  map[string]*target
-	notices  notices
-	dirty    map[string]dirtyBucket // waits for the disk
-	departed map[peer.ID]time.Time  // when this router learnt of a departure
-	buried   time.Time              // when it was last looked which of them have had their time
-	aged     time.Time              // when strangers last grew older
-	base     func() []Draft
-	told     []byte // own record as gossip was told it
-	stale    bool   // a delegate of memberlist has changed what State shows
-	leaving  bool
-	heard    bool             // see State
-	doubted  time.Time        // see Doubt
-	sought   time.Time        // when another host was last asked who is there
-	knocked  map[peer.ID]bool // send datagrams and are not in gossip here; few
-	mended   time.Time        // when this host last opened an epoch because of its past
-	mends    int              // how often it has
+	mu        sync.Mutex // guards the fields below
+	founding  Founding
+	own       ownLog
+	logs      *replica
+	past      past
+	telling   int              // exchanges under way that have told of the past
+	knowMore  map[peer.ID]bool // hold an epoch of this host's in part that it does not hold itself
+	hosts     map[peer.ID]*host
+	nodes     map[string]node // alive in gossip, by name
+	targets   map[string]*target
+	notices   notices
+	dirty     map[string]dirtyBucket // waits for the disk
+	departed  map[peer.ID]time.Time  // when this router learnt of a departure
+	buried    time.Time              // when it was last looked which of them have had their time
+	aged      time.Time              // when strangers last grew older
+	base      func() []Draft
+	asking    int     // openings of an epoch that have asked for the base …
+	meanwhile []Entry // … and what was appended since the first of them asked
+	told      []byte  // own record as gossip was told it
+	stale     bool    // a delegate of memberlist has changed what State shows
+	leaving   bool
+	heard     bool             // see State
+	doubted   time.Time        // see Doubt
+	sought    time.Time        // when another host was last asked who is there
+	knocked   map[peer.ID]bool // send datagrams and are not in gossip here; few
+	mended    time.Time        // when this host last opened an epoch because of its past
+	mends     int              // how often it has
 }
 
 // New checks the options and loads what is on disk. Nothing is on the network
@@ -103,10 +108,11 @@ func New(o Options) (*Mesh, error) {
 		gossipers: newSourceLimits(senderBurst, senderRate),
 		queued:    newHolds(inboxLen / 8),
 
-		talks:    newTalks(o.Identity.ID()),
-		outgoing: newOutgoing(),
-		guests:   make(chan struct{}, o.ConnLimit),
-		locals:   make(chan struct{}, o.ConnLimit),
+		talks:      newTalks(o.Identity.ID()),
+		outgoing:   newOutgoing(),
+		challenges: newSourceLimits(challengeBurst, challengeRate),
+		guests:     make(chan struct{}, o.ConnLimit),
+		locals:     make(chan struct{}, o.ConnLimit),
 
 		guestHolds: newHolds(max(1, o.ConnLimit/2)),
 		localHolds: newHolds(max(1, o.ConnLimit/4)),
@@ -120,7 +126,8 @@ func New(o Options) (*Mesh, error) {
 		ready:    make(chan struct{}),
 		founding: o.Founding,
 		logs:     newReplica(),
-		past:     newReplica(),
+		past:     newPast(),
+		knowMore: make(map[peer.ID]bool),
 		hosts:    make(map[peer.ID]*host),
 		nodes:    make(map[string]node),
 		targets:  make(map[string]*target),

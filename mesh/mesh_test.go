@@ -487,14 +487,9 @@ func haveTwin(t *testing.T, m *Mesh) {
 	t.Helper()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if err := m.past.learn(m.o.Identity.Public()); err != nil {
-		t.Fatal(err)
-	}
 	twin := scribe{m.o.Identity, m.o.Secret, make(map[[3]int][]proven)}
 	for _, p := range twin.epoch(t, m.own.epoch+1<<32, 1, 0) {
-		if err := m.past.merge(p, true, &change{}); err != nil {
-			t.Fatal(err)
-		}
+		m.takeOwnLocked(p, peer.ID{1}, true)
 	}
 }
 
@@ -549,16 +544,16 @@ func TestDoubt(t *testing.T) {
 				t.Errorf("%s: heard %v", when, got)
 			}
 		}
-		m.hear(nil)
+		m.hear(peer.ID{9}, nil)
 		heard(true, "another host has told")
 		m.Doubt()
 		heard(false, "in doubt")
-		m.hear(nil)
+		m.hear(peer.ID{9}, nil)
 		heard(false, "what was on its way")
 		time.Sleep(doubtDrain)
-		m.hear([]mark{{author: peer.ID{9}}})
+		m.hear(peer.ID{9}, []mark{{author: peer.ID{9}}})
 		heard(false, "somebody who does not know this host")
-		m.hear(nil)
+		m.hear(peer.ID{9}, nil)
 		heard(true, "another host has told anew")
 	})
 }

@@ -97,7 +97,7 @@ func (m *Mesh) appendLocking(ds []Draft, edit func(*Record), lasting bool) ([]En
 		return nil, fmt.Errorf("append to log: %w", errTwin)
 	}
 	if !open || stale {
-		if err := m.openEpochWriting(nil, -1, false); err != nil {
+		if err := m.openEpochWriting(nil, false, nil, nil); err != nil {
 			return nil, fmt.Errorf("append to log: %w", err)
 		}
 	}
@@ -155,6 +155,9 @@ func (m *Mesh) appendLocking(ds []Draft, edit func(*Record), lasting bool) ([]En
 		m.logs.hold(a, len(e.raw))
 		m.logs.summed = nil
 	}
+	if m.asking > 0 {
+		m.meanwhile = append(m.meanwhile, es...)
+	}
 	if raw != nil {
 		m.own.rec, _ = ParseRecord(raw)
 		m.own.raw = raw
@@ -172,10 +175,9 @@ func (m *Mesh) appendLocking(ds []Draft, edit func(*Record), lasting bool) ([]En
 func (m *Mesh) openEpoch() error {
 	defer m.o.OnChange()
 	m.mu.Lock()
-	base, from := m.base, len(m.logs.log(m.id))
-	if !m.own.open {
-		from = -1
-	}
+	base := m.base
+	m.asking++
+	from := len(m.meanwhile)
 	m.mu.Unlock()
 	var ds []Draft
 	if base != nil {
@@ -185,54 +187,58 @@ func (m *Mesh) openEpoch() error {
 	m.writing.Lock()
 	defer m.writing.Unlock()
 	m.mu.Lock()
-	if m.own.cramped && base != nil && !m.lacksPastLocked() && !helps(ds, m.logs.log(m.id)) {
+	meanwhile := m.meanwhile[from:]
+	if m.asking--; m.asking == 0 {
+		m.meanwhile = nil
+	}
+	cramped, log := m.own.cramped && base != nil && !m.lacksPastLocked(), m.logs.log(m.id)
+	edit := func(r *Record) { r.Endpoints = endpoints }
+	if len(endpoints) == 0 && !m.own.open {
+		edit = nil
+	}
+	m.mu.Unlock()
+	if cramped && !m.helps(ds, log) {
+		m.mu.Lock()
 		m.own.cramped = false
 		m.mu.Unlock()
 		return nil
 	}
-	if from < 0 && m.own.open { // an Append has opened one meanwhile, with all of the past
-		from = int(m.logs.authors[m.id].current.snapshot)
-	}
-	if len(endpoints) > 0 || m.own.open {
-		m.own.rec.Endpoints = endpoints
-	}
-	m.mu.Unlock()
-	return m.openEpochWriting(ds, from, base != nil)
+	return m.openEpochWriting(ds, base != nil, meanwhile, edit)
 }
 
-// openEpochWriting does it; writing is held. from is how many entries of the
-// open epoch ds speaks for, -1 if none was open.
-func (m *Mesh) openEpochWriting(ds []Draft, from int, based bool) error {
+// openEpochWriting does it; writing is held. meanwhile was appended since ds was asked
+// for, in whatever epoch. edit, unless nil, changes the own record.
+func (m *Mesh) openEpochWriting(ds []Draft, based bool, meanwhile []Entry, edit func(*Record)) error {
 	m.mu.Lock()
-	old := m.logs.log(m.id)
-	past := m.past.log(m.id)
-	if a := m.past.authors[m.id]; a != nil && a.current != nil && a.current.fork != nil {
-		past = append(past, *a.current.fork)
-	}
-	taking := m.takingLocked()
 	rec, boots := m.own.rec, m.own.boots
-	for _, r := range []*replica{m.logs, m.past} {
-		if a := r.authors[m.id]; a != nil {
-			if a.current != nil {
-				boots = max(boots, a.current.number>>32)
-			}
-			for _, ep := range a.next {
+	if a := m.logs.authors[m.id]; a != nil {
+		for _, ep := range append([]*epoch{a.current}, a.next...) {
+			if ep != nil {
 				boots = max(boots, ep.number>>32)
 			}
 		}
 	}
+	old, former := m.logs.log(m.id), m.ownEpochLocked()
+	mends := m.lacksPastLocked()
+	var past [][]Entry
+	read := make(map[*pastEpoch]int) // their versions: more may come meanwhile
+	for _, e := range m.past.ascending() {
+		if boots = max(boots, e.number>>32); e.untaken() {
+			past, read[e] = append(past, e.said()), e.version
+		}
+	}
+	taking := m.takingLocked()
 	m.mu.Unlock()
 
-	var tail []Entry
-	if from >= 0 && from <= len(old) {
-		tail = old[from:]
-	}
-	all, left := fit(m.shorter(snapshot(ds, based, past, old), taking))
-	behind := snapshot(nil, false, tail)
+	all, left := fit(m.shorter(snapshot(ds, based, append(past, old)...), taking))
+	behind := snapshot(nil, false, meanwhile)
 	var low [4]byte
 	rand.Read(low[:])
 	boots++
 	number := boots<<32 | uint64(binary.BigEndian.Uint32(low[:]))
+	if edit != nil {
+		edit(&rec)
+	}
 	rec.BootNonce, rec.Epoch, rec.Serial = m.nonce, number, 1
 	rec.ProtoMin, rec.ProtoMax, rec.Nickname = protoMin, protoMax, m.o.Nickname
 	rec.Ext = m.extensions()
@@ -279,12 +285,15 @@ func (m *Mesh) openEpochWriting(ds []Draft, from int, based bool) error {
 	}
 
 	m.mu.Lock()
-	if m.lacksPastLocked() {
+	if mends {
 		m.mends++
 		m.mended = time.Now()
 	}
 	m.logs.replace(m.id, fresh)
-	m.past = newReplica()
+	m.past.former(former, number)
+	for e, version := range read {
+		e.taken = version
+	}
 	m.own = ownLog{open: true, boots: boots, at: time.Now(), epoch: number, raw: raw}
 	m.own.rec, _ = ParseRecord(raw)
 	if left == 0 {
@@ -438,51 +447,6 @@ func (m *Mesh) tellGossip() {
 
 const updateTimeout = 2 * time.Second
 
-// takeOwnLocked looks at an entry of this host's own log that comes from others:
-// what it wrote before its disk was lost or put back. It reports whether the past
-// has become longer.
-//
-// It may be of the epoch that is open: a machine that is put back with its memory has
-// no start. Then the past is this host's own log up to there, and theirs from there on,
-// and nothing more is written into that epoch.
-func (m *Mesh) takeOwnLocked(p proven, asked bool) bool {
-	if p.Epoch < m.own.epoch && !asked {
-		return false
-	}
-	if err := m.past.learn(m.o.Identity.Public()); err != nil {
-		return false
-	}
-	ch := &change{}
-	if own := m.logs.authors[m.id]; p.Epoch == m.own.epoch && own != nil && own.current != nil && m.past.authors[m.id].find(p.Epoch) == nil {
-		es := own.current.entries
-		for i, e := range es[:min(uint64(len(es)), p.Seq-1)] {
-			known := proven{Entry: e}
-			if i == 0 {
-				begin, err := ParseBegin(e.Payload)
-				if err != nil {
-					return false
-				}
-				known.begin = &begin
-			}
-			_ = m.past.merge(known, true, ch)
-		}
-		m.notices.set("back", "other hosts know more of what this host has written than it does itself: was the machine put back to an earlier state? "+
-			"It takes that up again by itself", time.Now())
-		m.publishLocked()
-	}
-	err := m.past.merge(p, asked, ch) // what is wrong with it, is this host's own
-	return !ch.empty() || errors.Is(err, errFork)
-}
-
-// checkPastLocked asks for a new epoch when a whole one is there that is higher than
-// this host's own, or has grants that its own lacks: it is to have it all.
-func (m *Mesh) checkPastLocked() {
-	if !m.lacksPastLocked() {
-		return
-	}
-	poke(m.reroll)
-}
-
 // A host takes up its past once or twice in its life. One that does so again and again
 // has a twin: each opens an epoch above the other's.
 const (
@@ -509,24 +473,4 @@ func (m *Mesh) mendWait(now time.Time) time.Duration {
 	return 0
 }
 
-// continuedLocked says that others hold entries of the open epoch that this host does
-// not: what it would write there would have their numbers.
-func (m *Mesh) continuedLocked() bool {
-	past := m.past.authors[m.id]
-	return m.own.open && past != nil && past.find(m.own.epoch) != nil
-}
-
 var errTwin = errors.New("somebody else writes this host's log, too")
-
-// lacksPastLocked says that others have told of a past of this host that its own
-// log does not have yet.
-func (m *Mesh) lacksPastLocked() bool {
-	past, own := m.past.authors[m.id], m.logs.authors[m.id]
-	if m.continuedLocked() {
-		return true
-	}
-	if past == nil || past.current == nil {
-		return false
-	}
-	return past.current.number >= m.own.epoch || own == nil || own.current == nil || !past.current.keptBy(own.current)
-}

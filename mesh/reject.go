@@ -22,6 +22,7 @@ const (
 	reasonFull       = "full"       // this host keeps no more
 	reasonFlood      = "flood"      // more than one member may send
 	reasonSlow       = "slow"       // an exchange of logs that does not get on
+	reasonSilent     = "silent"     // one that was cut while others waited: now and then, a lost connection
 	reasonKey        = "key"        // its record names another host's WireGuard key
 	reasonStranger   = "stranger"   // it brought what a host has written that nobody here has met
 )

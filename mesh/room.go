@@ -82,13 +82,15 @@ func fit(all []Draft) (out []Draft, left int) {
 }
 
 // helps tells that a new epoch with that base would have more room than the log, or
-// other things in it.
-func helps(base []Draft, log []Entry) bool {
+// other things in it. What names taken epochs is no content.
+func (m *Mesh) helps(base []Draft, log []Entry) bool {
 	now := make(map[string]bool)
 	for _, d := range snapshot(nil, false, log) {
-		now[d.key()] = true
+		if d.Kind != KindTaken {
+			now[d.key()] = true
+		}
 	}
-	next, _ := fit(snapshot(base, true, log))
+	next, _ := fit(m.shorter(snapshot(base, true, log), nil))
 	return len(next) < len(now) || slices.ContainsFunc(next, func(d Draft) bool { return !now[d.key()] })
 }
 

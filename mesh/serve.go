@@ -211,6 +211,9 @@ const (
 	senderBurst = 2000 // datagrams of members
 	senderRate  = 500
 	maxSources  = 4096
+
+	challengeBurst = 30 // challenges of former starts at an address
+	challengeRate  = 1
 )
 
 // sourceLimits is a token bucket per source: an IPv4 address, an IPv6 /64, or
@@ -219,7 +222,7 @@ type sourceLimits struct {
 	burst, rate float64
 
 	mu      sync.Mutex // guards sources
-	sources map[netip.Prefix]bucket
+	sources map[netip.Addr]bucket
 }
 
 type bucket struct {
@@ -228,7 +231,7 @@ type bucket struct {
 }
 
 func newSourceLimits(burst, rate float64) *sourceLimits {
-	return &sourceLimits{burst: burst, rate: rate, sources: make(map[netip.Prefix]bucket)}
+	return &sourceLimits{burst: burst, rate: rate, sources: make(map[netip.Addr]bucket)}
 }
 
 // allow takes one token if there is one.
@@ -238,17 +241,10 @@ func (s *sourceLimits) allow(a netip.Addr, now time.Time) bool { return s.take(a
 func (s *sourceLimits) charge(a netip.Addr, n float64, now time.Time) { s.take(a, n, true, now) }
 
 func (s *sourceLimits) take(a netip.Addr, n float64, always bool, now time.Time) bool {
-	bits := 32
-	switch {
-	case inTunnel(a):
-		bits = 128 // a control address has its host in the last 80 bits
-	case a.Is6():
-		bits = 64
-	}
-	src, err := a.Prefix(bits)
-	if err != nil {
+	if !a.IsValid() {
 		return true // no IP address: a test's pipe
 	}
+	src := sourceOf(a)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b, ok := s.sources[src]

@@ -87,8 +87,8 @@ func (h *hostile) unharmed(t *testing.T, m *Mesh) {
 	if m.founding != h.founding {
 		t.Errorf("the founding is %v now", m.founding)
 	}
-	if len(m.logs.log(m.id)) != 2 || len(m.past.authors) > 0 {
-		t.Errorf("its own log has %d entries, its past %d authors", len(m.logs.log(m.id)), len(m.past.authors))
+	if len(m.logs.log(m.id)) != 2 || len(m.past.epochs) > 0 {
+		t.Errorf("its own log has %d entries, its past %d epochs", len(m.logs.log(m.id)), len(m.past.epochs))
 	}
 	for id := range m.logs.authors {
 		if id != m.id && id != h.id.ID() && id != h.third.id.ID() {

@@ -142,7 +142,7 @@ func (m *Mesh) snapshotLocked() *State {
 		Logs:     make(map[peer.ID][]Entry, len(m.logs.authors)),
 		Notices:  m.notices.texts(),
 		Copied:   m.copied,
-		Heard:    m.heard && !m.lacksPastLocked(),
+		Heard:    m.heardLocked(),
 	}
 	s.Hosts = append(s.Hosts, Host{ID: m.id, Record: m.own.rec, Self: true, Liveness: Alive})
 	for id, h := range m.hosts {

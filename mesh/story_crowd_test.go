@@ -437,3 +437,30 @@ func TestRogueAnswersWithABomb(t *testing.T) {
 		}
 	})
 }
+
+// Beyond directMax hosts a write is handed on: it is everywhere at once, not when the digests find it.
+func TestHandedOn(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.log = slog.New(slog.DiscardHandler)
+		bs := w.meet(2*directMax - 8)
+		time.Sleep(5 * time.Second)
+		var all []time.Duration
+		for i := range 15 {
+			x := bs[i]
+			es, err := x.mesh.Append(Draft{KindName, []byte("y")})
+			if err != nil {
+				t.Fatal(err)
+			}
+			start := time.Now()
+			for slices.ContainsFunc(bs, func(y *box) bool { return !y.has(es[0]) }) {
+				time.Sleep(2 * time.Millisecond)
+			}
+			all = append(all, time.Since(start))
+			time.Sleep(200 * time.Millisecond)
+		}
+		t.Logf("p50 %v, worst %v", quantile(all, 50), quantile(all, 100))
+		if quantile(all, 50) > 100*time.Millisecond {
+			t.Errorf("p50 %v", quantile(all, 50))
+		}
+	})
+}

@@ -453,3 +453,37 @@ func TestMovesInAnExchange(t *testing.T) {
 		w.within(linkPatience/2, "the same logs", func() bool { return len(a.names(b)) == 2 && oneMesh(a, b) })
 	})
 }
+
+// Who opens session upon session as ever another start of a host has others dialled at that
+// host's addresses, which its record made up, once in a while only.
+func TestChallengesAreHeldBack(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		bs := w.meet(2)
+		a, r := bs[0], newRogue(t, w, bs[0])
+		id, at := newIdentity(t), netip.MustParseAddrPort("192.168.48.77:443")
+		a.hearsOf(id, 1, at)
+		tries := uint64(0)
+		for range 100 {
+			m, err := New(Options{
+				Identity: id, Secret: w.secret, Store: newDisk(), Tunnel: r.box, Network: r.host,
+				Endpoints: func() []netip.AddrPort { return []netip.AddrPort{at} }, Log: w.log,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := m.openEpoch(); err != nil {
+				t.Fatal(err)
+			}
+			go func() {
+				if l, err := m.open(t.Context(), purposeJoin, a.id.ID(), netip.AddrPortFrom(a.addr, DefaultPort)); err == nil {
+					l.close()
+				}
+			}()
+			tries++
+			time.Sleep(200 * time.Millisecond)
+		}
+		if held := a.mesh.Counters()["clone_check_held_back"]; held < tries/3 {
+			t.Errorf("%d of %d challenges are held back", held, tries)
+		}
+	})
+}

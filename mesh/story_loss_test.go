@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"fmt"
+	"log/slog"
 	"sync"
 	"testing"
 	"time"
@@ -64,18 +65,22 @@ func (w *world) meet(n int) (bs []*box) {
 // Streams lose as much as datagrams do, and nobody healthy is taken for dead.
 func TestLossFailsNobody(t *testing.T) {
 	for _, c := range []struct {
+		hosts int
 		loss  float64
 		long  time.Duration
 		worst time.Duration // that somebody is taken for failed
 	}{
-		{0.05, 5 * time.Minute, 0},
-		{0.10, 5 * time.Minute, 0},
-		{0.20, 10 * time.Minute, 0},
-		{0.40, 10 * time.Minute, 5 * time.Second},
+		{10, 0.05, 5 * time.Minute, 0},
+		{10, 0.10, 5 * time.Minute, 0},
+		{10, 0.20, 10 * time.Minute, 0},
+		{10, 0.40, 10 * time.Minute, 5 * time.Second},
+		{50, 0.20, 4 * time.Minute, 0}, // many probes: rare failures show
+		{50, 0.40, 2 * time.Minute, 5 * time.Second},
 	} {
-		t.Run(fmt.Sprintf("%.0f%%", 100*c.loss), func(t *testing.T) {
+		t.Run(fmt.Sprintf("%d hosts %.0f%%", c.hosts, 100*c.loss), func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *world) {
-				bs := w.meet(10)
+				w.log = slog.New(slog.DiscardHandler)
+				bs := w.meet(c.hosts)
 				w.net.SetDefault(simnet.Link{Delay: 5 * time.Millisecond, Jitter: 10 * time.Millisecond, Loss: c.loss})
 				n, worst := w.falseFailures(c.long, bs...)
 				t.Logf("%d false failures, undone within %v", n, worst)

@@ -16,6 +16,15 @@ import (
 //
 // The error is that of an entry which nobody who is honest sends.
 func (m *Mesh) take(es []Entry, from peer.ID, asked bool) (news []Entry, lie error) {
+	return m.takeOf(es, from, asked, nil)
+}
+
+// takeTold is take for what comes in an exchange that is under way.
+func (m *Mesh) takeTold(es []Entry, from peer.ID, exchange *asked) (news []Entry, lie error) {
+	return m.takeOf(es, from, true, exchange)
+}
+
+func (m *Mesh) takeOf(es []Entry, from peer.ID, asked bool, exchange *asked) (news []Entry, lie error) {
 	m.mu.Lock()
 	keys := make(map[peer.ID]ed25519.PublicKey)
 	unknown := es[:0:0]
@@ -53,7 +62,7 @@ func (m *Mesh) take(es []Entry, from peer.ID, asked bool) (news []Entry, lie err
 	m.mu.Lock()
 	for _, p := range ps {
 		if p.Author == m.id && m.own.open {
-			own = m.takeOwnLocked(p, asked) || own
+			own = m.takeOwnLocked(p, from, asked) || own
 			continue
 		}
 		if err := m.logs.merge(p, asked, ch); err != nil {
@@ -64,6 +73,10 @@ func (m *Mesh) take(es []Entry, from peer.ID, asked bool) (news []Entry, lie err
 		}
 	}
 	if own {
+		if exchange != nil && !exchange.past {
+			exchange.past = true
+			m.telling++
+		}
 		m.checkPastLocked()
 	}
 	m.storeLocked(ch)
@@ -72,7 +85,7 @@ func (m *Mesh) take(es []Entry, from peer.ID, asked bool) (news []Entry, lie err
 			changed = m.noteRecordLocked(rec, []byte(raw), byLog) || changed
 		}
 	}
-	changed = changed || !ch.empty()
+	changed = changed || own || !ch.empty()
 	for _, id := range forked {
 		changed = m.noticeForkLocked(id) || changed
 	}

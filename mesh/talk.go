@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"weft/peer"
@@ -26,9 +25,11 @@ const (
 	turnWait   = linkPatience / 2
 	syncWait   = 2 * time.Second // of who only compares logs: else it asks somebody else
 	cutAfter   = 3 * time.Second
-	cutWait    = time.Second // … until an exchange has ended that was cut
-	turnMemory = time.Minute // for which it counts that one has asked, unless it asks again
-	maxTurns   = 1024        // that are remembered
+	cutSilent  = linkPatience / 2     // … that says nothing
+	cutOwn     = turnWait + 2*cutWait // … that this host has begun: its turn there may be to come
+	cutWait    = time.Second          // … until an exchange has ended that was cut
+	turnMemory = time.Minute          // for which it counts that one has asked, unless it asks again
+	maxTurns   = 1024                 // that are remembered
 )
 
 // talks are the exchanges under way.
@@ -39,6 +40,7 @@ type talks struct {
 	now     map[peer.ID][]*talk
 	waiting []*talk // who has asked first comes first
 	asked   map[peer.ID]turn
+	broke   map[peer.ID]int // how many of this host's own joins there have not come to their end, one after another
 
 	joins, inside, insideJoins, outside lane
 }
@@ -64,18 +66,21 @@ type talk struct {
 	start   uint64 // its boot nonce
 	mine    bool   // this host has begun it
 	heard   bool   // … and the other side goes on with it
+	done    bool   // … and it has come to its end
+	broke   int    // of all when it was asked for
+	silent  bool   // it was cut for that
 	lane    *lane
 	from    netip.Addr
 	asked   time.Time
 	started chan struct{} // closed when it is under way
 	cut     func()        // ends its session
 	since   time.Time     // it is under way
-	moved   *atomic.Int64 // bytes
+	moved   *progress
 }
 
 func newTalks(self peer.ID) *talks {
 	return &talks{
-		self: self, now: make(map[peer.ID][]*talk), asked: make(map[peer.ID]turn),
+		self: self, now: make(map[peer.ID][]*talk), asked: make(map[peer.ID]turn), broke: make(map[peer.ID]int),
 		joins: newLane(joiners, joiners), inside: newLane(served, served), insideJoins: newLane(servedJoin, servedJoin), outside: newLane(served, servedEach),
 	}
 }
@@ -106,8 +111,8 @@ func (t *talks) serving(l *link) *talk {
 
 func (t *talks) of(l *link) *talk {
 	k := &talk{
-		all: t, id: l.id, start: l.rec.BootNonce, from: l.s.RemoteAddr().Addr(), started: make(chan struct{}),
-		cut: func() { _ = l.s.Close() }, moved: new(atomic.Int64),
+		all: t, id: l.id, start: l.rec.BootNonce, from: sourceOf(l.s.RemoteAddr().Addr()), started: make(chan struct{}),
+		cut: func() { _ = l.s.Close() }, moved: new(progress),
 	}
 	l.pace.told = k.moved
 	return k
@@ -145,7 +150,9 @@ func (k *talk) begin(ctx context.Context, wait time.Duration) bool {
 	if k.waits(ctx, wait/2) {
 		return true
 	}
-	k.cutSlowest()
+	if wait > 0 {
+		k.cutSlowest()
+	}
 	if k.waits(ctx, wait-wait/2) {
 		return true
 	}
@@ -188,26 +195,43 @@ func (k *talk) cutOthers(stale func(*talk) bool) bool {
 	return len(ks) > 0
 }
 
-// cutSlowest ends, if k waits for a place of those that are served, the exchange that has
-// hardly moved for as long as it has had one: a few members would otherwise have all.
+// cutSlowest ends, if that gives k a place, the exchange that has hardly moved for as long
+// as it has had one, or says nothing any more however much it has moved before: a few
+// members would otherwise have all places.
 func (k *talk) cutSlowest() {
 	k.all.mu.Lock()
 	defer k.all.mu.Unlock()
-	if k.mine || k.lane == nil || k.lane.n < k.lane.most {
+	if !slices.Contains(k.all.waiting, k) || !k.all.freeLocked(k) || k.lane == nil || k.lane.n < k.lane.most || k.lane.from[k.from] >= k.lane.each {
 		return
 	}
-	var slow *talk
-	rate := func(o *talk) float64 { return float64(o.moved.Load()) / time.Since(o.since).Seconds() }
+	var worst *talk
+	var most time.Duration // that it has been silent; else
+	least := float64(slowest)
 	for _, ks := range k.all.now {
 		for _, o := range ks {
-			if o.lane == k.lane && time.Since(o.since) >= cutAfter && rate(o) < slowest && (slow == nil || rate(o) < rate(slow)) {
-				slow = o
+			if o.lane != k.lane || time.Since(o.since) < cutAfter {
+				continue
+			}
+			rate, idle := o.moved.since(o.since)
+			switch {
+			case idle > most && (idle >= cutOwn || idle >= cutSilent && !o.mine):
+				worst, most = o, idle
+			case most == 0 && rate < least && !o.mine:
+				worst, least = o, rate
 			}
 		}
 	}
-	if slow != nil {
-		slow.cut()
+	if worst != nil {
+		worst.silent = most > 0
+		worst.cut()
 	}
+}
+
+// wasSilent tells that it was cut for that.
+func (k *talk) wasSilent() bool {
+	k.all.mu.Lock()
+	defer k.all.mu.Unlock()
+	return k.silent
 }
 
 // wait is for how long the client of a session waits. Who only compares logs asks somebody
@@ -236,6 +260,14 @@ func (k *talk) end() {
 	if t.now[k.id] = slices.Delete(ks, i, i+1); len(ks) == 1 {
 		delete(t.now, k.id)
 	}
+	if k.lane == &t.joins {
+		switch {
+		case k.done:
+			delete(t.broke, k.id)
+		case len(t.broke) < maxAuthors || t.broke[k.id] > 0:
+			t.broke[k.id]++
+		}
+	}
 	if k.lane != nil {
 		k.lane.n--
 		if k.lane.from[k.from]--; k.lane.from[k.from] == 0 {
@@ -253,6 +285,13 @@ func (k *talk) goesOn() {
 	k.all.startLocked()
 }
 
+// over notes that it has come to its end.
+func (k *talk) over() {
+	k.all.mu.Lock()
+	defer k.all.mu.Unlock()
+	k.done = true
+}
+
 func (t *talks) askLocked(k *talk, now time.Time) {
 	for id, x := range t.asked {
 		if now.Sub(x.last) >= turnMemory {
@@ -266,8 +305,11 @@ func (t *talks) askLocked(k *talk, now time.Time) {
 	if k.asked, x.last = x.first, now; ok || len(t.asked) < maxTurns {
 		t.asked[k.id] = x
 	}
+	if k.mine {
+		k.broke = t.broke[k.id]
+	}
 	i, _ := slices.BinarySearchFunc(t.waiting, k, func(a, b *talk) int {
-		if a.asked.After(b.asked) {
+		if a.broke > b.broke || a.broke == b.broke && a.asked.After(b.asked) {
 			return 1
 		}
 		return -1

@@ -23,7 +23,7 @@ func newTurns(t *testing.T, self byte) *turns {
 // ask asks for a turn of a host's talk, from an address of 192.168.48.0/24; 0: this
 // host's own.
 func (x *turns) ask(id, from byte) *talk {
-	k := &talk{all: x.talks, id: peer.ID{id}, mine: from == 0, lane: &x.outside, started: make(chan struct{})}
+	k := &talk{all: x.talks, id: peer.ID{id}, mine: from == 0, lane: &x.outside, moved: new(progress), started: make(chan struct{})}
 	if k.from = netip.AddrFrom4([4]byte{192, 168, 48, from}); k.mine {
 		k.lane = &x.joins
 	}
@@ -166,4 +166,60 @@ func TestTurnsOfWhoIsGone(t *testing.T) {
 			})
 		})
 	}
+}
+
+// One machine has a /64 of IPv6 for itself, and is one source.
+func TestTurnsOfOneNetwork(t *testing.T) {
+	x, h := newTurns(t, 1), newHolds(servedEach)
+	a := netip.MustParseAddr("2001:db8::1")
+	for i := range served {
+		k := &talk{all: x.talks, id: peer.ID{byte(10 + i)}, lane: &x.outside, from: sourceOf(a), started: make(chan struct{})}
+		x.mu.Lock()
+		x.askLocked(k, x.clock)
+		x.startLocked()
+		x.mu.Unlock()
+		x.goes(a.String(), k, i < servedEach)
+		if h.take(a) != (i < servedEach) {
+			t.Errorf("hold %d of %v", i, a)
+		}
+		a = a.Next()
+	}
+	if other := netip.MustParseAddr("2001:db8:0:1::1"); !h.take(other) || sourceOf(other) == sourceOf(a) {
+		t.Error("another network has no place")
+	}
+	if v4 := netip.MustParseAddr("192.0.2.1"); sourceOf(v4) != v4 {
+		t.Errorf("%v is a source", sourceOf(v4))
+	}
+	if in := peer.ControlAddr([5]byte{1}, peer.ID{1}); sourceOf(in) != in {
+		t.Errorf("%v is a source", sourceOf(in))
+	}
+}
+
+// Nobody's exchange is cut for one that could not have its place.
+func TestNobodyIsCutInVain(t *testing.T) {
+	bubble(t, func(t *testing.T, _ *world) {
+		x := newTurns(t, 1)
+		cut := 0
+		for i := range served {
+			from := byte(9)
+			if i >= servedEach {
+				from = byte(20 + i)
+			}
+			k := x.ask(byte(10+i), from)
+			k.cut = func() { cut++ }
+		}
+		time.Sleep(10 * time.Second)
+		ask := func(from byte) {
+			k := &talk{all: x.talks, id: peer.ID{200, from}, lane: &x.outside, from: netip.AddrFrom4([4]byte{192, 168, 48, from}), moved: new(progress), started: make(chan struct{})}
+			if k.begin(t.Context(), turnWait) {
+				t.Errorf("a place for one of address %d", from)
+			}
+		}
+		if ask(9); cut > 0 {
+			t.Errorf("%d exchanges are cut for one whose address has its share", cut)
+		}
+		if ask(10); cut != 1 {
+			t.Errorf("%d exchanges are cut for one that waits", cut)
+		}
+	})
 }

@@ -407,7 +407,7 @@ func TestWireV1Numbers(t *testing.T) {
 		{"purposes: join sync call probe", []int{int(purposeJoin), int(purposeSync), int(purposeCall), int(purposeProbe)}},
 		{"messages: root digest entries done ready call reply", []int{int(msgRoot), int(msgDigest), int(msgEntries), int(msgDone), int(msgReady), int(msgCall), int(msgReply)}},
 		{"datagrams: magic direct relay root", []int{int(gossipMagic), int(gossipDirect), int(gossipRelay), int(gossipRoot)}},
-		{"entries: begin host grant name claim depart", []int{int(KindBegin), int(KindHost), int(KindGrant), int(KindName), int(KindClaim), int(KindDepart)}},
+		{"entries: begin host grant name claim depart taken", []int{int(KindBegin), int(KindHost), int(KindGrant), int(KindName), int(KindClaim), int(KindDepart), int(KindTaken)}},
 		{"verdicts: accepted clone founding range self record purpose nonce busy evicted", []int{int(Accepted), int(RefusedClone), int(RefusedFounding), int(RefusedRange), int(RefusedSelf), int(RefusedRecord), int(RefusedPurpose), int(RefusedNonce), int(RefusedBusy), int(RefusedEvicted)}},
 		{"extensions of a record: left join-port device", []int{int(extLeft), int(extJoinPort), int(extDevice)}},
 		{"extensions of a hello: founder", []int{int(extFounder)}},
@@ -419,7 +419,7 @@ func TestWireV1Numbers(t *testing.T) {
 	const want = `purposes: join sync call probe [1 2 3 4]
 messages: root digest entries done ready call reply [1 2 3 4 5 6 7]
 datagrams: magic direct relay root [119 1 2 3]
-entries: begin host grant name claim depart [1 2 3 4 5 6]
+entries: begin host grant name claim depart taken [1 2 3 4 5 6 7]
 verdicts: accepted clone founding range self record purpose nonce busy evicted [0 1 2 3 4 5 6 7 8 9]
 extensions of a record: left join-port device [1 2 3]
 extensions of a hello: founder [1]

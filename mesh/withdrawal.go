@@ -12,15 +12,19 @@ import (
 // its author cannot take it back by forgetting it. Whether what it names as taken is
 // really obsolete is for those to judge who rest on it: they keep copies.
 func (ep *epoch) keptBy(later *epoch) bool {
-	covered := ep.coveredBy(later.taken())
+	return later.hasGrants(ep.entries[ep.coveredBy(later.taken()):])
+}
+
+// hasGrants tells that the epoch has all grants that are among the entries.
+func (ep *epoch) hasGrants(es []Entry) bool {
 	var has map[string]bool
-	for _, e := range ep.entries[covered:] {
+	for _, e := range es {
 		if e.Kind != KindGrant {
 			continue
 		}
 		if has == nil {
 			has = make(map[string]bool)
-			for _, l := range later.entries {
+			for _, l := range ep.entries {
 				if l.Kind == KindGrant {
 					has[string(l.Payload)] = true
 				}
@@ -89,13 +93,17 @@ func (ep *epoch) taken() (marks []takenEpoch) {
 // that has taken.
 func (m *Mesh) takingLocked() (marks []takenEpoch) {
 	var told []takenEpoch // by others: somebody holds these
-	for _, r := range []*replica{m.logs, m.past} {
-		a := r.authors[m.id]
-		if a == nil || a.current == nil {
-			continue
+	take := func(ep *epoch) {
+		marks = append(marks, ep.taken()...)
+		if n := len(ep.entries); n > 0 {
+			told = append(told, takenEpoch{ep.number, uint64(n), [8]byte(ep.sum[:8])})
 		}
-		marks = append(marks, a.current.taken()...)
-		told = append(told, takenEpoch{a.current.number, uint64(len(a.current.entries)), [8]byte(a.current.sum[:8])})
+	}
+	if own := m.ownEpochLocked(); own != nil {
+		take(own)
+	}
+	for _, e := range m.past.epochs {
+		take(&e.epoch)
 	}
 	order := func(a, b takenEpoch) int {
 		return cmp.Or(cmp.Compare(a.number, b.number), cmp.Compare(a.count, b.count))

@@ -1,8 +1,11 @@
 package mesh
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -288,4 +291,26 @@ func TestNeitherEpochIsForgotten(t *testing.T) {
 	if one.log(id)[0].Epoch != 30 || len(one.authors[id].next) != 0 {
 		t.Error("an epoch that has both does not take effect")
 	}
+}
+
+// What an epoch may say that it has taken is nothing to fear, whatever it is.
+func FuzzTaken(f *testing.F) {
+	mark := append(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, 10), 1), make([]byte, 8)...)
+	f.Add(mark, uint8(2))
+	f.Add(bytes.Repeat(mark, 3)[:50], uint8(1))
+	f.Add(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, 10), math.MaxUint64), uint8(0))
+	f.Fuzz(func(t *testing.T, payload []byte, n uint8) {
+		later := &epoch{number: 11, snapshot: 2, entries: []Entry{{Kind: KindBegin}, {Kind: KindTaken, Payload: payload}}}
+		marks := later.taken()
+		if len(payload)%takenLen == 0 && len(marks) != len(payload)/takenLen || len(payload)%takenLen != 0 && marks != nil {
+			t.Fatalf("%d marks of %d bytes", len(marks), len(payload))
+		}
+		ep := &epoch{number: 10}
+		for i := range int(n) {
+			ep.entries = append(ep.entries, Entry{Kind: KindGrant, raw: []byte{byte(i)}})
+		}
+		if c := ep.coveredBy(marks); c < 0 || c > len(ep.entries) {
+			t.Fatalf("%d of %d are covered", c, len(ep.entries))
+		}
+	})
 }

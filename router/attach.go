@@ -107,32 +107,11 @@ func (r *Router) attachLocked(t target, req attachRequest, got []ipam.Allocation
 	r.mu.Lock()
 	before := r.attached[t.Key]
 	r.mu.Unlock()
-	a := &attachment{Key: t.Key}
-	if before != nil {
-		a = before.clone()
-	}
-	renamed := before != nil && before.Name != t.Name
-	a.Name, a.NetNS, a.NSID, a.NoMulticast = t.Name, t.NetNS, t.NSID, req.NoMulticastRoute
-	a.RewriteHosts = a.RewriteHosts || req.RewriteHosts
 	var addrs []netip.Addr
-	fqdn := r.defaultName(t)
-	if renamed { // the engine's event has not come yet
-		a.rename(fqdn)
-	}
-	if !req.WithoutDNS {
-		a.Default = fqdn
-	}
 	for _, al := range got {
-		a.addAddr(al.Addr, al.Claimed)
 		addrs = append(addrs, al.Addr.Addr())
-		if !req.WithoutDNS && fqdn != "" {
-			a.addName(attachedName{FQDN: fqdn, Addr: al.Addr.Addr()})
-		}
 	}
-	if t.container.ID != "" && !req.WithoutDNS {
-		a.follow(t.container, r.o.Domain)
-	}
-	a.running = true
+	a := attachedTo(before, t, req, got, r.defaultName(t), r.o.Domain)
 	if err := r.heldBack(a); err != nil {
 		return nil, err
 	}
@@ -157,6 +136,35 @@ func (r *Router) attachLocked(t target, req attachRequest, got []ipam.Allocation
 		return nil, errors.Join(err, r.host.Detach(r.port(before)))
 	}
 	return addrs, nil
+}
+
+// attachedTo is the attachment of a container that it is asked for, with addresses that are there for it; before may be nil. fqdn is
+// the container's name. Health and services are followed also without a name: dns-add may give it one.
+func attachedTo(before *attachment, t target, req attachRequest, got []ipam.Allocation, fqdn, domain string) *attachment {
+	a := &attachment{Key: t.Key}
+	if before != nil {
+		a = before.clone()
+	}
+	renamed := before != nil && before.Name != t.Name
+	a.Name, a.NetNS, a.NSID, a.NoMulticast = t.Name, t.NetNS, t.NSID, req.NoMulticastRoute
+	a.RewriteHosts = a.RewriteHosts || req.RewriteHosts
+	if renamed { // the engine's event has not come yet
+		a.rename(fqdn)
+	}
+	if !req.WithoutDNS {
+		a.Default = fqdn
+	}
+	for _, al := range got {
+		a.addAddr(al.Addr, al.Claimed)
+		if !req.WithoutDNS && fqdn != "" {
+			a.addName(attachedName{FQDN: fqdn, Addr: al.Addr.Addr()})
+		}
+	}
+	if t.container.ID != "" {
+		a.follow(t.container, domain)
+	}
+	a.running = true
+	return a
 }
 
 // stillHeldLocked says whether addresses that were obtained before the container

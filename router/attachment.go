@@ -28,9 +28,8 @@ type attachment struct {
 	Addrs        []netip.Prefix // address with its subnet's length
 	Claimed      []netip.Addr   // those of Addrs that were asked for by name
 	Names        []attachedName
-	ServedAs     string         // the name that Services are of
-	Services     []attachedName // from the container's labels and exposed ports; found anew at each start of it
-	Default      string         // of Names, what came from the container: it follows a renaming; empty: attached without
+	Offers       []offer `json:",omitempty"` // from the container's labels and exposed ports, of its main name; found anew at each start of it
+	Default      string  // of Names, what came from the container: it follows a renaming; empty: attached without
 	NoMulticast  bool
 	RewriteHosts bool // the container's hosts file, which the engine writes anew at each start
 	Unhealthy    bool `json:",omitempty"` // what its health check last said, while the engine could be asked
@@ -62,41 +61,38 @@ const (
 
 func (a *attachment) docker() bool { return !strings.Contains(a.Key, ":") }
 
-// each goes through its names, and its services if they are to be found.
-func (a *attachment) each(f func(attachedName)) {
+// each goes through its names, and what it offers at its main name.
+func (a *attachment) each(domain string, f func(attachedName)) {
 	for _, n := range a.Names {
 		f(n)
 	}
-	if len(a.Services) == 0 || !a.serves() {
+	main, ok := a.mainName()
+	if !ok || len(a.Offers) == 0 {
 		return
 	}
-	for _, n := range a.Services {
-		f(n)
-	}
+	target := serviceTarget(a.Key, main)
+	services(a.Offers, main, domain, target, f)
 	for _, n := range a.Names {
-		if target := a.target(); n.Type == typeAddr && n.FQDN == a.ServedAs && target != a.ServedAs {
+		if n.Type == typeAddr && n.FQDN == main && target != main {
 			f(attachedName{FQDN: target, Addr: n.Addr})
 		}
 	}
 }
 
 // found goes through what is found of it now: nothing unless it lives, and no address that is another host's.
-func (a *attachment) found(others func(netip.Addr) bool, f func(nameKey)) {
+func (a *attachment) found(domain string, others func(netip.Addr) bool, f func(nameKey)) {
 	if !a.running {
 		return
 	}
-	a.each(func(n attachedName) {
+	a.each(domain, func(n attachedName) {
 		if !n.Addr.IsValid() || !others(n.Addr) {
 			f(n.key(shortKey(a.Key)))
 		}
 	})
 }
 
-// removeNames takes names from it, of all addresses and all names if none are given. It says whose
-// names are gone, and what is not found of the container any more.
-func (a *attachment) removeNames(fqdn string, ips []netip.Addr, others func(netip.Addr) bool) (gone []netip.Addr, lost map[nameKey]bool) {
-	lost = map[nameKey]bool{}
-	a.found(others, func(k nameKey) { lost[k] = true })
+// removeNames takes names from it, of all addresses and all names if none are given, and says whose are gone.
+func (a *attachment) removeNames(fqdn string, ips []netip.Addr) (gone []netip.Addr) {
 	a.Names = slices.DeleteFunc(a.Names, func(n attachedName) bool {
 		hit := (fqdn == "" || n.FQDN == fqdn) && (len(ips) == 0 || slices.Contains(ips, n.Addr))
 		if hit {
@@ -104,17 +100,16 @@ func (a *attachment) removeNames(fqdn string, ips []netip.Addr, others func(neti
 		}
 		return hit
 	})
-	a.found(others, func(k nameKey) { delete(lost, k) })
-	return gone, lost
+	return gone
 }
 
-// target is the name that SRV records of the container lead to. Several containers may
+// serviceTarget is the name that SRV records of a container lead to. Several containers may
 // have its other names, and offer other things or nothing.
-func (a *attachment) target() string {
-	if t := shortKey(a.Key) + "." + a.ServedAs; len(t) <= 254 { // RFC 1035, with the last dot
+func serviceTarget(key, main string) string {
+	if t := shortKey(key) + "." + main; len(t) <= 254 { // RFC 1035, with the last dot
 		return t
 	}
-	return a.ServedAs
+	return main
 }
 
 // clone copies an attachment, so that it can be changed, stored, and only then
@@ -124,7 +119,7 @@ func (a *attachment) clone() *attachment {
 	c.Addrs = slices.Clone(a.Addrs)
 	c.Claimed = slices.Clone(a.Claimed)
 	c.Names = slices.Clone(a.Names)
-	c.Services = slices.Clone(a.Services)
+	c.Offers = slices.Clone(a.Offers)
 	return &c
 }
 

@@ -74,7 +74,7 @@ func (r *Router) foundLocked(a *attachment, c docker.Container) {
 		return // it has just ended; an event says so
 	}
 	b.running = true
-	if b.sameContainer(a) && b.Unhealthy == a.Unhealthy {
+	if b.sameContainer(a) && b.sameShown(a) {
 		r.attached[a.Key] = b
 	} else if err := r.putAttachmentLocked(b); err != nil {
 		r.log.Warn("remember a container's namespace", "container", shortKey(a.Key), "err", err)

@@ -130,10 +130,11 @@ func base(old []mesh.Entry, names map[nameKey]bool, claims map[netip.Prefix]bool
 	return append(append(ds, add...), claimDrafts(nil, claims)...), err
 }
 
-// nameDrafts are the entries that withdraw names and announce others, of which both
-// lists are sorted here. Others may answer between any two of them. So a name that gets something else is announced before
-// it is withdrawn, and there is no moment without it. All else is withdrawn first, above all an address that is another container's
-// now: it must not be answered for the one that had it. A name that cannot be written is left out and reported.
+// nameDrafts are the entries that withdraw names and announce others, sorted. Others may answer between any two of them. So a name
+// that gets something else is announced before it is withdrawn, and there is no moment without it. All else is withdrawn first,
+// above all an address that is another container's now: it must not be answered for the one that had it. That a container is
+// unhealthy is said before its names are, and taken back after they are, so that it is never answered as healthy. A name that
+// cannot be written is left out and reported.
 func nameDrafts(withdrawn, announced []nameKey) ([]mesh.Draft, error) {
 	var ds []mesh.Draft
 	var errs []error
@@ -165,6 +166,9 @@ func nameDrafts(withdrawn, announced []nameKey) ([]mesh.Draft, error) {
 			tenant[k.Addr] = k.Container
 		}
 	}
+	isMark := func(k nameKey) bool { return k.Type == typeUnhealthy }
+	marks, names := parted(announced, isMark)
+	gone, withdrawn := parted(withdrawn, isMark)
 	var first, last []nameKey
 	for _, k := range withdrawn {
 		if by, moved := tenant[k.Addr]; replaced[at(k)] && (!moved || by == k.Container) {
@@ -173,10 +177,24 @@ func nameDrafts(withdrawn, announced []nameKey) ([]mesh.Draft, error) {
 			first = append(first, k)
 		}
 	}
+	add(opSet, marks)
 	add(opDel, first)
-	add(opSet, announced)
+	add(opSet, names)
 	add(opDel, last)
+	add(opDel, gone)
 	return ds, errors.Join(errs...)
+}
+
+// parted are those of which which holds, and the others.
+func parted(ks []nameKey, which func(nameKey) bool) (yes, no []nameKey) {
+	for _, k := range ks {
+		if which(k) {
+			yes = append(yes, k)
+		} else {
+			no = append(no, k)
+		}
+	}
+	return yes, no
 }
 
 func claimDrafts(announced, wanted map[netip.Prefix]bool) []mesh.Draft {

@@ -202,26 +202,7 @@ func TestAHeldAddressThatIsNoLonger(t *testing.T) {
 // The /ip verbs as programs use them, over the socket.
 func TestHeldAddressesOverTheAPI(t *testing.T) {
 	r := joined(t)
-	socket := filepath.Join(t.TempDir(), "weft.sock")
-	server, err := api.New(api.Options{Socket: socket, Routes: r.Routes()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- server.Run(ctx) }()
-	defer func() {
-		stop()
-		if err := <-ended; err != nil && !errors.Is(err, context.Canceled) {
-			t.Error(err)
-		}
-	}()
-	select {
-	case <-server.Ready():
-	case err := <-ended:
-		t.Fatal(err)
-	}
-	client := api.NewClient(socket)
+	client := serve(t, r)
 	for _, step := range []struct {
 		method, path, want string
 		code               int
@@ -275,6 +256,32 @@ func TestHeldAddressesOverTheAPI(t *testing.T) {
 	if err := <-wait; err == nil || !strings.Contains(err.Error(), "the ID was freed") {
 		t.Errorf("the POST: %v", err)
 	}
+}
+
+// serve has a router's API answer, and gives a client of it.
+func serve(t *testing.T, r *Router) *api.Client {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "weft.sock")
+	server, err := api.New(api.Options{Socket: socket, Routes: r.Routes()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- server.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil && !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
+	select {
+	case <-server.Ready():
+	case err := <-ended:
+		ended <- err
+		t.Fatal(err)
+	}
+	return api.NewClient(socket)
 }
 
 // until waits for a condition.

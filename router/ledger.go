@@ -3,7 +3,6 @@ package router
 import (
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"time"
@@ -171,23 +170,14 @@ func (r *Router) deliberate() []error {
 		return nil
 	}
 	e := r.envLocked(b)
-	now := time.Now()
-	if b.ledger.Wishes(e) {
-		if i := b.ledger.Instance(); i != r.balloting {
-			r.balloting, r.ballots, r.nextBallot = i, 0, time.Time{}
-		}
-		if n := b.ledger.Heard(); n != r.answers {
-			r.answers, r.ballots, r.nextBallot = n, min(r.ballots, answeredBallots), minTime(r.nextBallot, now.Add(ballotWait(answeredBallots)))
-		}
-		if e.Start = !now.Before(r.nextBallot) && majority(b.ledger.Electors(), e.Alive); e.Start {
-			wait := ballotWait(r.ballots)
-			r.ballots++
-			r.nextBallot = now.Add(wait)
-			time.AfterFunc(wait+10*time.Millisecond, r.Poke)
-		}
-	}
+	e.Start = r.beginsBallotLocked(b, e)
 	r.mu.Unlock()
+	return r.speak(b, e)
+}
 
+// speak writes what follows from what this host knew when it looked. It holds no lock: other hosts
+// may be given space meanwhile.
+func (r *Router) speak(b *books, e ipam.Env) []error {
 	var ds []mesh.Draft
 	var errs []error
 	for _, g := range b.ledger.Waiting() {
@@ -218,8 +208,12 @@ func (r *Router) deliberate() []error {
 		}
 		if f.Kind == ipam.FactSeen { // from then on others may use what this host may not any more
 			r.mu.Lock()
-			r.setSpaceLocked(b.ledger)
+			_, err := r.spaceNowLocked()
 			r.mu.Unlock()
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
 		}
 		ds = append(ds, mesh.Draft{Kind: mesh.KindGrant, Payload: p})
 	}
@@ -237,38 +231,6 @@ func (r *Router) deliberate() []error {
 		r.Poke() // what follows from it comes in the next pass
 	}
 	return slices.DeleteFunc(errs, func(err error) bool { return err == nil })
-}
-
-// Each ballot is an entry of the log that is never withdrawn. So tries come ever less
-// often, up to hourly while nobody answers them, and up to every two minutes else.
-const (
-	answeredBallots = 8
-	silentBallots   = 13
-)
-
-// ballotWait is for how long no other ballot is begun after so many in vain. Who outbids
-// somebody else should not do it again at the same time.
-func ballotWait(n int) time.Duration {
-	return 400*time.Millisecond<<min(n, silentBallots) + rand.N(800*time.Millisecond)
-}
-
-func minTime(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return a
-	}
-	return b
-}
-
-// majority says whether so many of the electors are in reach that they can decide. A
-// ballot without them would fill the log.
-func majority(electors []ipam.Owner, alive func(ipam.Owner) bool) bool {
-	n := 0
-	for _, o := range electors {
-		if alive(o) {
-			n++
-		}
-	}
-	return n > len(electors)/2
 }
 
 // What is said about the ring is never withdrawn, and a log can only hold so much.

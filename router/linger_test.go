@@ -140,7 +140,7 @@ func TestLingering(t *testing.T) {
 		{"an address, and it is an alias", alias, nil, []nameKey{other}, time.Hour, false},
 	} {
 		old := c.old
-		r := &Router{id: id, zone: newZone("weft.local", true), linger: map[nameKey]time.Time{old: time.Now().Add(c.until)}}
+		r := &Router{id: id, zone: newZone("weft.local", true), linger: map[nameKey]leaving{old: {until: time.Now().Add(c.until)}}}
 		rs := []dns.Record{record(old, id.ID(), false)}
 		for _, k := range c.elsewhere {
 			rs = append(rs, record(k, peer.ID{9}, false))
@@ -150,7 +150,7 @@ func TestLingering(t *testing.T) {
 		for _, k := range c.here {
 			names[k] = true
 		}
-		r.addLingeringLocked(names)
+		r.addLingeringLocked(names, func(netip.Addr) bool { return false })
 		if names[old] != c.stays {
 			t.Errorf("%s takes its place: it stays: %v", c.what, names[old])
 		}
@@ -161,9 +161,9 @@ func TestLingering(t *testing.T) {
 // live, no address that is another host's now, and its services with its name.
 func TestRemovedNames(t *testing.T) {
 	one, two := netip.MustParseAddr("10.32.0.1"), netip.MustParseAddr("10.32.0.2")
-	a := &attachment{Key: "c", running: true, ServedAs: "web.weft.local.",
-		Names:    []attachedName{{FQDN: "web.weft.local.", Addr: one}, {FQDN: "web.weft.local.", Addr: two}, {FQDN: "other.weft.local.", Addr: one}},
-		Services: []attachedName{{FQDN: "web.weft.local.", Type: typeSRV, Port: 80, Data: "c.web.weft.local."}}}
+	a := &attachment{Key: "c", running: true, Default: "web.weft.local.",
+		Names:  []attachedName{{FQDN: "web.weft.local.", Addr: one}, {FQDN: "web.weft.local.", Addr: two}, {FQDN: "other.weft.local.", Addr: one}},
+		Offers: []offer{{Port: 80}}}
 	stopped := a.clone()
 	stopped.running = false
 	for _, c := range []struct {
@@ -183,13 +183,14 @@ func TestRemovedNames(t *testing.T) {
 		{"none of its names", a, "nosuch.weft.local.", nil, netip.Addr{}, 0, ""},
 	} {
 		b := c.of.clone()
-		gone, lost := b.removeNames(c.fqdn, c.ips, func(a netip.Addr) bool { return a == c.others })
+		gone := b.removeNames(c.fqdn, c.ips)
 		want := map[string]bool{}
 		for s := range strings.SplitSeq(c.lost, ", ") {
 			want[s] = s != ""
 		}
 		delete(want, "")
 		got := map[string]bool{}
+		lost := lost(c.of, b, "weft.local", func(a netip.Addr) bool { return a == c.others })
 		for k := range lost {
 			rec := record(k, peer.ID{}, false)
 			s := rec.Type() + " " + k.Name
@@ -201,5 +202,64 @@ func TestRemovedNames(t *testing.T) {
 		if len(gone) != c.gone || len(b.Names) != 3-c.gone || !maps.Equal(got, want) {
 			t.Errorf("%s: %v removed, %v lost", c.what, gone, got)
 		}
+	}
+}
+
+// What is still answered for a moment is not answered when it may lead to another container.
+func TestLingeringIsNoOthersAddress(t *testing.T) {
+	id, err := peer.NewIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, two, elsewhere := pfx("10.32.0.1/12"), pfx("10.32.0.2/12"), netip.MustParseAddr("192.0.2.1")
+	c1 := &attachment{Key: "c1", running: true, Addrs: []netip.Prefix{one, two}}
+	dead := c1.clone()
+	dead.running = false
+	for _, c := range []struct {
+		what string
+		now  *attachment
+		of   nameKey
+		not  netip.Addr // ours
+		want bool
+	}{
+		{"it lives and has it", c1, nameKey{Addr: one.Addr()}, netip.Addr{}, true},
+		{"it has died", dead, nameKey{Addr: one.Addr()}, netip.Addr{}, false},
+		{"its services, and it has died", dead, nameKey{Type: typeSRV, Port: 80, Data: "x."}, netip.Addr{}, false},
+		{"it was removed", nil, nameKey{Addr: one.Addr()}, netip.Addr{}, false},
+		{"it was taken from it", &attachment{Key: "c1", running: true, Addrs: []netip.Prefix{two}}, nameKey{Addr: one.Addr()}, netip.Addr{}, false},
+		{"another address was taken from it", &attachment{Key: "c1", running: true, Addrs: []netip.Prefix{two}}, nameKey{Addr: two.Addr()}, netip.Addr{}, true},
+		{"an address that was never its own", c1, nameKey{Addr: elsewhere}, netip.Addr{}, true},
+		{"the address is another host's", c1, nameKey{Addr: one.Addr()}, one.Addr(), false},
+	} {
+		c.of.Name, c.of.Container = "web.weft.local.", "c1"
+		r := &Router{id: id, zone: newZone("weft.local", true), attached: map[string]*attachment{}, linger: map[nameKey]leaving{}, namePoke: make(chan struct{}, 1)}
+		r.lingerLocked(c.of, c1)
+		if c.now != nil {
+			r.attached["c1"] = c.now
+		}
+		names := map[nameKey]bool{}
+		if r.addLingeringLocked(names, func(a netip.Addr) bool { return a == c.not }); names[c.of] != c.want {
+			t.Errorf("%s: it lingers: %v", c.what, names[c.of])
+		}
+	}
+}
+
+// A container that is unhealthy is so for as long as any of its names is answered.
+func TestLingeringAndUnhealthy(t *testing.T) {
+	r := newFounder(t).start()
+	r.zone, r.static, r.namePoke = newZone("weft.local.", true), map[nameKey]bool{}, make(chan struct{}, 1)
+	a := &attachment{Key: "c1", running: true, Unhealthy: true, Addrs: []netip.Prefix{pfx("10.32.0.1/12")}}
+	web := attachedName{FQDN: "web.weft.local.", Addr: netip.MustParseAddr("10.32.0.1")}
+	a.addName(web)
+	r.attached = map[string]*attachment{"c1": a}
+	if err := r.change("c1", func(b *attachment) { b.removeNames("", nil); r.lingerLocked(web.key("c1"), a) }); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := r.announce().Names, map[nameKey]bool{web.key("c1"): true, mark("c1"): true}; !maps.Equal(got, want) {
+		t.Errorf("its name was removed a moment ago: announced are %v", got)
+	}
+	r.linger = map[nameKey]leaving{}
+	if got := r.announce().Names; len(got) != 0 {
+		t.Errorf("all its names are gone: announced are %v", got)
 	}
 }

@@ -64,7 +64,7 @@ type markedDB struct {
 	mu           sync.Mutex    // guards the fields below
 	on           bool          // the state is known to be the latest
 	contradicted bool          // the state file tells of a doubt
-	at           time.Duration // when the mark was written last
+	at           time.Duration // when this host last looked at the clock, and had not slept
 	f            *os.File
 	err          error
 }
@@ -73,7 +73,7 @@ type markedDB struct {
 // the latest: "" if it can. What contradicts that it is goes into the state file, and the
 // mark stays: it must contradict at the next start, too, and if the same copy is put back again.
 func openMarked(db *statedb.DB, runDir string) (*markedDB, string, error) {
-	m := &markedDB{DB: db, path: filepath.Join(runDir, markFile), boot: bootID(), now: sinceBoot}
+	m := &markedDB{DB: db, path: filepath.Join(runDir, markFile), boot: bootID(), now: sinceBoot, at: sinceBoot()}
 	kept, err := db.Load(bucketRouter)
 	if err != nil {
 		return nil, "", err
@@ -177,10 +177,11 @@ func unwritten(err error) error {
 	return err
 }
 
-// vouch begins to write the mark: this state is the latest from here on.
+// vouch begins to write the mark: this state is the latest from here on, as far as was known
+// when the host last looked at the clock. If it has slept since, slept will say so.
 func (m *markedDB) vouch() {
 	m.mu.Lock()
-	m.on, m.at = true, m.now()
+	m.on = true
 	if m.contradicted {
 		if err := m.DB.Apply(bucketRouter, nil, []string{keyDoubt}); err != nil {
 			m.err = fmt.Errorf("forget the doubt: %w", err) // the next start has it still
@@ -192,10 +193,43 @@ func (m *markedDB) vouch() {
 	m.touch()
 }
 
-// doubt takes the mark back until vouch is called.
-func (m *markedDB) doubt() {
+// touch looks at the clock and, once somebody has vouched, writes the mark. If that fails, the next
+// start has no proof, which is safe; the error is told by Close.
+func (m *markedDB) touch() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.sleptLocked() {
+		return
+	}
+	m.at = m.now()
+	if !m.on {
+		return
+	}
+	seq, err := m.Sequence()
+	if err == nil && m.f == nil {
+		m.f, err = os.OpenFile(m.path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	}
+	if err == nil {
+		_, err = m.f.WriteAt(fmt.Appendf(nil, "%s %020d %020d %s\n", m.name, seq, int64(m.at/time.Second), m.boot), 0)
+	}
+	if err != nil {
+		m.err = fmt.Errorf("write mark: %w", err)
+		_ = os.Remove(m.path)
+	}
+}
+
+// slept says whether this host has stood still, since this was asked last, for so long that its
+// space may be somebody else's. Then the mark is taken back until vouch.
+func (m *markedDB) slept() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.sleptLocked() {
+		return false
+	}
+	m.at = m.now()
+	if !m.on { // a mark that is there contradicts
+		return true
+	}
 	m.on = false
 	if m.f != nil {
 		_ = m.f.Close()
@@ -204,36 +238,7 @@ func (m *markedDB) doubt() {
 	if err := os.Remove(m.path); err != nil && !os.IsNotExist(err) {
 		m.err = fmt.Errorf("remove mark: %w", err)
 	}
-}
-
-// touch writes the mark. If that fails, the next start has no proof, which is
-// safe; the error is told by Close.
-func (m *markedDB) touch() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if !m.on || m.sleptLocked() {
-		return
-	}
-	seq, err := m.Sequence()
-	if err == nil && m.f == nil {
-		m.f, err = os.OpenFile(m.path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	}
-	if err == nil {
-		_, err = m.f.WriteAt(fmt.Appendf(nil, "%s %020d %020d %s\n", m.name, seq, int64(m.now()/time.Second), m.boot), 0)
-	}
-	m.at = m.now()
-	if err != nil {
-		m.err = fmt.Errorf("write mark: %w", err)
-		_ = os.Remove(m.path)
-	}
-}
-
-// slept says whether this host has stood still for so long that its space may be
-// somebody else's. From then on the mark is not written, until vouch.
-func (m *markedDB) slept() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.on && m.sleptLocked()
+	return true
 }
 
 func (m *markedDB) sleptLocked() bool { return m.now()-m.at > markAge }
@@ -331,19 +336,21 @@ func (r *Router) lone() bool {
 // noticeSleepLocked has a host that stood still for a while, suspended or stopped, hear
 // what has become of its space before it gives anything out: the others may have
 // taken it for dead. Nothing tells a process that it was stopped, so whoever is about
-// to give something out looks. mu is held.
+// to give something out looks; and whoever takes another's word, for that may be from
+// before. mu is held.
 func (r *Router) noticeSleepLocked() {
-	if r.db == nil || r.unproven || !r.db.slept() {
+	switch {
+	case r.db == nil || !r.db.slept():
 		return
-	}
-	if r.lone() {
+	case r.unproven: // for the reason that it had
+	case r.lone():
 		r.db.vouch()
 		return
+	default:
+		r.unproven, r.unprovenBy = true, wasAsleep
+		r.suspendLocked()
 	}
-	r.unproven, r.unprovenBy = true, wasAsleep
-	r.suspendLocked()
 	r.mesh.Doubt()
-	r.db.doubt()
 	r.doubtedLocked()
 }
 
@@ -385,13 +392,13 @@ func (r *Router) proveState(ctx context.Context) error {
 		again := r.passes.next()
 		r.mu.Lock()
 		r.noticeSleepLocked()
-		unproven, why := r.unproven, r.unprovenBy
+		unproven, why, awake := r.unproven, r.unprovenBy, min(time.Since(r.began), time.Since(r.doubted))
 		r.mu.Unlock()
 		switch {
 		case !unproven:
 		case r.mesh.State().Heard:
 			r.prove("another host was heard")
-		case why == wasBooted && time.Since(r.began) >= dialIn && r.lone():
+		case why == wasBooted && awake >= dialIn && r.lone():
 			r.prove("no other host has met it since the reboot")
 		}
 		select {
@@ -404,5 +411,10 @@ func (r *Router) proveState(ctx context.Context) error {
 	}
 }
 
-// alone is the operator's word that the state is the latest.
-func (r *Router) alone() { r.prove("the operator says so") }
+// alone is the operator's word that the state is the latest, given after any sleep until now.
+func (r *Router) alone() {
+	r.mu.Lock()
+	r.noticeSleepLocked()
+	r.mu.Unlock()
+	r.prove("the operator says so")
+}

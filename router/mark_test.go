@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"weft/internal/statedb"
 )
@@ -124,6 +125,33 @@ func TestMark(t *testing.T) {
 		t.Errorf("set aside: %v", aside)
 	}
 	var _ *statedb.DB = db
+}
+
+// A sleep is noticed once, whoever vouches meanwhile; a host that is awake has not slept, proven or not.
+func TestSleepIsNoticedOnce(t *testing.T) {
+	f := newFounder(t)
+	f.member.Targets = []string{"host2"} // there is somebody
+	r := f.start()
+	clock := sinceBoot()
+	r.db.now = func() time.Duration { return clock }
+	for range 3 {
+		clock += markAge - time.Second
+		r.db.touch()
+	}
+	if r.db.on || r.db.slept() {
+		t.Error("awake and unproven, it has slept")
+	}
+	clock += 2 * markAge
+	r.db.vouch() // for what was heard before
+	if !r.db.slept() || r.db.slept() {
+		t.Error("the sleep is not noticed, or twice")
+	}
+	r.alone()
+	clock += 2 * markAge
+	r.alone() // knowing of the sleep
+	if r.isUnproven() || r.db.slept() {
+		t.Errorf("the operator's word does not count: unproven by %q", r.unprovenBy)
+	}
 }
 
 func TestParseBeginning(t *testing.T) {

@@ -125,6 +125,9 @@ func resolveMembership(o Options, db store, crashed bool) (membership, error) {
 	m.Founding = mesh.Founding{Nonce: binary.BigEndian.Uint64(nonce[:]), Range: o.Range, Subnet: o.DefaultSubnet}
 	if !m.Founding.Range.IsValid() {
 		m.Founding.Range = DefaultRange
+		if err := checkForwards(o, DefaultRange); err != nil {
+			return m, &Error{Err: err, Tip: "weft help launch", Code: 400}
+		}
 	}
 	if !m.Founding.Subnet.IsValid() {
 		m.Founding.Subnet = m.Founding.Range

@@ -51,6 +51,22 @@ func launch(t *testing.T, dir string, db store, crashed bool, o Options) (member
 	return m, m.commit(o, db)
 }
 
+// Servers for reverse zones that the mesh to be founded has are refused, and others not.
+func TestForwardsOfTheMeshsRange(t *testing.T) {
+	for domain, want := range map[string]string{
+		"32.10.in-addr.arpa": "10.32.0.0/12", "1.47.10.in-addr.arpa": "10.32.0.0/12", "10.in-addr.arpa": "", "48.10.in-addr.arpa": "", "132.10.in-addr.arpa": "", "corp.example": "",
+	} {
+		o := Options{DNSForward: map[string][]netip.AddrPort{domain: {netip.MustParseAddrPort("10.1.1.1:53")}}}
+		if _, err := launch(t, t.TempDir(), memory{}, false, o); (err != nil) != (want != "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s, with the default range: %v", domain, err)
+		}
+		o.Range, o.RangeSet = pfx("10.96.0.0/12"), true
+		if _, err := launch(t, t.TempDir(), memory{}, false, o); err != nil {
+			t.Errorf("%s, with another range: %v", domain, err)
+		}
+	}
+}
+
 func TestALaunchWithoutPeersFoundsOnce(t *testing.T) {
 	dir, db := t.TempDir(), memory{}
 	first, err := launch(t, dir, db, false, Options{Range: pfx("10.96.0.0/16"), RangeSet: true})

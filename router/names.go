@@ -4,12 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"weft/dns"
 	"weft/internal/fdkeep"
@@ -134,10 +132,10 @@ func (r *Router) nameRemove(ctx context.Context, q nameRequest) (nameResponse, e
 	defer unlock()
 	var gone []netip.Addr
 	err = r.change(key, func(a *attachment) {
-		var lost map[nameKey]bool
-		gone, lost = a.removeNames(fqdn, ips, r.othersLocked())
-		for k := range lost {
-			r.lingerLocked(k)
+		before, others := a.clone(), r.othersLocked()
+		gone = a.removeNames(fqdn, ips)
+		for k := range lost(before, a, r.o.Domain, others) {
+			r.lingerLocked(k, before)
 		}
 	})
 	if err == nil && len(gone) == 0 {
@@ -272,7 +270,7 @@ func (r *Router) changeStatic(add []nameKey, remove func(nameKey) bool) error {
 	for k := range r.static {
 		if remove != nil && remove(k) {
 			del = append(del, staticKey(k))
-			r.lingerLocked(k)
+			r.lingerLocked(k, nil)
 		}
 	}
 	if remove != nil && len(del) == 0 {
@@ -299,64 +297,6 @@ func staticKey(k nameKey) string {
 		return k.Name + " CNAME " + k.Data
 	}
 	return k.Name + " " + k.Addr.String()
-}
-
-// lingering is how long what dns-remove has taken is still answered, so that a dns-add right behind it replaces it
-// without a moment in which the name does not exist, or its services do not.
-const lingering = 500 * time.Millisecond
-
-// lingerLocked keeps a removed name announced for a moment. Its container still lives.
-func (r *Router) lingerLocked(k nameKey) {
-	r.linger[k] = time.Now().Add(lingering)
-	time.AfterFunc(lingering, r.pokeNames)
-}
-
-// lingers says whether any name is.
-func (r *Router) lingers() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return len(r.linger) > 0
-}
-
-// addLingeringLocked adds, to what is to be announced, removed names that nothing has
-// replaced yet: here, or on another host.
-func (r *Router) addLingeringLocked(names map[nameKey]bool) {
-	maps.DeleteFunc(r.linger, func(_ nameKey, until time.Time) bool { return !time.Now().Before(until) })
-	if len(r.linger) == 0 {
-		return
-	}
-	own := func(k nameKey) dns.Record { return record(k, r.id.ID(), false) }
-	here, mine := map[string][]dns.Record{}, map[dns.Record]bool{}
-	for k := range r.linger {
-		here[k.Name], mine[own(k)] = nil, true
-	}
-	for k := range names {
-		if rs, ok := here[k.Name]; ok {
-			here[k.Name] = append(rs, own(k))
-		}
-	}
-	table := r.zone.table.Load()
-	for k := range r.linger {
-		replaced := slices.ContainsFunc(here[k.Name], func(o dns.Record) bool { return replaces(o, own(k)) })
-		elsewhere := slices.ContainsFunc(table.At(k.Name), func(o dns.Record) bool {
-			o.Down = false
-			return !mine[o] && replaces(o, own(k))
-		})
-		if replaced || elsewhere {
-			delete(r.linger, k)
-		}
-	}
-	for k := range r.linger {
-		names[k] = true
-	}
-}
-
-// replaces says that a record takes the place of one of its name that was removed: both lead to an address, or are
-// of one type. So what a container offers beside its address replaces what another offered, and not its address. An
-// alias replaces everything.
-func replaces(o, removed dns.Record) bool {
-	leads := func(r dns.Record) bool { return r.Addr.IsValid() || r.Type() == "CNAME" }
-	return o.Type() == "CNAME" || o.Type() == removed.Type() || leads(o) && leads(removed)
 }
 
 func loadStatic(load func(string) (map[string][]byte, error)) (map[nameKey]bool, error) {

@@ -213,6 +213,11 @@ func (o Options) withDefaults() (Options, error) {
 			bad("--dns-forward: no server is named for %q", d)
 		}
 	}
+	if o.Range.IsValid() {
+		if err := checkForwards(o, o.Range); err != nil {
+			errs = append(errs, err)
+		}
+	}
 	if o.FallbackTimeout == 0 {
 		o.FallbackTimeout = DefaultFallbackTimeout
 	}
@@ -234,4 +239,14 @@ func (o Options) withDefaults() (Options, error) {
 		return o, &Error{Err: errors.Join(errs...), Tip: "weft help launch", Code: 400}
 	}
 	return o, nil
+}
+
+// checkForwards refuses servers for reverse zones of a range, which are the mesh's: nobody would ask them.
+func checkForwards(o Options, p netip.Prefix) error {
+	for _, d := range slices.Sorted(maps.Keys(o.DNSForward)) {
+		if dns.Reverses(d, p) {
+			return fmt.Errorf("--dns-forward: %q has the names of addresses in %v, which are the mesh's", d, p)
+		}
+	}
+	return nil
 }

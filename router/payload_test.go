@@ -212,6 +212,9 @@ func TestDraftsTurnAnnouncedIntoWanted(t *testing.T) {
 		{"a container gets another address", []nameKey{addr("a.", "10.32.0.1", "one")}, []nameKey{addr("a.", "10.32.0.2", "one"), addr("c.", "10.32.0.1", "one")}, "+a. +c. -a."},
 		{"it is well", []nameKey{sick}, nil, "-"},
 		{"it is sick from the start", nil, []nameKey{addr("a.", "10.32.0.1", "one"), sick}, "+ +a."},
+		{"it is sick, and goes", []nameKey{addr("a.", "10.32.0.1", "one"), sick}, nil, "-a. -"},
+		{"it is sick, and another takes its name", []nameKey{addr("a.", "10.32.0.1", "one"), sick}, []nameKey{addr("a.", "10.32.0.2", "two")}, "+a. -a. -"},
+		{"another is sick that takes its address", []nameKey{addr("a.", "10.32.0.1", "two")}, []nameKey{addr("c.", "10.32.0.1", "one"), sick}, "+ -a. +c."},
 	} {
 		ds, err := nameDrafts(c.withdrawn, c.announced)
 		if err != nil {

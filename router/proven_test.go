@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,6 +31,7 @@ type founder struct {
 	id         *peer.Identity
 	member     membership
 	store      func(mesh.Store) mesh.Store // nil: that of the state file
+	network    mesh.Network                // nil: the mesh is not run
 }
 
 func newFounder(t testing.TB) *founder {
@@ -50,7 +52,7 @@ func (f *founder) start() *Router {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	r := &Router{id: f.id, log: slog.New(slog.NewTextHandler(f.t.Output(), nil)), linger: map[nameKey]time.Time{}, lastAlive: map[peer.ID]time.Time{}, wasAlive: map[peer.ID]bool{}, poke: make(chan struct{}, 1), damaged: damaged, member: f.member, began: time.Now(), o: Options{RunDir: f.run}}
+	r := &Router{id: f.id, log: slog.New(slog.NewTextHandler(f.t.Output(), nil)), linger: map[nameKey]leaving{}, lastAlive: map[peer.ID]time.Time{}, wasAlive: map[peer.ID]bool{}, poke: make(chan struct{}, 1), damaged: damaged, member: f.member, began: time.Now(), o: Options{RunDir: f.run}}
 	if r.db, r.unprovenBy, err = openMarked(db, f.run); err != nil {
 		f.t.Fatal(err)
 	}
@@ -60,7 +62,7 @@ func (f *founder) start() *Router {
 		store = f.store(store)
 	}
 	if r.mesh, err = mesh.New(mesh.Options{Identity: f.id, Secret: f.member.Secret, Nickname: "host", Founding: f.member.Founding, Store: store, Tunnel: noTunnel{},
-		Endpoints: func() []netip.AddrPort { return nil }, OnChange: func() {}, Obsolete: r.obsolete, Log: r.log}); err != nil {
+		Endpoints: func() []netip.AddrPort { return nil }, OnChange: func() {}, Obsolete: r.obsolete, Log: r.log, Network: f.network}); err != nil {
 		f.t.Fatal(err)
 	}
 	if r.host, err = host.New(host.Options{Bridge: bridgeName, WireGuard: wireGuardName, Log: r.log}); err != nil {
@@ -166,6 +168,10 @@ func TestContradictionLasts(t *testing.T) {
 		if r = f.restart(r, start.before); !r.unproven || !strings.Contains(r.unprovenBy, "older copy") {
 			t.Errorf("%s: unproven %v, %q", start.what, r.unproven, r.unprovenBy)
 		}
+		r.db.now = func() time.Duration { return sinceBoot() + 2*markAge } // nor after a sleep
+		r.mu.Lock()
+		r.noticeSleepLocked()
+		r.mu.Unlock()
 	}
 	r.alone()
 	if r = f.restart(r, func() {}); r.unproven {
@@ -273,13 +279,11 @@ func (f *founder) seeded(r *Router) {
 	if _, err := r.mesh.Append(mesh.Draft{Kind: mesh.KindGrant, Payload: b}); err != nil {
 		f.t.Fatal(err)
 	}
-	books, err := r.booksNow()
-	if err != nil {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, err := r.spaceNowLocked(); err != nil {
 		f.t.Fatal(err)
 	}
-	r.mu.Lock()
-	r.setSpaceLocked(books.ledger)
-	r.mu.Unlock()
 }
 
 // While it is not certain what running containers have, nothing is given to anybody, and
@@ -326,12 +330,19 @@ func TestAloneAfterAReboot(t *testing.T) {
 				t.Error(err)
 			}
 		})
+		var asleep atomic.Int64
+		r.db.now = func() time.Duration { return sinceBoot() + time.Duration(asleep.Load()) }
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() { ended <- r.proveState(ctx) }()
 		time.Sleep(dialIn - time.Second)
 		if !r.isUnproven() {
 			t.Error("it does not wait")
+		}
+		asleep.Store(int64(markAge + time.Second)) // nobody can have met it meanwhile
+		time.Sleep(dialIn)
+		if !r.isUnproven() {
+			t.Error("it does not wait anew after a sleep")
 		}
 		time.Sleep(markEvery + time.Second)
 		if r.isUnproven() {

@@ -94,7 +94,7 @@ func (r *Router) announce() *announced {
 	defer r.mu.Unlock()
 	n := len(r.static)
 	for _, at := range r.attached {
-		n += len(at.Names) + len(at.Services)
+		n += len(at.Names) + len(at.Offers)
 	}
 	a := &announced{Names: make(map[nameKey]bool, n), Claims: map[netip.Prefix]bool{}}
 	whole, others := r.wholeRange(), r.othersLocked()
@@ -105,18 +105,18 @@ func (r *Router) announce() *announced {
 			}
 		}
 		named := false
-		at.found(others, func(k nameKey) {
+		at.found(r.o.Domain, others, func(k nameKey) {
 			named = true
 			a.Names[k] = true
 		})
 		if named && at.Unhealthy {
-			a.Names[nameKey{Container: shortKey(at.Key), Type: typeUnhealthy}] = true
+			a.Names[mark(shortKey(at.Key))] = true
 		}
 	}
 	for k := range r.static {
 		a.Names[k] = true
 	}
-	r.addLingeringLocked(a.Names)
+	r.addLingeringLocked(a.Names, others)
 	return a
 }
 
@@ -190,15 +190,15 @@ func (r *Router) wholeRange() netip.Prefix { return r.mesh.State().Founding.Rang
 // applyMu is held.
 func (r *Router) look() *view {
 	v := &view{}
-	read := func() {
-		if b, err := r.booksNow(); err == nil {
+	read := func(b *books, err error) {
+		if err == nil {
 			v.State, v.Folded, v.Ledger, v.Ring = b.st, b.folded, b.ledger, b.ledger.Ring()
 			return
 		}
 		v.State = r.mesh.State() // the range is not known yet
 		v.Folded = r.foldNow(v.State)
 	}
-	read()
+	read(r.booksNow()) // mostly the work, so not under mu
 	mtu, err := r.mtu()
 	if err != nil {
 		r.log.Debug("find the underlay's MTU", "err", err)
@@ -207,13 +207,9 @@ func (r *Router) look() *view {
 	v.MTU = mtu
 
 	r.mu.Lock()
-	// A grant is made under mu: the allocator must not get an older ring back.
-	if r.mesh.State() != v.State {
-		read()
-	}
+	read(r.spaceNowLocked())
 	var stray []ipam.Allocation
 	if r.alloc != nil && v.Ledger != nil {
-		r.setSpaceLocked(v.Ledger)
 		stray = r.alloc.Stray()
 		if old := r.view.Load(); old == nil || !slices.Equal(old.Stray, stray) {
 			r.pokeNames() // theirs are not answered here
@@ -299,7 +295,13 @@ func (r *Router) apply(v *view) []error {
 	}
 	if r.dns != nil {
 		r.guests.setMesh(v.Plan.Host.Covered)
-		r.zone.setRanges(v.Plan.Reverse, r.mesh.State, r.hidden)
+		if r.zone.setRanges(v.Plan.Reverse, r.mesh.State, r.hidden) {
+			for _, p := range v.Plan.Reverse {
+				if err := checkForwards(r.o, p); err != nil { // known only now
+					r.log.Warn("servers of a domain are not asked: its names are the mesh's", "err", err)
+				}
+			}
+		}
 		r.syncNames()
 		if err := r.dns.SetListen(v.Plan.Host.DNS); err != nil {
 			errs = append(errs, err)

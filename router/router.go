@@ -81,16 +81,16 @@ type Router struct {
 	mu         sync.Mutex // guards the fields below
 	attached   map[string]*attachment
 	static     map[nameKey]bool
-	linger     map[nameKey]time.Time // removed names that are answered until then
-	alloc      *ipam.Allocator       // nil until the mesh's range is known
-	engine     bool                  // the container engine answers
-	dirty      map[string]bool       // containers of the engine that must be looked at again
-	failing    map[string]bool       // those of dirty whose failure was logged
-	resetting  bool                  // addresses are being given back: nothing new is attached
-	bridgeDNS  netip.Addr            // Docker's bridge address; invalid: none
-	holding    []*holding            // calls under way that are to hold an address for an ID
-	allocating int                   // calls that wait for address space
-	priming    int                   // and those that wait until there is some
+	linger     map[nameKey]leaving // removed names that are still answered
+	alloc      *ipam.Allocator     // nil until the mesh's range is known
+	engine     bool                // the container engine answers
+	dirty      map[string]bool     // containers of the engine that must be looked at again
+	failing    map[string]bool     // those of dirty whose failure was logged
+	resetting  bool                // addresses are being given back: nothing new is attached
+	bridgeDNS  netip.Addr          // Docker's bridge address; invalid: none
+	holding    []*holding          // calls under way that are to hold an address for an ID
+	allocating int                 // calls that wait for address space
+	priming    int                 // and those that wait until there is some
 	// wantedSince is since when any of them has; zero: none does.
 	wantedSince time.Time
 	// wantedElsewhere is when a host last asked for space of a ring that has not begun.
@@ -152,7 +152,7 @@ func New(o Options) (_ *Router, err error) {
 		return nil, &Error{Msg: "weft needs root to make network devices", Tip: "sudo weft launch …", Code: 403}
 	}
 	r := &Router{o: o, log: o.Log, poke: make(chan struct{}, 1), namePoke: make(chan struct{}, 1), logPoke: make(chan struct{}, 1), ready: make(chan struct{}), done: make(chan struct{}),
-		paths: peer.NewPaths(), met: map[peer.Key]meeting{}, devices: map[peer.Key]uint64{}, linger: map[nameKey]time.Time{}, dirty: map[string]bool{}, failing: map[string]bool{},
+		paths: peer.NewPaths(), met: map[peer.Key]meeting{}, devices: map[peer.Key]uint64{}, linger: map[nameKey]leaving{}, dirty: map[string]bool{}, failing: map[string]bool{},
 		taking: map[peer.ID]wish{}, lastAlive: map[peer.ID]time.Time{}, wasAlive: map[peer.ID]bool{}}
 	defer func() {
 		if err == nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"weft/api"
@@ -113,30 +114,48 @@ func (r *Router) getLookup(_ context.Context, q *api.Request) (any, error) {
 	return map[string][]netip.Addr{"addresses": addrs}, nil
 }
 
-// getName says whether a name is registered here for a container's address.
+// noContainer is what stands for a container in the path of a name that belongs to none, as in Weave.
+const noContainer = "-"
+
+// getName says which names are registered here for an address, of a container or of none.
 func (r *Router) getName(ctx context.Context, q *api.Request) (any, error) {
 	ips, fqdn, err := r.parseNames(nameRequest{IPs: []string{q.Path("ip")}, FQDN: q.Query("fqdn")})
 	if err != nil {
 		return nil, err
 	}
-	key, err := r.keyOf(ctx, q.Path("container"))
-	if err != nil {
-		return nil, err
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var found []string
-	if a := r.attached[key]; a != nil {
-		for _, n := range a.Names {
-			if n.Addr == ips[0] && (fqdn == "" || n.FQDN == fqdn) {
-				found = append(found, n.FQDN)
-			}
+	key := ""
+	if c := q.Path("container"); c != noContainer {
+		if key, err = r.keyOf(ctx, c); err != nil {
+			return nil, err
 		}
 	}
+	found := r.namesOf(key, ips[0], fqdn)
 	if len(found) == 0 {
 		return nil, &Error{Msg: "no such name", Code: 404}
 	}
 	return strings.Join(found, "\n") + "\n", nil
+}
+
+// namesOf are the names, or the one, of an address of a container; without a key, of none.
+func (r *Router) namesOf(key string, ip netip.Addr, fqdn string) (found []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	see := func(name string, addr netip.Addr) {
+		if addr == ip && (fqdn == "" || name == fqdn) {
+			found = append(found, name)
+		}
+	}
+	if key == "" {
+		for k := range r.static {
+			see(k.Name, k.Addr)
+		}
+		slices.Sort(found)
+	} else if a := r.attached[key]; a != nil {
+		for _, n := range a.Names {
+			see(n.FQDN, n.Addr)
+		}
+	}
+	return found
 }
 
 type targetsRequest struct {
@@ -201,7 +220,7 @@ func (r *Router) postName(do nameOp) api.Handler {
 func (r *Router) pathName(do nameOp) api.Handler {
 	return func(ctx context.Context, q *api.Request) (any, error) {
 		req := nameRequest{Container: q.Path("container"), IPs: []string{q.Path("ip")}, FQDN: q.Query("fqdn")}
-		if req.Container == "-" { // Weave's way to say "no container"
+		if req.Container == noContainer {
 			req.Container = ""
 		}
 		return answer(do(ctx, req))

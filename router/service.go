@@ -1,6 +1,7 @@
 package router
 
 import (
+	"cmp"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,45 +18,43 @@ const (
 	labelText    = "weft.txt"     // a text; weft.txt.KEY=VALUE gives the text KEY=VALUE
 )
 
+// offer is one thing that a container says it offers, at whatever name it has.
+type offer struct {
+	Service string `json:",omitempty"` // "_http._tcp"; empty: it has no name of its own
+	Port    uint16 `json:",omitempty"` // zero: it is a text
+	Text    string `json:",omitempty"`
+}
+
+func (o offer) compare(p offer) int {
+	return cmp.Or(cmp.Compare(o.Service, p.Service), cmp.Compare(o.Port, p.Port), cmp.Compare(o.Text, p.Text))
+}
+
 // follow takes from a container what its attachment shows of it while it runs.
 func (a *attachment) follow(c docker.Container, domain string) {
-	a.Unhealthy = c.Unhealthy
-	a.Services, a.ServedAs = nil, ""
-	if fqdn, ok := a.mainName(); ok {
-		a.ServedAs = fqdn
-		a.Services = services(c, fqdn, domain, a.target())
-	}
+	a.Unhealthy, a.Offers = c.Unhealthy, offers(c, domain)
 }
 
-// serves says whether its services are to be found: they lead to a name, which may
-// have been removed since.
-func (a *attachment) serves() bool {
-	return slices.ContainsFunc(a.Names, func(n attachedName) bool { return n.Type == typeAddr && n.FQDN == a.ServedAs })
-}
-
-// mainName is the name that the container got when it was attached, or the first that
-// was added since.
+// mainName is the name that the container got when it was attached. While it does not have that, or got none, it is the first
+// that was added since.
 func (a *attachment) mainName() (string, bool) {
+	first := ""
 	for _, n := range a.Names {
-		if n.Type == typeAddr && !strings.HasPrefix(n.FQDN, "*") {
+		switch {
+		case n.Type != typeAddr || strings.HasPrefix(n.FQDN, "*"):
+		case n.FQDN == a.Default:
 			return n.FQDN, true
+		case first == "":
+			first = n.FQDN
 		}
 	}
-	return "", false
+	return first, first != ""
 }
 
-// services are the SRV and TXT records of a container: for each exposed port one at its own name;
-// for each service that a label names one at _SERVICE._PROTO before the container's
-// name and one before the domain; and its texts. The SRV records lead to target.
-func services(c docker.Container, fqdn, domain, target string) []attachedName {
-	var out []attachedName
-	add := func(n attachedName) {
-		if !slices.Contains(out, n) {
-			out = append(out, n)
-		}
-	}
+// offers are what a container's exposed ports and labels say, sorted, each once.
+func offers(c docker.Container, domain string) []offer {
+	var out []offer
 	for _, p := range c.Exposed {
-		add(attachedName{FQDN: fqdn, Type: typeSRV, Port: p.Number, Data: target})
+		out = append(out, offer{Port: p.Number})
 	}
 	for s := range strings.SplitSeq(c.Labels[labelService], ",") {
 		s, port, _ := strings.Cut(strings.TrimSpace(s), "=")
@@ -76,15 +75,9 @@ func services(c docker.Container, fqdn, domain, target string) []attachedName {
 				}
 			}
 		}
-		if err != nil || n == 0 {
-			continue
-		}
-		for _, below := range []string{fqdn, domain} {
-			at, err := dns.ValidName("_"+name+"._"+proto+"."+below, domain)
-			if name == "" || err != nil {
-				continue
-			}
-			add(attachedName{FQDN: at, Type: typeSRV, Port: uint16(n), Data: target})
+		service := "_" + name + "._" + proto
+		if _, bad := dns.ValidName(service+"."+domain, domain); err == nil && bad == nil && n != 0 && name != "" {
+			out = append(out, offer{Service: service, Port: uint16(n)})
 		}
 	}
 	for k, v := range c.Labels {
@@ -98,21 +91,49 @@ func services(c docker.Container, fqdn, domain, target string) []attachedName {
 			continue
 		}
 		if text != "" && len(text) <= 255 {
-			add(attachedName{FQDN: fqdn, Type: typeTXT, Data: text})
+			out = append(out, offer{Text: text})
 		}
 	}
-	slices.SortFunc(out, func(a, b attachedName) int { return a.key("").compare(b.key("")) })
-	return out
+	slices.SortFunc(out, offer.compare)
+	return slices.Compact(out)
 }
 
-// updateNames makes a running container's new services and health effective. The container
+// services are the SRV and TXT records of a container whose main name is fqdn: for each port one there; for
+// each service one at _SERVICE._PROTO before that name and one before the domain; and its texts. The SRV
+// records lead to target.
+func services(os []offer, fqdn, domain, target string, f func(attachedName)) {
+	for _, o := range os {
+		switch {
+		case o.Port == 0:
+			f(attachedName{FQDN: fqdn, Type: typeTXT, Data: o.Text})
+		case o.Service == "":
+			f(attachedName{FQDN: fqdn, Type: typeSRV, Port: o.Port, Data: target})
+		default:
+			for _, below := range []string{fqdn, domain} {
+				if at, err := dns.ValidName(o.Service+"."+below, domain); err == nil { // else it is too long
+					f(attachedName{FQDN: at, Type: typeSRV, Port: o.Port, Data: target})
+				}
+			}
+		}
+	}
+}
+
+// mark says that a container is unhealthy.
+func mark(container string) nameKey { return nameKey{Container: container, Type: typeUnhealthy} }
+
+// updateNames makes what a running container offers and its health effective. The container
 // is locked.
 func (r *Router) updateNames(a *attachment) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	had := r.attached[a.Key]
-	if had == nil || had.Unhealthy == a.Unhealthy && slices.Equal(had.Services, a.Services) {
+	if had == nil || had.sameShown(a) {
 		return nil
 	}
 	return r.putAttachmentLocked(a)
+}
+
+// sameShown says whether both show the same of a container while it runs.
+func (a *attachment) sameShown(b *attachment) bool {
+	return a.Unhealthy == b.Unhealthy && slices.Equal(a.Offers, b.Offers)
 }

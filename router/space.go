@@ -47,7 +47,7 @@ func (r *Router) give(to peer.ID, subnet netip.Prefix) ([]byte, error) {
 	if r.mayGiveLocked() != nil {
 		return nil, nil
 	}
-	b, err := r.booksNow()
+	b, err := r.spaceNowLocked()
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +59,6 @@ func (r *Router) give(to peer.ID, subnet netip.Prefix) ([]byte, error) {
 	if saidOfRing(b.st) > fullToGive {
 		return nil, errRingLogFull
 	}
-	r.setSpaceLocked(b.ledger)
 	gs := b.ledger.Donate(ipam.Owner(to), r.alloc.Used, subnet)
 	if len(gs) == 0 {
 		return nil, nil
@@ -77,10 +76,9 @@ func (r *Router) give(to peer.ID, subnet netip.Prefix) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if b, err = r.booksNow(); err != nil {
+	if _, err := r.spaceNowLocked(); err != nil {
 		return nil, err
 	}
-	r.setSpaceLocked(b.ledger)
 	for _, g := range gs {
 		r.log.Info("granted address space", "prefix", g.Prefix.String(), "peer", to.String())
 	}
@@ -96,8 +94,16 @@ func prefixesOf(gs []ipam.Grant) []netip.Prefix {
 	return ps
 }
 
-// setSpaceLocked tells the allocator what this host may use. mu is held.
-func (r *Router) setSpaceLocked(l *ipam.Ledger) { r.alloc.SetSpace(l.Ring(), l.Usable()) }
+// spaceNowLocked tells the allocator, once there is one, what this host may use. It takes nobody's
+// ledger for that: grants are made under mu, and one that was read before lacks the last of them.
+// mu is held.
+func (r *Router) spaceNowLocked() (*books, error) {
+	b, err := r.booksNow()
+	if err == nil && r.alloc != nil {
+		r.alloc.SetSpace(b.ledger.Ring(), b.ledger.Usable())
+	}
+	return b, err
+}
 
 // ringNow folds the ring from the newest state, not that of the last pass.
 func (r *Router) ringNow() (*ipam.Ring, error) {

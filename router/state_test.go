@@ -64,7 +64,10 @@ func TestTheStateFileClosesUnderTheAPI(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &Router{db: &markedDB{DB: db}, attached: map[string]*attachment{}}
+	r := &Router{attached: map[string]*attachment{}}
+	if r.db, _, err = openMarked(db, t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
 	for range 2 {
 		if err := r.Close(); err != nil {
 			t.Error(err)

@@ -29,7 +29,10 @@ func newcomer(t *testing.T) *Router {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	r := &Router{id: id, log: log, db: &markedDB{DB: db}, attached: map[string]*attachment{}, member: membership{Secret: mesh.NewSecret()}, o: Options{RunDir: t.TempDir()}}
+	r := &Router{id: id, log: log, attached: map[string]*attachment{}, member: membership{Secret: mesh.NewSecret()}, o: Options{RunDir: t.TempDir()}}
+	if r.db, _, err = openMarked(db, r.o.RunDir); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		if err := r.Close(); err != nil {
 			t.Error(err)

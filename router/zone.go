@@ -291,15 +291,16 @@ func (z *zone) moveLocked(e *dns.Edit, author peer.ID, h, to *zoneHost) {
 	*h = *to
 }
 
-// setRanges makes the table anew for other reverse zones.
-func (z *zone) setRanges(ranges []netip.Prefix, state func() *mesh.State, hidden func(mesh.Host) bool) {
+// setRanges makes the table anew for other reverse zones, and says whether they are.
+func (z *zone) setRanges(ranges []netip.Prefix, state func() *mesh.State, hidden func(mesh.Host) bool) bool {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	if slices.Equal(z.ranges, ranges) {
-		return
+		return false
 	}
 	z.ranges = slices.Clone(ranges)
 	z.renewLocked(state(), hidden)
+	return true
 }
 
 // renewLocked makes the table anew from what was read.

@@ -293,6 +293,13 @@ func TestZoneForgetsHosts(t *testing.T) {
 	}
 }
 
+// served are the records of what a container offers.
+func served(c docker.Container) (out []attachedName) {
+	services(offers(c, "weft.local"), "web.weft.local.", "weft.local", "c.web.weft.local.", func(n attachedName) { out = append(out, n) })
+	slices.SortFunc(out, func(a, b attachedName) int { return a.key("").compare(b.key("")) })
+	return out
+}
+
 func TestServices(t *testing.T) {
 	c := docker.Container{Exposed: []docker.Port{{Number: 53, Proto: "udp"}, {Number: 80, Proto: "tcp"}, {Number: 443, Proto: "tcp"}}}
 	for _, x := range []struct {
@@ -311,7 +318,7 @@ func TestServices(t *testing.T) {
 	} {
 		c.Labels = x.labels
 		got := ""
-		for _, n := range services(c, "web.weft.local.", "weft.local", "c.web.weft.local.") {
+		for _, n := range served(c) {
 			switch {
 			case n.Type == typeTXT:
 				got += " TXT " + n.Data
@@ -327,7 +334,7 @@ func TestServices(t *testing.T) {
 		}
 	}
 	c.Labels = nil
-	if got := services(c, "web.weft.local.", "weft.local", "c.web.weft.local."); len(got) != 3 || got[0].Port != 53 || got[0].Data != "c.web.weft.local." {
+	if got := served(c); len(got) != 3 || got[0].Port != 53 || got[0].Data != "c.web.weft.local." {
 		t.Errorf("exposed ports: %+v", got)
 	}
 }
@@ -400,26 +407,4 @@ func ownNames(z *zone, id peer.ID) map[nameKey]bool {
 		all[k] = true
 	}
 	return all
-}
-
-// What a container offers at its name goes with the name.
-func TestServicesGoWithTheirName(t *testing.T) {
-	web, alias := attachedName{FQDN: "web.weft.local.", Addr: netip.MustParseAddr("10.32.0.1")}, attachedName{FQDN: "www.weft.local.", Addr: netip.MustParseAddr("10.32.0.1")}
-	a := &attachment{Key: "c", running: true, Names: []attachedName{web, alias}}
-	a.follow(docker.Container{Exposed: []docker.Port{{Number: 80, Proto: "tcp"}}, Labels: map[string]string{"weft.txt": "x"}}, "weft.local")
-	r := &Router{zone: newZone("weft.local.", true), attached: map[string]*attachment{"c": a}}
-	r.mesh = newFounder(t).start().mesh
-	for _, x := range []struct {
-		what  string
-		names []attachedName
-		want  int
-	}{
-		{"all are there", []attachedName{web, alias}, 5},
-		{"the main name was removed", []attachedName{alias}, 1},
-		{"and added again", []attachedName{alias, web}, 5},
-	} {
-		if a.Names = x.names; len(r.announce().Names) != x.want {
-			t.Errorf("%s: %v", x.what, r.announce().Names)
-		}
-	}
 }

@@ -1,0 +1,163 @@
+package mesh
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"testing"
+	"time"
+)
+
+// pulls draws all of a host's log, at once, and then says nothing more, again and again.
+func (b *box) pulls(ctx context.Context, to *box, p purpose, at netip.Addr) {
+	m, err := New(Options{
+		Identity: b.id, Secret: b.w.secret, Store: newDisk(), Tunnel: b, Network: b.host,
+		Endpoints: func() []netip.AddrPort { return nil }, Log: b.w.log,
+	})
+	if err != nil {
+		b.w.t.Error(err)
+		return
+	}
+	if err := m.openEpoch(); err != nil {
+		b.w.t.Error(err)
+		return
+	}
+	for ctx.Err() == nil {
+		time.Sleep(10 * time.Millisecond)
+		l, err := m.open(ctx, p, to.id.ID(), netip.AddrPortFrom(at, DefaultPort))
+		if err != nil {
+			continue
+		}
+		_ = l.write(msgRoot, make([]byte, 32))
+		t, _, err := l.read(1+maxRefusal, msgRoot, msgReady)
+		if err == nil && t == msgRoot {
+			_ = l.write(msgDigest, appendDigest(nil, nil))
+			for t := msgDigest; err == nil && t != msgDone; {
+				t, _, err = l.read(1+maxChunk, msgDigest, msgEntries, msgDone)
+			}
+			_ = l.s.SetDeadline(time.Time{})
+			_, _ = l.s.ReadMsg(1 << 10) // until it is cut
+		}
+		l.close()
+	}
+}
+
+// Two addresses with four identities each draw the log and then are silent: a newcomer waits.
+func TestRoguesDrawAndAreSilent(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.joinsOnly = true // a router makes no tunnel before a join has admitted it
+		a := w.longLog(1 << 30)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		for i := range 2 {
+			h := w.box(fmt.Sprint("rogue", i))
+			for range servedEach {
+				x := *h
+				x.id = newIdentity(t)
+				go x.pulls(ctx, a, purposeJoin, a.addr)
+			}
+		}
+		time.Sleep(5 * time.Second)
+		c := w.box("newcomer")
+		c.launch(func(o *Options) { // it is behind a NAT: nobody can dial it
+			o.Targets = []string{a.target()}
+			o.Endpoints = func() []netip.AddrPort { return nil }
+		})
+		took := w.within(10*time.Second, "in", func() bool { return a.sees(c) == Alive && c.sees(a) == Alive && len(c.names(a)) == longNames })
+		t.Logf("the newcomer is in after %v", took)
+		silent := uint64(0)
+		for _, o := range a.mesh.Rejections() {
+			if o.Reason == reasonSilent && o.Peer != c.id.ID() {
+				silent += o.Count
+			}
+		}
+		if silent == 0 {
+			t.Errorf("nobody is named: %v", a.mesh.Rejections())
+		}
+	})
+}
+
+// idles answers sessions at a port of its host as an identity, up to where logs are exchanged, and says nothing more.
+func (b *box) idles(ctx context.Context, port uint16, to ...*box) {
+	id := newIdentity(b.w.t)
+	at := netip.AddrPortFrom(b.addr, port)
+	m, err := New(Options{
+		Identity: id, Secret: b.w.secret, Store: newDisk(), Tunnel: b, Network: b.host,
+		Endpoints: func() []netip.AddrPort { return []netip.AddrPort{at} }, Log: b.w.log,
+	})
+	if err != nil {
+		b.w.t.Fatal(err)
+	}
+	if err := m.openEpoch(); err != nil {
+		b.w.t.Fatal(err)
+	}
+	ln, err := b.host.Listen(ctx, at)
+	if err != nil {
+		b.w.t.Fatal(err)
+	}
+	context.AfterFunc(ctx, func() { _ = ln.Close() })
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				s, err := Server(ctx, c, id, b.w.secret)
+				if err != nil {
+					return
+				}
+				l := &link{s: s, stop: func() bool { return true }}
+				if m.answer(ctx, l) != nil {
+					return
+				}
+				_ = s.SetDeadline(time.Time{})
+				for {
+					if _, err := s.ReadMsg(maxChunk); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	for _, x := range to {
+		x.hearsOf(id, 1, at)
+	}
+}
+
+// Made-up hosts that take this host's own joins and say nothing do not delay the one that is lost.
+func TestRoguesAnswerAndAreSilent(t *testing.T) {
+	for _, c := range []struct{ made, hosts int }{{40, 1}, {80, 8}} {
+		t.Run(fmt.Sprint(c), func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				w.log = slog.New(slog.DiscardHandler)
+				bs := w.meet(2)
+				a, b := bs[0], bs[1]
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				for i := range c.hosts {
+					h := w.box(fmt.Sprint("rogue", i))
+					for j := range c.made / c.hosts {
+						h.idles(ctx, uint16(7000+j), a, b)
+					}
+				}
+				w.cut(bs[:1], bs[1:])
+				time.Sleep(60 * time.Second)
+				var sum, worst time.Duration
+				for range 5 {
+					w.heal(bs[:1], bs[1:])
+					took := w.within(2*time.Minute, "healed", func() bool { return a.sees(b) == Alive && b.sees(a) == Alive })
+					sum, worst = sum+took, max(worst, took)
+					w.cut(bs[:1], bs[1:])
+					time.Sleep(61 * time.Second)
+				}
+				t.Logf("healed after %v, worst %v", sum/5, worst)
+				if worst > healWithin/2 {
+					t.Errorf("worst %v", worst)
+				}
+			})
+		})
+	}
+}
