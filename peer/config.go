@@ -57,36 +57,36 @@ func normalise(want []Config, self Key) ([]peerState, error) {
 	for i, c := range want {
 		switch {
 		case c.PublicKey.IsZero():
-			errs = append(errs, errors.New("set peer: it has no public key"))
+			errs = append(errs, peerErrorf(c.PublicKey, "set peer: it has no public key"))
 			continue
 		case c.PublicKey == self:
 			// Both WireGuards skip it silently.
-			errs = append(errs, fmt.Errorf("set peer %s: that is this host's own key", c.PublicKey))
+			errs = append(errs, peerErrorf(c.PublicKey, "set peer %s: that is this host's own key", c.PublicKey))
 			continue
 		case i > 0 && c.PublicKey == want[i-1].PublicKey:
-			errs = append(errs, fmt.Errorf("set peer %s: it is in the list twice", c.PublicKey))
+			errs = append(errs, peerErrorf(c.PublicKey, "set peer %s: it is in the list twice", c.PublicKey))
 			continue
 		}
 		if max := math.MaxUint16 * time.Second; c.Keepalive < 0 || c.Keepalive > max || c.Keepalive%time.Second != 0 {
-			errs = append(errs, fmt.Errorf("set peer %s: keepalive %s is not a number of seconds up to %s", c.PublicKey, c.Keepalive, max))
+			errs = append(errs, peerErrorf(c.PublicKey, "set peer %s: keepalive %s is not a number of seconds up to %s", c.PublicKey, c.Keepalive, max))
 			c.Keepalive = 0
 		}
 		c.Endpoint = unmapped(c.Endpoint)
 		if c.Endpoint.IsValid() && (c.Endpoint.Port() == 0 || c.Endpoint.Addr().IsUnspecified() || c.Endpoint.Addr().IsMulticast()) {
-			errs = append(errs, fmt.Errorf("set peer %s: no packet can be sent to endpoint %s", c.PublicKey, c.Endpoint))
+			errs = append(errs, peerErrorf(c.PublicKey, "set peer %s: no packet can be sent to endpoint %s", c.PublicKey, c.Endpoint))
 			c.Endpoint = netip.AddrPort{}
 		}
 		p := peerState{Config: c, allowed: make(map[netip.Prefix]bool)}
 		p.AllowedIPs = nil
 		for _, prefix := range c.AllowedIPs {
 			if !prefix.IsValid() || prefix.Addr().Is4In6() {
-				errs = append(errs, fmt.Errorf("set peer %s: allowed IP %s is not a prefix", c.PublicKey, prefix))
+				errs = append(errs, peerErrorf(c.PublicKey, "set peer %s: allowed IP %s is not a prefix", c.PublicKey, prefix))
 				continue
 			}
 			prefix = prefix.Masked()
 			if other, taken := owner[prefix]; taken {
 				if other != c.PublicKey {
-					errs = append(errs, fmt.Errorf("set peer %s: allowed IP %s is peer %s's", c.PublicKey, prefix, other))
+					errs = append(errs, peerErrorf(c.PublicKey, "set peer %s: allowed IP %s is peer %s's", c.PublicKey, prefix, other))
 				}
 				continue
 			}

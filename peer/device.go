@@ -61,8 +61,8 @@ func (d *Device) readLocked() (*wgtypes.Device, error) {
 
 // Set makes the device have exactly these peers, by single steps: what is as
 // wanted is not touched, and its sessions live on. It may be repeated. After an
-// error it goes on with the next step and joins the errors; what is wrong in
-// want is left out and reported.
+// error it goes on with the next step and joins the errors, which [ErrorsOf] tells
+// apart; what is wrong in want is left out and reported.
 func (d *Device) Set(want []Config) error {
 	peers, invalid := normalise(want, d.o.PrivateKey.public())
 	d.mu.Lock()
@@ -75,7 +75,7 @@ func (d *Device) Set(want []Config) error {
 	for _, s := range plan(states(dev), peers) {
 		d.o.Log.Debug("change device", "step", s.String())
 		if err := d.control.do(s); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", s, err))
+			errs = append(errs, peerErrorf(s.key, "%s: %w", s, err))
 			if errors.Is(err, ErrGone) {
 				break
 			}
@@ -123,12 +123,12 @@ func (d *Device) Renew(pub Key) error {
 		}
 		for _, s := range []step{{verb: stepRemove, key: pub}, renewal(h)} {
 			if err := d.control.do(s); err != nil {
-				return fmt.Errorf("renew peer: %s: %w", s, err)
+				return peerErrorf(pub, "renew peer: %s: %w", s, err)
 			}
 		}
 		return nil
 	}
-	return fmt.Errorf("renew peer %s: the device does not have it", pub)
+	return peerErrorf(pub, "renew peer %s: the device does not have it", pub)
 }
 
 // Close forgets the device, which lives on.

@@ -99,21 +99,23 @@ func (r *Router) dropDead(want []plannedPeer) error {
 	if len(dead) == 0 {
 		return nil
 	}
-	if err := r.dev.Set(stay); err != nil {
-		return err
-	}
+	err := r.dev.Set(stay)
 	for _, k := range dead {
+		if peer.ErrorsOf(k, err) != nil {
+			continue // it is still there: again in the next pass
+		}
 		r.devices[k] = fresh[k]
 		r.tunnels.forget(k)
 		r.paths.Forget(k)
 		delete(r.met, k)
 	}
-	return nil
+	return err
 }
 
 // connect applies the peers at once, outside the loop, and gives a peer whose
 // handshakes have failed for a while a fresh start: a clock that ran ahead and
-// was set back keeps them from being taken until the entry is made anew.
+// was set back keeps them from being taken until the entry is made anew. What
+// fails for other peers is a matter of the next pass.
 func (r *Router) connect(_ context.Context, rec mesh.Record, begin bool) error {
 	r.applyMu.Lock()
 	defer r.applyMu.Unlock()
@@ -121,10 +123,15 @@ func (r *Router) connect(_ context.Context, rec mesh.Record, begin bool) error {
 		return nil
 	}
 	v := r.look()
+	for _, d := range v.Plan.KeyDisputes {
+		if d.Host == rec.ID() {
+			return d
+		}
+	}
 	if _, met := r.met[rec.WireGuard]; !met && !r.tunnels.has(rec.WireGuard) {
 		r.meet(rec.WireGuard, begin)
 	}
-	if err := r.applyPeers(v.Plan.Peers); err != nil {
+	if err := peer.ErrorsOf(rec.WireGuard, r.applyPeers(v.Plan.Peers)); err != nil {
 		return err
 	}
 	m, met := r.met[rec.WireGuard]

@@ -63,6 +63,7 @@ func (r *Router) routerReport(v *view, st *mesh.State, names map[peer.ID]string)
 		Port: r.o.Port, Datapath: string(r.device().Kind()), MTU: v.MTU, Discovery: !r.o.NoDiscovery,
 		Waiting: st.Waiting, Notices: append(slices.Clone(st.Notices), v.Plan.ClaimConflicts...),
 	}
+	rr.Notices = append(rr.Notices, disputeNotices(v.Plan.KeyDisputes)...)
 	for event, n := range r.mesh.Counters() {
 		rr.Counters = append(rr.Counters, CounterReport{event, n})
 	}
