@@ -3,7 +3,6 @@ package dns
 import (
 	"net"
 	"net/netip"
-	"strconv"
 	"testing"
 	"time"
 	"unsafe"
@@ -176,28 +175,6 @@ func BenchmarkChange(b *testing.B) {
 				e = table.Edit()
 				e.Remove(r)
 				table = e.Done()
-			}
-		})
-	}
-}
-
-// BenchmarkScattered asks for all names of tables of two sizes in no order that a cache likes.
-func BenchmarkScattered(b *testing.B) {
-	for _, size := range []int{10, 10000, 100000} {
-		b.Run(strconv.Itoa(size), func(b *testing.B) {
-			e := NewTable("weft.local", []netip.Prefix{netip.MustParsePrefix("10.32.0.0/12")}, nil).Edit()
-			var packets [][]byte
-			for i := range size {
-				name := "n" + strconv.Itoa(i) + ".weft.local."
-				e.Add(Record{Name: name, Addr: netip.AddrFrom4([4]byte{10, 32 + byte(i>>16), byte(i >> 8), byte(i)}), Host: "h"})
-				p, _ := question(name, miekg.TypeA).Pack()
-				packets = append(packets, p)
-			}
-			table := e.Done()
-			q, buf := new(query), make([]byte, 0, maxUDP)
-			for i := 0; b.Loop(); i += 7919 {
-				q.parse(packets[i%size])
-				table.answer(buf, q, 1)
 			}
 		})
 	}
