@@ -50,7 +50,10 @@ type batched struct {
 	names         [batch]unix.RawSockaddrInet6 // large enough for both families
 	buf           [batch][]byte
 	reply         [batch][]byte
-	q             query
+	// The questions of a batch that are for the table, the packets that they came in, and the searches for their names.
+	q        [batch]query
+	from     [batch]int
+	searches [batch]search
 
 	read, wrote int // of the last call
 	errno       syscall.Errno
@@ -133,45 +136,57 @@ func (b *batched) run(ctx context.Context) error {
 // answer fills b.out with replies, and says how many there are.
 func (b *batched) answer(ctx context.Context) (n int) {
 	s := b.s
-	table := s.table.Load()
-	var fast, refused uint64
+	refused, asked := 0, 0
 	for i := range b.read {
-		src := b.source(i)
-		packet := b.buf[i][:b.in[i].n]
-		if b.quota < batch && b.before(i) >= b.quota {
+		packet, q := b.packet(i), &b.q[asked]
+		switch {
+		case b.quota < batch && b.before(i) >= b.quota:
 			s.shed.Add(1)
-			continue
-		}
-		if b.q.parse(packet) {
-			if s.allow != nil && !s.allow(src.Addr()) {
-				refused++
-				b.reply[n] = refusal(b.reply[n][:0], &b.q)
-			} else if reply, _, ok := table.answer(b.reply[n][:0], &b.q, s.ttl); ok {
-				fast++
-				s.told(reply)
-				b.reply[n] = reply
-			} else {
-				b.hand(ctx, packet, src)
-				continue
-			}
-			b.outVec[n].Base = &b.reply[n][0]
-			b.outVec[n].SetLen(len(b.reply[n]))
-			h := &b.out[n].hdr
-			h.Name, h.Namelen = b.in[i].hdr.Name, b.in[i].hdr.Namelen
-			h.Iov = &b.outVec[n]
-			h.SetIovlen(1)
+		case !q.parse(packet):
+			b.hand(ctx, packet, b.source(i))
+		case s.allow != nil && !s.allow(b.source(i).Addr()):
+			refused++
+			b.put(n, i, refusal(b.reply[n][:0], q))
 			n++
+		default:
+			b.from[asked], b.searches[asked].name = i, q.lower
+			asked++
+		}
+	}
+	table := s.table.Load()
+	table.names.getAll(b.searches[:asked])
+	for j := range asked {
+		i := b.from[j]
+		reply, _, ok := table.answerAt(b.reply[n][:0], &b.q[j], b.searches[j].node, s.ttl)
+		if !ok {
+			b.hand(ctx, b.packet(i), b.source(i))
 			continue
 		}
-		b.hand(ctx, packet, src)
+		s.told(reply)
+		b.put(n, i, reply)
+		n++
 	}
-	if fast+refused > 0 {
-		s.queries.Add(fast + refused)
+	if n > 0 {
+		s.queries.Add(uint64(n))
 	}
 	if refused > 0 {
-		s.refused.Add(refused)
+		s.refused.Add(uint64(refused))
 	}
 	return n
+}
+
+// packet is the i-th of the batch.
+func (b *batched) packet(i int) []byte { return b.buf[i][:b.in[i].n] }
+
+// put makes a reply to the i-th packet the n-th that is sent.
+func (b *batched) put(n, i int, reply []byte) {
+	b.reply[n] = reply
+	b.outVec[n].Base = &reply[0]
+	b.outVec[n].SetLen(len(reply))
+	h := &b.out[n].hdr
+	h.Name, h.Namelen = b.in[i].hdr.Name, b.in[i].hdr.Namelen
+	h.Iov = &b.outVec[n]
+	h.SetIovlen(1)
 }
 
 // hand has a goroutine answer a packet. When too many are in hand, of all clients or of this one, the
