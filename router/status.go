@@ -254,6 +254,8 @@ func (r *Router) ipamReport(st *mesh.State, names map[peer.ID]string) *IPAMRepor
 		if es := b.ledger.Electors(); !majority(es, func(o ipam.Owner) bool { return reachable[o] }) {
 			away := slices.DeleteFunc(es, func(o ipam.Owner) bool { return reachable[o] })
 			rep.Status += fmt.Sprintf(" - %s began it, and is out of reach - 'rmpeer --force' if it is dead", r.showAll(st, away))
+		} else if known > first/2 && known < first && !waiting && !priming {
+			rep.Status += fmt.Sprintf(" - begins with %d hosts, or when somebody waits for an address", first)
 		}
 	case !ring.Seeded():
 		rep.Status = "awaiting the founder of the mesh"
