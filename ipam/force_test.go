@@ -132,3 +132,34 @@ func TestForceGivesWayToADecision(t *testing.T) {
 		}
 	}
 }
+
+// Two takeovers by force can have one ID. Who has heard of the one has not heard of the other.
+func TestForcedInOneInstance(t *testing.T) {
+	w := threeOwners(t, 5)
+	w.give(host(1), host(4), "10.0.0.64/26")
+	w.give(host(1), host(5), "10.0.0.32/27")
+	w.talk()
+	heard := len(w.facts)
+	w.dead[host(4)], w.dead[host(3)] = true, true
+	w.facts = append(w.facts, w.ledger(host(2)).Force(host(4)))
+	w.talk()
+	w.dead[host(5)] = true // who has heard of this one
+	w.aside(host(3), heard, func() {
+		w.facts = append(w.facts, w.ledger(host(3)).Force(host(5)))
+		w.talk()
+	})
+	ts := w.ledger(host(1)).Takeovers()
+	if len(ts) != 2 || ts[0].ID != ts[1].ID {
+		t.Fatalf("takeovers: %v", ts)
+	}
+	l, e := w.ledger(host(1)), w.env(host(1))
+	if l.sees(host(5), ts[1]) || l.Mortal(host(5)) || !l.idle(e, host(5)) || slices.Contains(l.Unheard(ts[0], e), host(5)) {
+		t.Errorf("sees its own %v, mortal %v, idle %v, unheard %v", l.sees(host(5), ts[1]), l.Mortal(host(5)), l.idle(e, host(5)), l.Unheard(ts[0], e))
+	}
+	w.dead[host(3)] = false
+	w.talk()
+	w.want("healed", w.usable(w.hosts...), "A[10.0.0.0/27] B[10.0.0.64/26 10.0.0.128/26] C[10.0.0.32/27 10.0.0.192/26] D[] E[] ")
+	if es := w.ledger(host(1)).Electors(); len(es) != 3 {
+		t.Errorf("electors %v", es)
+	}
+}

@@ -23,10 +23,16 @@ func (t Takeover) compare(o Takeover) int {
 	return cmp.Or(cmp.Compare(t.ID, o.ID), t.From.Compare(o.From))
 }
 
-// taking is that a host has carried out, or heard of, a takeover.
+// taking is that a host has carried out a takeover.
 type taking struct {
 	by Owner
 	id uint32
+}
+
+// hearing is that a host has heard of a takeover by force.
+type hearing struct {
+	by, from Owner
+	id       uint32
 }
 
 // step is how an instance was decided.
@@ -67,8 +73,8 @@ type Ledger struct {
 	open      election         // the instance that is not decided yet
 	standing  map[Owner]uint32 // by FactStand
 	seen      map[Owner]uint32 // the last decided takeover that a host has said it knows of
-	heard     map[taking]bool  // forced ones
-	took      map[taking]bool  // each by itself: a forced takeover does not wait for its taker's earlier ones
+	heard     map[hearing]bool
+	took      map[taking]bool // each by itself: a forced takeover does not wait for its taker's earlier ones
 	accepts   map[Grant]bool
 	forced    []Takeover                // by self
 	spoilsOf  map[uint32][]netip.Prefix // by self, by takeover
@@ -79,7 +85,7 @@ type Ledger struct {
 // are skipped.
 func NewLedger(self, founder Owner, whole netip.Prefix, facts []Fact) *Ledger {
 	l := &Ledger{facts: facts, self: self, founder: founder, whole: whole.Masked(), standing: map[Owner]uint32{},
-		seen: map[Owner]uint32{}, heard: map[taking]bool{}, took: map[taking]bool{}, spoilsOf: map[uint32][]netip.Prefix{}, accepts: map[Grant]bool{},
+		seen: map[Owner]uint32{}, heard: map[hearing]bool{}, took: map[taking]bool{}, spoilsOf: map[uint32][]netip.Prefix{}, accepts: map[Grant]bool{},
 		councils: map[uint32][]Owner{}, steps: map[uint32]step{}, chunks: map[keptBase][]Chunk{}}
 	votes := map[uint32]map[Owner][]Vote{}
 	forced := map[uint32][]Fact{}
@@ -110,7 +116,7 @@ func NewLedger(self, founder Owner, whole netip.Prefix, facts []Fact) *Ledger {
 			votes[f.Vote.Instance][f.By] = append(votes[f.Vote.Instance][f.By], f.Vote)
 		case FactSeen:
 			if isForced(f.Count) {
-				l.heard[taking{f.By, f.Count}] = true
+				l.heard[hearing{f.By, f.Host, f.Count}] = true
 			} else {
 				l.seen[f.By] = max(l.seen[f.By], f.Count)
 			}

@@ -32,9 +32,9 @@ func (l *Ledger) Next(e Env) []Fact {
 	if l.Stands(l.self) && e.Leaving || !l.Stands(l.self) && !e.Leaving && !e.Observer {
 		say(Fact{Kind: FactStand, Count: l.standing[l.self] + 1})
 	}
-	if ids := l.news(e); len(ids) > 0 {
-		for _, id := range ids {
-			say(Fact{Kind: FactSeen, Count: id})
+	if news := l.news(e); len(news) > 0 {
+		for _, f := range news {
+			say(f)
 		}
 		return out // what follows from it comes when it is on disk
 	}
@@ -85,14 +85,14 @@ func (l *Ledger) Wishes(e Env) bool {
 // sees says whether a host has said that it knows of a takeover.
 func (l *Ledger) sees(h Owner, t Takeover) bool {
 	if t.Forced {
-		return l.heard[taking{h, t.ID}]
+		return l.heard[hearing{h, t.From, t.ID}]
 	}
 	return l.seen[h] >= t.ID
 }
 
-// news are the takeovers that self is to say it knows of: the last decided one, and forced ones. A host that came back from the dead
+// news are what self is to say of the takeovers that it knows of: the last decided one, and forced ones. A host that came back from the dead
 // before it could hear of its takeover, by way of this host perhaps, has to say so first: until then it uses its space.
-func (l *Ledger) news(e Env) (ids []uint32) {
+func (l *Ledger) news(e Env) (news []Fact) {
 	last := uint32(0)
 	late := false
 	for _, t := range l.takeovers {
@@ -102,14 +102,14 @@ func (l *Ledger) news(e Env) (ids []uint32) {
 			if late = late || back; !late {
 				last = t.ID
 			}
-		case !back && !l.sees(l.self, t) && !slices.Contains(ids, t.ID):
-			ids = append(ids, t.ID)
+		case !back && !l.sees(l.self, t):
+			news = append(news, Fact{Kind: FactSeen, Count: t.ID, Host: t.From})
 		}
 	}
 	if last > l.seen[l.self] {
-		ids = append(ids, last)
+		news = append(news, Fact{Kind: FactSeen, Count: last})
 	}
-	return ids
+	return news
 }
 
 // Unheard are the hosts that have not said that they know of a takeover. Any of them may have been given space by the dead host
