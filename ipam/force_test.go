@@ -163,3 +163,93 @@ func TestForcedInOneInstance(t *testing.T) {
 		t.Errorf("electors %v", es)
 	}
 }
+
+// Who forces a takeover and then says no more is in nobody's way: others are taken over, and a base is decided.
+func TestForceThatIsNotCarriedOut(t *testing.T) {
+	w := threeOwners(t, 4)
+	w.facts = append(w.facts, Fact{By: host(4), Kind: FactForce, Vote: Vote{Instance: 1, Value: Value{Op: OpTake, Hosts: []Owner{host(99), host(4)}}}})
+	w.gone[host(4)], w.dead[host(3)] = true, true
+	for len(w.ledger(host(1)).Takeovers()) < 2 {
+		w.rmpeer(1, 3)
+		for _, h := range w.hosts[:2] {
+			w.facts = append(w.facts, w.ledger(h).Next(w.env(h))...)
+		}
+	}
+	w.talk()
+	l := w.ledger(host(1))
+	if ts := l.Takeovers(); len(ts) != 2 || !l.Pending(ts[0]) || l.Pending(ts[1]) {
+		t.Fatalf("takeovers %v", ts)
+	}
+	w.want("usable", w.usable(host(1), host(2)), "A[10.0.0.0/25 10.0.0.192/26] B[10.0.0.128/26] ")
+	w.baseAt = 1
+	w.talk()
+	if w.ledger(host(1)).Base() == nil {
+		t.Error("no base is decided")
+	}
+}
+
+// A base that is decided while a takeover by force is known, and not yet that its taker has carried it out, does not do away with it.
+func TestBaseBesideAForce(t *testing.T) {
+	w := threeOwners(t, 4)
+	w.give(host(1), host(4), "10.0.0.64/26")
+	w.talk()
+	w.dead[host(3)] = true
+	w.facts = append(w.facts, w.ledger(host(4)).Force(host(3)))
+	said := w.ledger(host(4)).Next(w.env(host(4))) // of which the others do not hear
+	if len(said) != 2 || said[1].Kind != FactTook {
+		t.Fatalf("the taker says %v", said)
+	}
+	w.dead[host(4)], w.baseAt = true, 1
+	w.talk()
+	b := w.ledger(host(1)).Base()
+	if b == nil || len(b.Takeovers) > 0 || !slices.Contains(b.Parts, Part{Prefix: pfx("10.0.0.192/26"), Owner: host(3), Version: 3}) {
+		t.Fatalf("the base is %+v", b)
+	}
+	full := append(slices.Clone(w.facts), said...)
+	w.facts = append(w.without(), said...)
+	for _, h := range w.hosts {
+		w.want("the ring", show(w.ledger(h).Ring()), show(NewLedger(h, host(1), w.whole, full).Ring()))
+	}
+	w.dead[host(4)] = false
+	w.talk()
+	w.want("usable", w.usable(w.hosts...), "A[10.0.0.0/26] B[10.0.0.128/26] C[] D[10.0.0.64/26 10.0.0.192/26] ")
+	if b := w.ledger(host(1)).Base(); len(b.Takeovers) != 1 {
+		t.Errorf("it is in no base: %v", b.Takeovers)
+	}
+}
+
+// Who has forced a takeover, and hears of others before it has carried that out, carries it out first: nobody waits for it any more when
+// it has said that it knows of the others.
+func TestForceIsCarriedOutBeforeOthersAreSeen(t *testing.T) {
+	w := threeOwners(t, 5)
+	w.give(host(1), host(4), "10.0.0.64/26")
+	w.give(host(1), host(5), "10.0.0.32/27")
+	w.talk()
+	heard := len(w.facts)
+	w.dead[host(4)], w.dead[host(2)] = true, true
+	w.rmpeer(1, 4)
+	w.talk() // decided by A, C and E; B is to be heard
+	if n := len(w.ledger(host(1)).Takeovers()); n != 1 {
+		t.Fatalf("%d takeovers", n)
+	}
+	w.aside(host(2), heard, func() {
+		w.facts = append(w.facts, w.ledger(host(2)).Force(host(5)))
+	})
+	w.dead[host(2)], w.dead[host(5)] = false, true
+	said := w.ledger(host(2)).Next(w.env(host(2)))
+	if !slices.ContainsFunc(said, func(f Fact) bool { return f.Kind == FactTook }) || slices.ContainsFunc(said, func(f Fact) bool { return f.Kind == FactSeen }) {
+		t.Errorf("it says %v", said)
+	}
+	w.talk()
+	w.want("usable", w.usable(w.hosts...), "A[10.0.0.0/27 10.0.0.64/26] B[10.0.0.32/27 10.0.0.128/26] C[10.0.0.192/26] D[] E[] ")
+}
+
+// Nor does it keep what is left over from whom it would else be.
+func TestLeftOversBesideAForceThatIsNotCarriedOut(t *testing.T) {
+	w, late := giftOfTheDead(t, 1, true, true)
+	w.dead[host(99)] = true
+	w.facts = append(w.facts, Fact{By: host(6), Kind: FactForce, Vote: Vote{Instance: w.ledger(host(1)).Instance(), Value: Value{Op: OpTake, Hosts: []Owner{host(99), host(6)}}}})
+	w.facts = append(w.facts, late...)
+	w.talk()
+	w.want("usable", w.usable(host(1), host(2)), "A[10.0.0.0/27 10.0.0.64/27] B[10.0.0.32/27 10.0.0.96/27 10.0.0.128/26] ")
+}

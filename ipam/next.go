@@ -32,21 +32,29 @@ func (l *Ledger) Next(e Env) []Fact {
 	if l.Stands(l.self) && e.Leaving || !l.Stands(l.self) && !e.Leaving && !e.Observer {
 		say(Fact{Kind: FactStand, Count: l.standing[l.self] + 1})
 	}
+	carryOut := func(may func(i int, t Takeover) bool) bool {
+		for i, t := range l.takeovers {
+			if t.To == l.self && l.Pending(t) && may(i, t) {
+				for _, g := range l.spoils(i) {
+					say(Fact{Kind: FactAccept, Grant: g})
+				}
+				say(Fact{Kind: FactTook, Count: t.ID})
+				return true // the next one sees what this one has taken
+			}
+		}
+		return false
+	}
+	// What self has forced it takes before it says that it knows of anything else: whoever hears that has heard what it has taken.
+	if carryOut(func(_ int, t Takeover) bool { return t.Forced }) {
+		return out
+	}
 	if news := l.news(e); len(news) > 0 {
 		for _, f := range news {
 			say(f)
 		}
 		return out // what follows from it comes when it is on disk
 	}
-	for i, t := range l.takeovers {
-		if t.To == l.self && l.Pending(t) && (t.Forced || len(l.Unheard(t, e)) == 0 && l.inTurn(i)) {
-			for _, g := range l.spoils(i) {
-				say(Fact{Kind: FactAccept, Grant: g})
-			}
-			say(Fact{Kind: FactTook, Count: t.ID})
-			break // the next one sees what this one has taken
-		}
-	}
+	carryOut(func(i int, t Takeover) bool { return len(l.Unheard(t, e)) == 0 && l.inTurn(i) })
 	for _, g := range l.gleanings(e) {
 		say(Fact{Kind: FactAccept, Grant: g})
 	}
@@ -137,9 +145,10 @@ func (l *Ledger) Pending(t Takeover) bool {
 }
 
 // inTurn says whether all takeovers before the one at i are carried out. What two dead hosts have given each other must not be taken
-// twice: whoever comes second sees what the first has taken.
+// twice: whoever comes second sees what the first has taken. One by force that is not is no matter. Its taker has been heard of this
+// one, and would have carried it out before it said so; or it is dead and taken over, or has departed: then it never will.
 func (l *Ledger) inTurn(i int) bool {
-	return !slices.ContainsFunc(l.takeovers[:i], l.Pending)
+	return !slices.ContainsFunc(l.takeovers[:i], func(t Takeover) bool { return !t.Forced && l.Pending(t) })
 }
 
 // spoils are the grants by which self carries out the takeover at i: what the dead host owned, without what it had given to hosts that
@@ -241,12 +250,20 @@ func (l *Ledger) orphans() []Part {
 
 // gleanings are the grants by which self takes orphans. That is the last taker's, when all is carried out and all have been heard: so
 // there is one, and if there has been another decision since then the next taker waits for what this one has said before it knew.
+// Who has forced a takeover, and said that it knows of all, has carried it out or never will, and is not the last one then.
 func (l *Ledger) gleanings(e Env) []Grant {
-	i := len(l.takeovers) - 1
-	if len(l.orphaned) == 0 || l.takeovers[i].To != l.self || !l.inTurn(i+1) || len(l.Unheard(l.takeovers[i], e)) > 0 {
+	if len(l.orphaned) == 0 || !l.inTurn(len(l.takeovers)) || slices.ContainsFunc(l.takeovers, func(t Takeover) bool { return len(l.Unheard(t, e)) > 0 }) {
 		return nil
 	}
-	return l.bring(i, l.orphaned)
+	for i, t := range slices.Backward(l.takeovers) {
+		if !l.Pending(t) {
+			if t.To != l.self {
+				break
+			}
+			return l.bring(i, l.orphaned)
+		}
+	}
+	return nil
 }
 
 // wish is what self would have decided. What concerns everybody is left to the first elector in reach, so that electors do not outbid
