@@ -253,3 +253,109 @@ func TestLeftOversBesideAForceThatIsNotCarriedOut(t *testing.T) {
 	w.talk()
 	w.want("usable", w.usable(host(1), host(2)), "A[10.0.0.0/27 10.0.0.64/27] B[10.0.0.32/27 10.0.0.96/27 10.0.0.128/26] ")
 }
+
+// A host that lives was taken over by force, by one that had not heard what it was given meanwhile. The taker has that, too, once all have
+// said that they know: but for what the host had given on, and was taken in time.
+func TestForceOfOneThatLives(t *testing.T) {
+	for name, c := range map[string]struct {
+		accepted bool
+		on       []string // what it has given on to D, which took the first
+		want     string
+	}{
+		"not accepted":                         {false, nil, "A[10.0.0.0/26] B[10.0.0.64/26 10.0.0.128/25] C[] D[] "},
+		"accepted":                             {true, nil, "A[10.0.0.0/26] B[10.0.0.64/26 10.0.0.128/25] C[] D[] "},
+		"a part is given on":                   {true, []string{"10.0.0.64/27"}, "A[10.0.0.0/26] B[10.0.0.96/27 10.0.0.128/25] C[] D[10.0.0.64/27] "},
+		"all is given, a part of it not taken": {true, []string{"10.0.0.64/27", "10.0.0.96/27"}, "A[10.0.0.0/26] B[10.0.0.96/27 10.0.0.128/25] C[] D[10.0.0.64/27] "},
+	} {
+		w := threeOwners(t, 4)
+		heard := len(w.facts)
+		w.give(host(1), host(3), "10.0.0.64/26")
+		if c.accepted {
+			w.talk()
+		}
+		for i, p := range c.on {
+			if w.give(host(3), host(4), p); i == 0 {
+				w.talk()
+			}
+		}
+		w.aside(host(2), heard, func() {
+			w.facts = append(w.facts, w.ledger(host(2)).Force(host(3)))
+			w.talk()
+			w.want("by force", w.usable(host(2)), "B[10.0.0.128/25] ")
+		})
+		w.dead[host(4)] = true
+		w.talk()
+		w.want(name+", while one is to be heard", w.usable(host(1), host(2), host(3)), "A[10.0.0.0/26] B[10.0.0.128/25] C[] ")
+		w.dead[host(4)] = false
+		w.baseAt = 1
+		w.talk()
+		w.want(name+", healed", w.usable(w.hosts...), c.want)
+		if w.ledger(host(1)).Base() == nil {
+			t.Errorf("%s: no base is decided", name)
+		}
+		w.give(host(2), host(3), "10.0.0.112/28") // it is as good as any
+		w.talk()
+		w.want(name+", given back", w.usable(host(3)), "C[10.0.0.112/28] ")
+	}
+}
+
+// What a taker by force has left waits for whoever has not heard of that takeover, whatever later one it has heard of.
+func TestLeftOversOfForceWaitForTheUnheard(t *testing.T) {
+	w := threeOwners(t, 5)
+	w.give(host(1), host(5), "10.0.0.32/27")
+	w.talk()
+	heard := len(w.facts)
+	w.give(host(1), host(3), "10.0.0.64/26")
+	w.talk()
+	g := w.give(host(3), host(4), "10.0.0.64/27")
+	w.aside(host(2), heard, func() {
+		w.facts = append(w.facts, w.ledger(host(2)).Force(host(3)))
+		w.talk()
+	})
+	w.dead[host(4)] = true // it is out of reach of those who know
+	w.talk()
+	w.dead[host(5)] = true
+	for len(w.ledger(host(1)).Takeovers()) < 2 {
+		w.rmpeer(1, 5)
+		for _, h := range w.hosts[:3] {
+			w.facts = append(w.facts, w.ledger(h).Next(w.env(h))...)
+		}
+	}
+	delete(w.take, host(1))
+	w.facts = append(w.facts, Fact{By: host(4), Kind: FactSeen, Count: w.ledger(host(1)).Takeovers()[1].ID})
+	w.talk()
+	w.want("before", w.usable(host(1), host(2), host(3)), "A[10.0.0.0/26] B[10.0.0.128/25] C[] ")
+	w.facts = append(w.facts, Fact{By: host(4), Kind: FactAccept, Grant: g})
+	w.dead[host(4)] = false
+	w.talk()
+	w.want("after", w.usable(w.hosts[:4]...), "A[10.0.0.0/26 10.0.0.96/27] B[10.0.0.128/25] C[] D[10.0.0.64/27] ")
+}
+
+// A second takeover by force does not wait either: what the first has left is not its own to take before all are heard.
+func TestForceLeavesWhatForceHasLeft(t *testing.T) {
+	w := threeOwners(t, 4)
+	heard := len(w.facts)
+	w.give(host(1), host(3), "10.0.0.64/26")
+	w.talk()
+	w.aside(host(2), heard, func() {
+		w.facts = append(w.facts, w.ledger(host(2)).Force(host(3)))
+		w.talk()
+	})
+	w.dead[host(4)] = true
+	w.talk() // C knows; D does not
+	w.give(host(1), host(3), "10.0.0.32/27")
+	w.talk()
+	w.want("it lives", w.usable(host(3)), "C[10.0.0.32/27] ")
+	w.dead[host(3)] = true
+	heard = len(w.facts)
+	w.dead[host(1)], w.dead[host(4)] = true, false
+	w.talk() // all that the first knows of have spoken
+	w.dead[host(1)] = false
+	w.aside(host(1), heard, func() {
+		w.facts = append(w.facts, w.ledger(host(1)).Force(host(3)))
+		w.talk()
+		w.want("by force", w.usable(host(1)), "A[10.0.0.0/26] ")
+	})
+	w.talk()
+	w.want("healed", w.usable(w.hosts...), "A[10.0.0.0/26] B[10.0.0.64/26 10.0.0.128/25] C[] D[] ")
+}

@@ -166,8 +166,8 @@ func (l *Ledger) spoils(i int) []Grant {
 		for m := k - 1; m >= 0; m-- {
 			before := l.takeovers[m]
 			if before.From == u.From {
-				if l.Pending(before) {
-					e.above = before.version() // what is older, its own and others', goes to the taker of then
+				if l.Pending(before) || u.Forced && before.Forced {
+					e.above = before.version() // what is older, its own and others', goes to the taker of then, or is left over
 				}
 				break
 			}
@@ -215,26 +215,39 @@ func (l *Ledger) settled(i int) bool {
 	return heir >= 0 && l.settled(i+1+heir)
 }
 
-// orphans are what a host was given by another before both were taken over, and no taker has taken: they have known of different parts of
-// that, and each left it out as what the other would take. What a dead host got from one that was not, and that its taker has left, is
-// none of these: the taker has known that it was given on, and self is still to hear of that.
+// orphans are what hosts had before they were taken over, and no taker has taken. They are of two kinds. What one such host was given by
+// another: their takers have known of different parts of that, and each left it out as what the other would take. And what a host had
+// that was taken over by force: its taker has heard nobody before. What a dead host got from one that was not, and that the taker by a
+// decision has left, is none of these: the taker has known that it was given on, and self is still to hear of that.
 func (l *Ledger) orphans() []Part {
+	by := func(h Owner, version uint32) int {
+		return slices.IndexFunc(l.takeovers, func(t Takeover) bool { return t.From == h && version < t.version() })
+	}
 	lost := func(h Owner, version uint32) bool {
-		i := slices.IndexFunc(l.takeovers, func(t Takeover) bool { return t.From == h && version < t.version() })
+		i := by(h, version)
 		return i >= 0 && l.settled(i)
 	}
+	forced := func(h Owner, version uint32) bool {
+		i := by(h, version)
+		return i >= 0 && l.takeovers[i].Forced
+	}
+	left := slices.ContainsFunc(l.ring.parts, func(p Part) bool { return forced(p.Owner, p.Version) })
 	var gifts []Grant
 	for _, g := range l.grants {
-		if lost(g.From, g.Version) && lost(g.To, g.Version) {
+		if left = left || forced(g.From, g.Version) && !l.accepts[g]; lost(g.From, g.Version) && lost(g.To, g.Version) {
 			gifts = append(gifts, g)
 		}
 	}
-	if len(gifts) == 0 {
+	if len(gifts) == 0 && !left {
 		return nil
 	}
 	slices.SortFunc(gifts, func(a, b Grant) int { return a.Prefix.Compare(b.Prefix) })
 	var out []Part
 	for _, p := range l.had(lost) {
+		if forced(p.Owner, p.Version) {
+			out = append(out, p)
+			continue
+		}
 		for _, g := range gifts {
 			both, meet := intersect(p.Prefix, g.Prefix) // a part can be of several grants
 			if !meet || g.To != p.Owner || g.Version != p.Version {
