@@ -153,14 +153,14 @@ func TestForcedInOneInstance(t *testing.T) {
 		t.Fatalf("takeovers: %v", ts)
 	}
 	l, e := w.ledger(host(1)), w.env(host(1))
-	if l.sees(host(5), ts[1]) || l.Mortal(host(5)) || !l.idle(e, host(5)) || slices.Contains(l.Unheard(ts[0], e), host(5)) {
-		t.Errorf("sees its own %v, mortal %v, idle %v, unheard %v", l.sees(host(5), ts[1]), l.Mortal(host(5)), l.idle(e, host(5)), l.Unheard(ts[0], e))
+	if l.sees(host(5), ts[1]) || !l.idle(e, host(5)) || slices.Contains(l.Unheard(ts[0], e), host(5)) {
+		t.Errorf("sees its own %v, idle %v, unheard %v", l.sees(host(5), ts[1]), l.idle(e, host(5)), l.Unheard(ts[0], e))
 	}
 	w.dead[host(3)] = false
 	w.talk()
 	w.want("healed", w.usable(w.hosts...), "A[10.0.0.0/27] B[10.0.0.64/26 10.0.0.128/26] C[10.0.0.32/27 10.0.0.192/26] D[] E[] ")
-	if es := w.ledger(host(1)).Electors(); len(es) != 3 {
-		t.Errorf("electors %v", es)
+	if l := w.ledger(host(1)); len(l.Electors()) != 3 || l.Mortal(host(5)) {
+		t.Errorf("electors %v, E is mortal: %v", l.Electors(), l.Mortal(host(5)))
 	}
 }
 
@@ -358,4 +358,90 @@ func TestForceLeavesWhatForceHasLeft(t *testing.T) {
 	})
 	w.talk()
 	w.want("healed", w.usable(w.hosts...), "A[10.0.0.0/26] B[10.0.0.64/26 10.0.0.128/25] C[] D[] ")
+}
+
+// A has forced all others of the council, which have decided something that it has not heard of, and has decided and forced more since.
+// Then the votes of the dead come late, and what A took for decided is open again. What it has taken stays taken, and it can go on.
+func TestForceBehindTheOpenInstance(t *testing.T) {
+	w := threeOwners(t, 5)
+	heard := len(w.facts)
+	w.dead[host(1)], w.dead[host(4)] = true, true
+	w.give(host(2), host(5), "10.0.0.160/27")
+	w.talk() // B and C make E an elector
+	late := slices.Clone(w.facts[heard:])
+	w.facts = slices.Clone(w.facts[:heard])
+	w.dead = map[Owner]bool{host(2): true, host(3): true, host(5): true}
+	force := func(h int) {
+		w.facts = append(w.facts, w.ledger(host(1)).Force(host(h)))
+		w.talk()
+	}
+	force(2)
+	force(3)
+	force(5)
+	w.give(host(1), host(4), "10.0.0.64/26")
+	w.talk() // A makes D an elector
+	w.dead[host(4)] = true
+	force(4)
+	w.want("before", w.usable(host(1)), "A[10.0.0.0/24] ")
+	at := w.ledger(host(1)).Instance()
+	w.facts = append(w.facts, late...)
+	l := w.ledger(host(1))
+	if l.Instance() >= at-1 || len(l.Takeovers()) != 4 {
+		t.Errorf("instance %d of %d, takeovers %v", l.Instance(), at, l.Takeovers())
+	}
+	w.want("after", w.usable(host(1)), "A[10.0.0.0/24] ")
+	w.dead[host(3)] = false // its disk was found
+	w.give(host(1), host(3), "10.0.0.192/26")
+	w.talk()
+	w.want("the one that is back", w.usable(host(1), host(3)), "A[10.0.0.0/25 10.0.0.128/26] C[10.0.0.192/26] ")
+	// B decides again with A, and is dead: it can be taken over once more.
+	if !l.Mortal(host(2)) || l.Mortal(host(5)) {
+		t.Errorf("mortal: B %v, E %v", l.Mortal(host(2)), l.Mortal(host(5)))
+	}
+	force(2)
+	if es := w.ledger(host(1)).Electors(); len(es) != 2 || es[1] != host(3) {
+		t.Errorf("electors %v", es)
+	}
+	w.want("at last", w.usable(w.hosts...), "A[10.0.0.0/25 10.0.0.128/26] B[] C[10.0.0.192/26] D[] E[] ")
+}
+
+// One that is further behind is another's doing, or too late. Its author is told.
+func TestForceFarBehindTheOpenInstance(t *testing.T) {
+	for _, far := range []bool{false, true} {
+		w := threeOwners(t, 4)
+		w.dead[host(3)] = true
+		at := w.ledger(host(1)).Instance() + ahead
+		if far {
+			at++
+		}
+		w.facts = append(w.facts, Fact{By: host(1), Kind: FactForce, Vote: Vote{Instance: at, Value: Value{Op: OpTake, Hosts: []Owner{host(3), host(1)}}}})
+		w.talk()
+		l := w.ledger(host(1))
+		if counts := len(l.Takeovers()) > 0; counts == far || far != (len(l.Overruled()) == 1) {
+			t.Errorf("far %v: takeovers %v, overruled %v", far, l.Takeovers(), l.Overruled())
+		}
+		// What follows such a takeover counts, and what would need another one does not.
+		g := Grant{Prefix: pfx("10.0.0.192/26"), From: host(1), To: host(4), Version: 2*at*takeoverStep + 1}
+		if w.ledger(host(4)).MayAccept(g) == far {
+			t.Errorf("far %v: version %d may be accepted: %v", far, g.Version, far)
+		}
+		if g.Version = 2*(at+2)*takeoverStep + 1; w.ledger(host(4)).MayAccept(g) {
+			t.Errorf("far %v: version %d may be accepted", far, g.Version)
+		}
+		// What others give each other is not above it: it can be taken over by the next decision.
+		w.dead[host(4)] = false
+		w.give(host(1), host(4), "10.0.0.64/26")
+		w.talk()
+		w.dead[host(4)] = true
+		for !slices.ContainsFunc(w.ledger(host(2)).Takeovers(), func(t Takeover) bool { return t.From == host(4) }) {
+			w.rmpeer(2, 4)
+			for _, h := range w.hosts[:2] {
+				w.facts = append(w.facts, w.ledger(h).Next(w.env(h))...)
+			}
+		}
+		w.talk()
+		if !slices.ContainsFunc(w.ledger(host(2)).Usable(), pfx("10.0.0.64/26").Overlaps) {
+			t.Errorf("far %v: usable %v", far, w.usable(host(1), host(2)))
+		}
+	}
 }

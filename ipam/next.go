@@ -380,11 +380,12 @@ func (l *Ledger) agree(e Env, by Owner, v Value) bool {
 }
 
 // Mortal says whether a host can be taken over: not twice, unless it has come back or got something new in between, or has something
-// still that nobody took. One that owns nothing can be, too: others then need not wait for what it may know.
+// still that nobody took, or decides again: it was taken over by force, and votes of before have come late. One that owns nothing can be,
+// too: others then need not wait for what it may know.
 func (l *Ledger) Mortal(h Owner) bool {
 	for _, t := range slices.Backward(l.takeovers) {
 		if t.From == h {
-			return l.sees(h, t) || slices.ContainsFunc(l.ring.parts, func(p Part) bool { return p.Owner == h && (p.Version > t.version() || !l.Pending(t)) })
+			return l.sees(h, t) || t.Forced && slices.Contains(l.electors, h) || slices.ContainsFunc(l.ring.parts, func(p Part) bool { return p.Owner == h && (p.Version > t.version() || !l.Pending(t)) })
 		}
 	}
 	return true
