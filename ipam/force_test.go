@@ -445,3 +445,42 @@ func TestForceFarBehindTheOpenInstance(t *testing.T) {
 		}
 	}
 }
+
+// Who takes over by force is taken over by force in the same instance. What it has brought in stays its own; what it has not is left over.
+func TestForceOfWhoForces(t *testing.T) {
+	for _, c := range []struct {
+		dead int
+		took bool
+		want string
+	}{
+		{4, true, "A[10.0.0.0/26] B[10.0.0.64/26] C[10.0.0.128/25] D[] "},
+		{4, false, "A[10.0.0.0/26] B[10.0.0.64/26] C[10.0.0.128/25] D[] "}, // B's takeover is the last
+		{1, true, "A[] B[10.0.0.0/26] C[10.0.0.128/25] D[10.0.0.64/26] "},
+		{1, false, "A[] B[] C[10.0.0.0/26 10.0.0.128/25] D[10.0.0.64/26] "},
+	} {
+		w := threeOwners(t, 4)
+		w.give(host(1), host(4), "10.0.0.64/26")
+		w.talk()
+		heard := len(w.facts)
+		w.dead[host(c.dead)] = true
+		w.aside(host(2), heard, func() {
+			w.facts = append(w.facts, w.ledger(host(2)).Force(host(c.dead)))
+			if c.took {
+				w.talk()
+			}
+		})
+		forced := slices.Clone(w.facts[heard:])
+		w.facts = w.facts[:heard]
+		w.aside(host(3), heard, func() {
+			w.facts = append(w.facts, w.ledger(host(3)).Force(host(2)))
+			w.talk()
+		})
+		w.facts = append(w.facts, forced...)
+		w.baseAt = 1
+		w.talk()
+		w.want("usable", w.usable(w.hosts...), c.want)
+		if w.ledger(host(3)).Base() == nil {
+			t.Errorf("%d is dead, took %v: no base is decided", c.dead, c.took)
+		}
+	}
+}

@@ -395,7 +395,7 @@ func (l *Ledger) usable() []netip.Prefix {
 	}
 	var out []netip.Prefix
 	for _, p := range l.solid.parts {
-		if p.Owner == l.self && p.Version > void {
+		if p.Owner == l.self && p.Version >= void { // what self took by force in the same instance stays
 			out = append(out, p.Prefix)
 		}
 	}

@@ -205,10 +205,11 @@ func (l *Ledger) bring(i int, parts []Part) []Grant {
 	return out
 }
 
-// settled says whether the takeover at i is carried out: by its taker, or, if that died first, by the one who took over from it.
+// settled says whether the takeover at i is carried out: by its taker, or, if that died first, by the one who took over from it. If that
+// was by force in the same instance, nobody will, and what it was to bring is left over.
 func (l *Ledger) settled(i int) bool {
 	t := l.takeovers[i]
-	if l.took[taking{t.To, t.ID}] {
+	if l.took[taking{t.To, t.ID}] || l.outranked(t.To) == t.version() {
 		return true
 	}
 	heir := slices.IndexFunc(l.takeovers[i+1:], func(u Takeover) bool { return u.From == t.To })
