@@ -484,3 +484,34 @@ func TestForceOfWhoForces(t *testing.T) {
 		}
 	}
 }
+
+// The last taker can be the host that was forced itself, or one that it has given all to that was left; neither may accept that any more.
+func TestLeftOversAreOfWhoWasToHaveThem(t *testing.T) {
+	for taker, want := range map[int]string{
+		3: "A[10.0.0.0/27] B[10.0.0.128/25] C[10.0.0.32/27 10.0.0.64/26] D[] E[] ",
+		4: "A[10.0.0.0/27] B[10.0.0.128/25] C[] D[10.0.0.32/27 10.0.0.64/26] E[] ",
+	} {
+		w := threeOwners(t, 5)
+		w.give(host(1), host(5), "10.0.0.32/27")
+		w.talk()
+		heard := len(w.facts)
+		w.give(host(1), host(3), "10.0.0.64/26")
+		if taker == 4 {
+			w.talk()
+			w.give(host(3), host(4), "10.0.0.64/26")
+		}
+		w.aside(host(2), heard, func() {
+			w.facts = append(w.facts, w.ledger(host(2)).Force(host(3)))
+			w.talk()
+		})
+		w.dead[host(5)] = true // so that what is left over waits
+		for len(w.ledger(host(1)).Takeovers()) < 2 {
+			w.take[host(1)] = Value{Op: OpTake, Hosts: []Owner{host(5), host(taker)}}
+			for _, h := range w.hosts[:4] {
+				w.facts = append(w.facts, w.ledger(h).Next(w.env(h))...)
+			}
+		}
+		w.talk()
+		w.want("usable", w.usable(w.hosts...), want)
+	}
+}

@@ -187,7 +187,7 @@ func (l *Ledger) spoils(i int) []Grant {
 // had are the parts that of says that hosts had, by the version of the grant, once what they have given at such versions, and nobody
 // has accepted, is void.
 func (l *Ledger) had(of func(h Owner, version uint32) bool) []Part {
-	r, _ := newRing(l.whole, l.baseParts(), slices.DeleteFunc(slices.Clone(l.grants), func(g Grant) bool { return of(g.From, g.Version) && !l.accepts[g] }))
+	r, _ := newRing(l.whole, l.baseParts(), slices.DeleteFunc(slices.Concat(l.grants, l.void), func(g Grant) bool { return of(g.From, g.Version) && !l.accepts[g] }))
 	return slices.DeleteFunc(r.parts, func(p Part) bool { return !of(p.Owner, p.Version) })
 }
 
@@ -234,7 +234,7 @@ func (l *Ledger) orphans() []Part {
 	}
 	left := slices.ContainsFunc(l.ring.parts, func(p Part) bool { return forced(p.Owner, p.Version) })
 	var gifts []Grant
-	for _, g := range l.grants {
+	for _, g := range slices.Concat(l.grants, l.void) {
 		if left = left || forced(g.From, g.Version) && !l.accepts[g]; lost(g.From, g.Version) && lost(g.To, g.Version) {
 			gifts = append(gifts, g)
 		}
