@@ -46,6 +46,22 @@ func TestRogueAddsTheUnknown(t *testing.T) {
 	}
 }
 
+// Nor is a dead host's space taken for somebody that nobody knows: it would be nobody's for ever.
+func TestRogueTakesForTheUnknown(t *testing.T) {
+	w := threeOwners(t, 4)
+	w.dead[host(4)] = true
+	r := host(3)
+	b := Ballot{1, r}
+	v := Value{Op: OpTake, Hosts: []Owner{host(4), host(91)}}
+	w.facts = append(w.facts, Fact{By: r, Kind: FactVote, Vote: Vote{Instance: w.ledger(host(1)).Instance(), Promised: b, Intent: v, Accepted: b, Value: v}})
+	for _, i := range []int{1, 2} {
+		w.facts = append(w.facts, w.ledger(host(i)).Next(w.env(host(i)))...)
+	}
+	if ts := w.ledger(host(1)).Takeovers(); len(ts) > 0 {
+		t.Errorf("takeovers %v", ts)
+	}
+}
+
 // An elector that has not voted in a decided instance changes nothing by something else at the ballot that decided it.
 func TestRogueVotesAgainstADecision(t *testing.T) {
 	w := threeOwners(t, 4)

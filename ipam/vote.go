@@ -147,19 +147,19 @@ func explained(votes map[Owner][]Vote, self Owner) map[Owner][]Vote {
 
 // opinion is what an elector thinks of what others want, beside the votes.
 type opinion struct {
-	// agree is asked before a ballot is promised: whether self would have its proposer's intent decided; and again before self proposes
-	// an intent of its own, since a majority's promises may come days later.
+	// agree is asked before a ballot is promised: whether self would have its proposer's intent decided; again before self proposes an
+	// intent of its own, since a majority's promises may come days later; and before a value is accepted that by proposes, or proposed
+	// that others have accepted: by may propose what it has asked nobody for, and who was dead may have come back. Only what may have
+	// been decided already is carried through without, or nothing would ever be decided while who knows is away. To accept nothing is
+	// always safe.
 	agree func(by Owner, v Value) bool
-	// accept is asked before a value is accepted, whoever it was that first proposed it, unless it may have been decided already: then it
-	// is carried through, or nothing would ever be decided while who knows is away. To accept nothing is always safe.
-	accept func(Value) bool
 	// bear says whether self can carry such a value through: not what it has reason to take for made up.
 	bear func(Value) bool
 	// near says who is in reach, and so may still answer a ballot.
 	near func(Owner) bool
 }
 
-// asks is in how many ballots a value that may have been decided, and is not acceptable, is asked about again before it is carried
+// asks is in how many ballots a value that may have been decided, and is not agreed to, is asked about again before it is carried
 // through without the answer of everybody in reach.
 const asks = 8
 
@@ -175,7 +175,7 @@ func (e *election) step(self Owner, wish Value, start bool, o opinion) (Vote, bo
 	mine := e.latest[self]
 	mine.Instance = e.instance
 	for _, by := range e.electors { // accept the highest proposal that no promise forbids
-		if v := e.latest[by]; by != self && v.Accepted.By == by && mine.Accepted.less(v.Accepted) && !v.Accepted.less(mine.Promised) && (o.accept(v.Value) || e.mustPropose(by, v) && o.bear(v.Value)) {
+		if v := e.latest[by]; by != self && v.Accepted.By == by && mine.Accepted.less(v.Accepted) && !v.Accepted.less(mine.Promised) && (o.agree(by, v.Value) || e.mustPropose(by, v) && o.bear(v.Value)) {
 			mine.Promised, mine.Intent, mine.Accepted, mine.Value = v.Accepted, Value{}, v.Accepted, v.Value
 		}
 	}
@@ -188,7 +188,7 @@ func (e *election) step(self Owner, wish Value, start bool, o opinion) (Vote, bo
 		free, bound := e.promised(self, mine)
 		wanted := o.agree(self, mine.Intent) && (mine.Intent.Op != OpTake || mine.Intent.equal(wish))
 		switch {
-		case bound.Op != 0 && (o.accept(bound) || !free && !e.awaits(self, mine, o) && o.bear(bound)):
+		case bound.Op != 0 && (o.agree(self, bound) || !free && !e.awaits(self, mine, o) && o.bear(bound)):
 			mine.Accepted, mine.Value = mine.Promised, bound
 		case free && wanted:
 			mine.Accepted, mine.Value = mine.Promised, mine.Intent
