@@ -178,14 +178,7 @@ func (l *Ledger) walk(votes map[uint32]map[Owner][]Vote, forced map[uint32][]Fac
 			last = l.electors
 			vouchFor(all, last)
 		}
-		e := election{instance: i, electors: l.electors, latest: map[Owner]Vote{}, all: explained(votes[i], l.self)}
-		for _, by := range l.electors {
-			for _, v := range e.all[by] {
-				if v.after(e.latest[by]) {
-					e.latest[by] = v
-				}
-			}
-		}
+		e := newElection(i, l.electors, votes[i], l.self)
 		v, ballot, ok := e.outcome()
 		if !ok {
 			if to, base := l.leapFrom(i, all); base != nil {

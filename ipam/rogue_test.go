@@ -2,6 +2,7 @@ package ipam
 
 import (
 	"crypto/sha256"
+	"fmt"
 	"slices"
 	"testing"
 )
@@ -228,15 +229,15 @@ func TestRogueVotesOften(t *testing.T) {
 	}
 }
 
-// Votes count up to a jump ahead of those that count, in whatever order they come, and a host's own always.
-func TestExplained(t *testing.T) {
+// Electors' votes count up to a jump ahead of those that count, in whatever order they come, and a host's own always.
+func TestVotesOfFarRounds(t *testing.T) {
 	at := func(rounds ...uint32) (vs []Vote) {
 		for _, r := range rounds {
 			vs = append(vs, Vote{Promised: Ballot{r, host(1)}})
 		}
 		return vs
 	}
-	a, b, c := host(1), host(2), host(3)
+	a, b, c, stranger := host(1), host(2), host(3), host(4)
 	for _, x := range []struct {
 		votes map[Owner][]Vote
 		self  Owner
@@ -248,10 +249,49 @@ func TestExplained(t *testing.T) {
 		{map[Owner][]Vote{a: at(3*maxJump, maxJump), b: at(2 * maxJump)}, c, []int{2, 1, 0}},
 		{map[Owner][]Vote{a: at(3*maxJump+1, maxJump), b: at(2 * maxJump)}, c, []int{1, 1, 0}},
 		{map[Owner][]Vote{a: at(3*maxJump, 1), c: at(2 * maxJump)}, c, []int{2, 0, 1}},
+		{map[Owner][]Vote{a: at(1), b: at(2 * maxJump), stranger: at(maxJump)}, c, []int{1, 0, 0}},
 	} {
-		got := explained(x.votes, x.self)
-		if n := []int{len(got[a]), len(got[b]), len(got[c])}; !slices.Equal(n, x.want) {
+		e := newElection(1, []Owner{a, b, c}, x.votes, x.self)
+		if n := []int{len(e.all[a]), len(e.all[b]), len(e.all[c])}; !slices.Equal(n, x.want) || len(e.all[stranger]) > 0 {
 			t.Errorf("%v: %v count, want %v", x.votes, n, x.want)
 		}
 	}
+}
+
+// An elector that says two things at its own ballot, and finds others that accept the one and the other, can choose which was decided,
+// but not for whom: all that have heard the same see the same.
+func TestRogueSaysTwoThings(t *testing.T) {
+	w := threeOwners(t, 5)
+	r := host(3)
+	at, b := w.ledger(host(1)).Instance(), Ballot{1, r}
+	for i, h := range []Owner{host(4), host(5)} {
+		v := Value{Op: OpAdd, Hosts: []Owner{h}}
+		w.facts = append(w.facts, Fact{By: r, Kind: FactVote, Vote: Vote{Instance: at, Promised: b, Intent: v, Accepted: b, Value: v}},
+			Fact{By: host(i + 1), Kind: FactVote, Vote: Vote{Instance: at, Promised: b, Accepted: b, Value: v}})
+	}
+	seen := func() string {
+		l := w.ledger(host(1))
+		return fmt.Sprint(l.Instance(), l.Electors())
+	}
+	want := seen()
+	slices.Reverse(w.facts)
+	w.want("the other way round", seen(), want)
+
+	mine := func() Vote {
+		return newElection(at, []Owner{r}, map[Owner][]Vote{r: votesOf(w.facts, r, at)}, host(1)).latest[r]
+	}
+	last := mine()
+	slices.Reverse(w.facts)
+	if !mine().Value.equal(last.Value) {
+		t.Error("its latest vote is whichever came first")
+	}
+}
+
+func votesOf(facts []Fact, by Owner, instance uint32) (vs []Vote) {
+	for _, f := range facts {
+		if f.By == by && f.Kind == FactVote && f.Vote.Instance == instance {
+			vs = append(vs, f.Vote)
+		}
+	}
+	return vs
 }

@@ -1,6 +1,10 @@
 package ipam
 
-import "slices"
+import (
+	"bytes"
+	"cmp"
+	"slices"
+)
 
 // Ballot orders the tries to decide an instance: by round, then by who tries. The zero Ballot is before all.
 type Ballot struct {
@@ -53,7 +57,10 @@ func (v Vote) after(o Vote) bool {
 	if v.Promised != o.Promised {
 		return o.Promised.less(v.Promised)
 	}
-	return o.Accepted.less(v.Accepted)
+	if v.Accepted != o.Accepted {
+		return o.Accepted.less(v.Accepted)
+	}
+	return cmp.Or(v.Value.compare(o.Value), v.Intent.compare(o.Intent)) > 0 // honest voters say one thing at a time
 }
 
 // election is one instance of single-decree Paxos (Lamport, Paxos Made Simple, 2001), as one host sees it.
@@ -87,13 +94,19 @@ func (v Value) choice() choice {
 	return choice{v.Op, string(hosts), v.Digest}
 }
 
+func (v Value) compare(o Value) int {
+	return cmp.Or(cmp.Compare(v.Op, o.Op), slices.CompareFunc(v.Hosts, o.Hosts, Owner.Compare), bytes.Compare(v.Digest[:], o.Digest[:]))
+}
+
+// acceptance is what an elector has accepted when.
+type acceptance struct {
+	ballot Ballot
+	choice choice
+}
+
 // outcome is decided with the ballot. An elector that is not honest may say at a ballot something else than others: that is no vote for
-// what they have accepted.
+// what they have accepted. If it says several things at its own ballot, and has each accepted by others, all see the same of them.
 func (e *election) outcome() (decided Value, first Ballot, ok bool) {
-	type acceptance struct {
-		ballot Ballot
-		choice choice
-	}
 	count := map[acceptance]int{}
 	last := map[acceptance]Owner{} // that was counted
 	for _, by := range e.electors {
@@ -106,8 +119,11 @@ func (e *election) outcome() (decided Value, first Ballot, ok bool) {
 				continue
 			}
 			last[a] = by
-			if count[a]++; count[a] >= e.quorum() && (!ok || v.Accepted.less(first)) {
-				decided, first, ok = v.Value, v.Accepted, true // of several, all are for the same
+			if count[a]++; count[a] < e.quorum() {
+				continue
+			}
+			if !ok || v.Accepted.less(first) || v.Accepted == first && v.Value.compare(decided) < 0 { // of several, all are for the same
+				decided, first, ok = v.Value, v.Accepted, true
 			}
 		}
 	}
@@ -115,34 +131,39 @@ func (e *election) outcome() (decided Value, first Ballot, ok bool) {
 }
 
 // maxJump is how many rounds a vote may be ahead of all others that count. Honest electors outbid each other by one; one that says the
-// highest round that there is would leave nobody a ballot. A log has too few votes to get there in jumps.
-const maxJump = 1 << 16
+// highest round that there is would leave nobody a ballot. All electors' logs together have too few votes to get there in jumps.
+const maxJump = 1 << 12
 
-// explained are the votes of an instance that count: those beyond are as votes that have not come yet. What self has said counts always.
-func explained(votes map[Owner][]Vote, self Owner) map[Owner][]Vote {
+// newElection is what the votes of an instance, whoever cast them, make of it for self. Electors' votes of rounds that no others lead up
+// to are as votes that have not come yet: they count when those are here. What self has said counts always; it has seen what led there.
+func newElection(instance uint32, electors []Owner, votes map[Owner][]Vote, self Owner) election {
+	e := election{instance: instance, electors: electors, latest: map[Owner]Vote{}, all: map[Owner][]Vote{}}
 	highest := uint32(0)
 	var rounds []uint32
-	for by, vs := range votes {
-		for _, v := range vs {
+	for _, by := range electors {
+		for _, v := range votes[by] {
 			if rounds = append(rounds, v.Promised.Round); by == self {
 				highest = max(highest, v.Promised.Round)
 			}
 		}
 	}
 	slices.Sort(rounds)
-	if n := len(rounds); n == 0 || rounds[n-1] <= maxJump {
-		return votes
-	}
 	for _, r := range rounds {
 		if uint64(r) <= uint64(highest)+maxJump {
 			highest = max(highest, r)
 		}
 	}
-	out := make(map[Owner][]Vote, len(votes))
-	for by, vs := range votes {
-		out[by] = slices.DeleteFunc(slices.Clone(vs), func(v Vote) bool { return v.Promised.Round > highest })
+	for _, by := range electors {
+		for _, v := range votes[by] {
+			if v.Promised.Round > highest {
+				continue
+			}
+			if e.all[by] = append(e.all[by], v); v.after(e.latest[by]) {
+				e.latest[by] = v
+			}
+		}
 	}
-	return out
+	return e
 }
 
 // opinion is what an elector thinks of what others want, beside the votes.
