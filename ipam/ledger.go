@@ -248,7 +248,12 @@ func (l *Ledger) force(forced map[uint32][]Fact) {
 // vouch finds the first council that vouches for the base.
 func (l *Ledger) vouch(votes map[uint32]map[Owner][]Vote) {
 	s := l.steps[l.base.Instance]
-	c := leap{value: s.value, ballot: s.ballot, by: votes[l.base.Instance]}
+	var c leap
+	for o, vs := range votes[l.base.Instance] {
+		if slices.ContainsFunc(vs, func(v Vote) bool { return v.Accepted == s.ballot && v.Value.equal(s.value) }) {
+			c.by = append(c.by, o)
+		}
+	}
 	l.voucher = l.base.Instance
 	for i, council := range l.councils {
 		if i < l.voucher && c.acceptedByMost(council) {
