@@ -228,8 +228,12 @@ func (l *Ledger) truthful(v Value) bool {
 	}
 	var all []netip.Prefix
 	for _, p := range b.Parts {
-		if slices.ContainsFunc(overlapping(l.baseParts(), p.Prefix), func(o Part) bool { return p.Version < o.Version }) {
-			return false // it was so before the base that all rests on: what came between is in nobody's log
+		// What was so before the base that all rests on is no more, though what came between is in nobody's log; nor is what it has decided
+		// of addresses that were given twice.
+		if slices.ContainsFunc(overlapping(l.baseParts(), p.Prefix), func(o Part) bool {
+			return p.Version < o.Version || p.Version == o.Version && p.Owner != o.Owner
+		}) {
+			return false
 		}
 		if !slices.ContainsFunc(merge(sorted(known[step{p.Owner, p.Version}])), func(o netip.Prefix) bool { return within(p.Prefix, o) }) {
 			return false

@@ -184,6 +184,33 @@ func TestRogueGoesBackBehindABase(t *testing.T) {
 	}
 }
 
+// Nor is one that gives addresses that were given twice to the other one.
+func TestRogueChoosesTheOtherTaker(t *testing.T) {
+	w := threeOwners(t, 5)
+	g := w.give(host(3), host(4), "10.0.0.192/27")
+	w.talk()
+	g.To = host(5)
+	w.facts = append(w.facts, Fact{By: host(3), Kind: FactGrant, Grant: g}, Fact{By: host(5), Kind: FactAccept, Grant: g})
+	w.baseAt = 1
+	w.talk()
+	w.baseAt = 0
+	l := w.ledger(host(1))
+	for _, taker := range []Owner{host(4), host(5)} {
+		b := &Base{Instance: l.Instance(), Electors: l.Electors(), Takeovers: l.Base().Takeovers, Parts: slices.Clone(l.Base().Parts)}
+		for i, p := range b.Parts {
+			if p.Owner == host(4) {
+				b.Parts[i].Owner = taker
+			}
+		}
+		wire := b.encode(4)
+		d := Digest(sha256.Sum256(wire))
+		w.facts = append(w.facts, chunks(host(3), d, wire)...)
+		if got := w.ledger(host(1)).truthful(Value{Op: OpBase, Hosts: b.Electors, Digest: d}); got != (taker == host(4)) {
+			t.Errorf("%s has it: %v", letter(taker), got)
+		}
+	}
+}
+
 // A vote of the highest round that there is leaves the others their ballots.
 func TestRogueVotesInTheLastRound(t *testing.T) {
 	w := threeOwners(t, 4)
