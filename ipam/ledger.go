@@ -184,14 +184,7 @@ func (l *Ledger) walk(votes map[uint32]map[Owner][]Vote, forced map[uint32][]Fac
 			last = l.electors
 			vouchFor(all, last)
 		}
-		e := election{instance: i, electors: l.electors, latest: map[Owner]Vote{}, all: explained(votes[i], l.self)}
-		for _, by := range l.electors {
-			for _, v := range e.all[by] {
-				if v.after(e.latest[by]) {
-					e.latest[by] = v
-				}
-			}
-		}
+		e := newElection(i, l.electors, votes[i], l.self)
 		v, ballot, ok := e.outcome()
 		if !ok {
 			if to, base := l.leapFrom(i, all); base != nil {
@@ -266,7 +259,12 @@ func (l *Ledger) force(forced map[uint32][]Fact) {
 // vouch finds the first council that vouches for the base.
 func (l *Ledger) vouch(votes map[uint32]map[Owner][]Vote) {
 	s := l.steps[l.base.Instance]
-	c := leap{value: s.value, ballot: s.ballot, by: votes[l.base.Instance]}
+	var c leap
+	for o, vs := range votes[l.base.Instance] {
+		if slices.ContainsFunc(vs, func(v Vote) bool { return v.Accepted == s.ballot && v.Value.equal(s.value) }) {
+			c.by = append(c.by, o)
+		}
+	}
 	l.voucher = l.base.Instance
 	for i, council := range l.councils {
 		if i < l.voucher && c.acceptedByMost(council) {

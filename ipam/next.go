@@ -60,20 +60,8 @@ func (l *Ledger) Next(e Env) []Fact {
 	}
 	o := opinion{
 		agree: func(by Owner, v Value) bool { return l.agree(e, by, v) },
-		// Who was dead when its takeover was proposed may have come back before a majority hears of that.
-		accept: func(v Value) bool {
-			switch v.Op {
-			case OpTake:
-				return e.Dead(v.Hosts[0])
-			case OpDrop:
-				return !slices.ContainsFunc(v.Hosts, func(h Owner) bool { return !l.idle(e, h) })
-			case OpSeed:
-				return l.agree(e, l.founder, v)
-			}
-			return l.agree(e, l.self, v)
-		},
-		bear: func(v Value) bool { return v.Op != OpBase || l.truthful(v) },
-		near: e.Alive,
+		bear:  func(v Value) bool { return v.Op != OpBase || l.truthful(v) },
+		near:  e.Alive,
 	}
 	if v, ok := l.open.step(l.self, l.wish(e), e.Start, o); ok {
 		if v.Value.Op == OpBase { // it can be read wherever its votes are
