@@ -1,7 +1,6 @@
 package ipam
 
 import (
-	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
@@ -160,7 +159,8 @@ func (l *Ledger) family() byte {
 	return 6
 }
 
-// present is the base of what self knows; its wire form is nil if not all takeovers are carried out.
+// present is the base of what self knows; its wire form is nil if not all decided takeovers are carried out. One by force that is not
+// stays outside: its fact goes on to count, and what its taker may still say is later than the base.
 type present struct {
 	wire   []byte
 	digest Digest
@@ -169,18 +169,20 @@ type present struct {
 
 // lookAtPresent makes it. Whoever agrees to it has the same.
 func (l *Ledger) lookAtPresent() (p present) {
-	if !l.begun() || !l.ring.Seeded() || len(l.orphaned) > 0 || slices.ContainsFunc(l.takeovers, l.Pending) {
+	if !l.begun() || !l.ring.Seeded() || len(l.orphaned) > 0 || !l.inTurn(len(l.takeovers)) {
 		return p
 	}
 	b := &Base{Instance: l.open.instance, Electors: slices.Clone(l.electors)}
-	for i, t := range l.takeovers {
-		if !slices.ContainsFunc(l.takeovers[i+1:], func(o Takeover) bool { return o.From == t.From }) {
-			b.Takeovers = append(b.Takeovers, t)
+	last := map[Owner]uint32{} // version
+	for _, t := range slices.Backward(l.takeovers) {
+		if last[t.From] == 0 && !l.Pending(t) {
+			last[t.From], b.Takeovers = t.version(), append(b.Takeovers, t)
 		}
 	}
+	slices.Reverse(b.Takeovers)
 	r, _ := newRing(l.whole, l.baseParts(), l.taken())
 	b.Parts = r.parts
-	if slices.ContainsFunc(b.Parts, func(p Part) bool { return p.Version < l.outranked(p.Owner) }) {
+	if slices.ContainsFunc(b.Parts, func(p Part) bool { return p.Version < last[p.Owner] }) {
 		return p // that is still to be somebody's
 	}
 	p.wire = b.encode(l.family())
@@ -229,8 +231,12 @@ func (l *Ledger) truthful(v Value) bool {
 	}
 	var all []netip.Prefix
 	for _, p := range b.Parts {
-		if slices.ContainsFunc(overlapping(l.baseParts(), p.Prefix), func(o Part) bool { return p.Version < o.Version }) {
-			return false // it was so before the base that all rests on: what came between is in nobody's log
+		// What was so before the base that all rests on is no more, though what came between is in nobody's log; nor is what it has decided
+		// of addresses that were given twice.
+		if slices.ContainsFunc(overlapping(l.baseParts(), p.Prefix), func(o Part) bool {
+			return p.Version < o.Version || p.Version == o.Version && p.Owner != o.Owner
+		}) {
+			return false
 		}
 		if !slices.ContainsFunc(merge(sorted(known[step{p.Owner, p.Version}])), func(o netip.Prefix) bool { return within(p.Prefix, o) }) {
 			return false
@@ -265,52 +271,44 @@ type leap struct {
 	instance uint32
 	value    Value
 	ballot   Ballot
-	by       map[Owner][]Vote // all that were cast in its instance
+	by       []Owner // who has accepted it at that ballot
 	vouched  bool
 }
 
 // leaps are the bases that a majority of those that they name as electors has accepted, by instance.
 func leaps(votes map[uint32]map[Owner][]Vote) (all []leap) {
-	type key struct {
-		instance uint32
-		ballot   Ballot
-		choice   choice
-	}
-	type tally struct {
-		votes int
-		last  Owner // that was counted
-	}
-	tallies := map[key]*tally{}
 	for at, by := range votes {
+		some := map[acceptance]*leap{}
 		for o, vs := range by {
 			for _, v := range vs {
-				if v.Value.Op != OpBase || !slices.Contains(v.Value.Hosts, o) {
+				if v.Value.Op != OpBase {
 					continue
 				}
-				k := key{at, v.Accepted, v.Value.choice()}
-				t := tallies[k]
-				if t == nil {
-					t = &tally{}
-					tallies[k] = t
-				} else if t.last == o {
-					continue
+				a := acceptance{v.Accepted, v.Value.choice()}
+				c := some[a]
+				if c == nil {
+					c = &leap{instance: at, value: v.Value, ballot: v.Accepted}
+					some[a] = c
 				}
-				t.last = o
-				if t.votes++; t.votes == len(v.Value.Hosts)/2+1 {
-					all = append(all, leap{instance: at, value: v.Value, ballot: v.Accepted, by: by})
+				if n := len(c.by); n == 0 || c.by[n-1] != o {
+					c.by = append(c.by, o)
 				}
+			}
+		}
+		for _, c := range some {
+			if c.acceptedByMost(c.value.Hosts) {
+				all = append(all, *c)
 			}
 		}
 	}
 	slices.SortFunc(all, func(a, b leap) int {
-		return cmp.Or(cmp.Compare(a.instance, b.instance), cmp.Compare(a.ballot.Round, b.ballot.Round), a.ballot.By.Compare(b.ballot.By),
-			bytes.Compare(a.value.Digest[:], b.value.Digest[:]), slices.CompareFunc(a.value.Hosts, b.value.Hosts, Owner.Compare))
+		return cmp.Or(cmp.Compare(a.instance, b.instance), cmp.Compare(a.ballot.Round, b.ballot.Round), a.ballot.By.Compare(b.ballot.By), a.value.compare(b.value))
 	})
 	return all
 }
 
 func (c leap) acceptedByMost(council []Owner) bool {
-	return majorityOf(council, func(h Owner) bool { return c.acceptedBy(c.by[h]) })
+	return majorityOf(council, func(h Owner) bool { return slices.Contains(c.by, h) })
 }
 
 // vouchFor marks what a council vouches for, itself or by the electors of a base before.
@@ -318,7 +316,9 @@ func vouchFor(all []leap, council []Owner) {
 	for i := range all {
 		if c := &all[i]; !c.vouched && c.acceptedByMost(council) {
 			c.vouched = true
-			vouchFor(all[i+1:], c.value.Hosts)
+			if !slices.Equal(c.value.Hosts, council) { // which looks at all behind anyway
+				vouchFor(all[i+1:], c.value.Hosts)
+			}
 		}
 	}
 }
@@ -349,10 +349,6 @@ func (l *Ledger) within(b *Base) bool {
 	return !slices.ContainsFunc(l.takeovers, func(t Takeover) bool {
 		return !slices.ContainsFunc(b.Takeovers, func(o Takeover) bool { return o.From == t.From && o.ID >= t.ID })
 	})
-}
-
-func (c leap) acceptedBy(vs []Vote) bool {
-	return slices.ContainsFunc(vs, func(v Vote) bool { return v.Accepted == c.ballot && v.Value.equal(c.value) })
 }
 
 func majorityOf(hosts []Owner, is func(Owner) bool) bool {

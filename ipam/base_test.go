@@ -340,3 +340,71 @@ func TestBaseBehindABase(t *testing.T) {
 	}
 	w.want("the ring", show(w.ledger(host(4)).Ring()), ring)
 }
+
+// While a takeover waits for who may know more, no base is decided, though the dead host has nothing as far as anybody knows.
+func TestBaseWaitsForTakeovers(t *testing.T) {
+	w := threeOwners(t, 5)
+	w.dead[host(4)], w.dead[host(5)] = true, true
+	w.rmpeer(1, 4)
+	w.talk() // decided; the fifth is unheard
+	w.baseAt = 1
+	w.talk()
+	if l := w.ledger(host(1)); len(l.Takeovers()) != 1 || l.Base() != nil {
+		t.Fatalf("takeovers %v, base %v", l.Takeovers(), l.Base())
+	}
+	w.dead[host(5)] = false
+	w.talk()
+	if w.ledger(host(1)).Base() == nil {
+		t.Error("no base when all have been heard")
+	}
+}
+
+// When logs have become shorter, it is still known who has heard of which takeover by force: nobody says anything again.
+func TestShortLogsTellWhoHasHeard(t *testing.T) {
+	w := threeOwners(t, 5)
+	w.give(host(1), host(4), "10.0.0.64/26")
+	w.give(host(1), host(5), "10.0.0.32/27")
+	w.talk()
+	w.dead[host(4)] = true
+	w.facts = append(w.facts, w.ledger(host(2)).Force(host(4)))
+	w.talk()
+	w.dead[host(5)] = true
+	for range 10 {
+		w.rmpeer(1, 5)
+		for _, h := range w.hosts[:3] {
+			w.facts = append(w.facts, w.ledger(h).Next(w.env(h))...)
+		}
+	}
+	delete(w.take, host(1))
+	w.baseAt = 1
+	w.talk()
+	w.baseAt = 0
+	if l := w.ledger(host(1)); l.Base() == nil || len(l.Takeovers()) != 2 {
+		t.Fatalf("base %v, takeovers %v", l.Base(), l.Takeovers())
+	}
+	w.facts = w.without()
+	n := len(w.facts)
+	w.talk()
+	if len(w.facts) != n {
+		t.Errorf("it is said again: %+v", w.facts[n:])
+	}
+}
+
+// Votes tell of a base behind decisions that are not here, and nobody has its pieces: it is gone on from what is here.
+func TestBaseThatCanNotBeReached(t *testing.T) {
+	w := threeOwners(t, 4)
+	w.baseAt = 1
+	w.talk()
+	l := w.ledger(host(4))
+	if l.Base() == nil {
+		t.Fatal("no base")
+	}
+	last := l.Base().Instance - 1 // of which the votes are not here
+	council := l.councils[last]
+	w.facts = slices.DeleteFunc(w.facts, func(f Fact) bool {
+		return f.Kind == FactBase || f.Kind == FactVote && f.Vote.Instance == last
+	})
+	if l := w.ledger(host(4)); l.Instance() != last || !slices.Equal(l.Electors(), council) || len(l.steps) != int(last)-1 {
+		t.Errorf("instance %d, electors %v; want %d, %v", l.Instance(), l.Electors(), last, council)
+	}
+}

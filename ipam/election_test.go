@@ -62,11 +62,11 @@ func (w *councilWorld) view(i int) *election {
 func anything(Value) bool { return true }
 func nobody(Owner) bool   { return false }
 
-// step lets a host act; a picky one accepts no value but its own.
+// step lets a host act; a picky one agrees to no value but its own.
 func (w *councilWorld) step(i int, start, picky bool) {
 	wish := Value{Op: OpSeed, Hosts: []Owner{w.electors[i]}}
 	for range 4 { // until it has nothing to say
-		v, ok := w.view(i).step(w.electors[i], wish, start, opinion{func(Owner, Value) bool { return true }, func(v Value) bool { return !picky || v.equal(wish) }, anything, nobody})
+		v, ok := w.view(i).step(w.electors[i], wish, start, opinion{func(_ Owner, v Value) bool { return !picky || v.equal(wish) }, anything, nobody})
 		if !ok {
 			return
 		}
@@ -109,7 +109,7 @@ func (w *councilWorld) decided() []Value {
 
 // Every schedule of three hosts that begin a few ballots between them. A host that acts has seen, of each other's votes, any one or
 // none, whatever it had seen before: so votes are lost, late, repeated and overtaken in every way, and a host may crash at any moment
-// and come back with its disk and nothing else. Any may refuse to accept others' values, at any time. At most one value is decided.
+// and come back with its disk and nothing else. Any may refuse others' values, at any time. At most one value is decided.
 func TestElectionExhaustively(t *testing.T) {
 	accepted := func(vs []Vote) bool { return len(vs) > 0 && vs[len(vs)-1].Accepted != Ballot{} }
 	first := &councilWorld{ballots: ballots}
@@ -215,7 +215,7 @@ func TestElectionAtRandom(t *testing.T) {
 
 func TestVotesOfStrangers(t *testing.T) {
 	e := &election{instance: 1, electors: []Owner{host(1), host(2), host(3)}, latest: map[Owner]Vote{}, all: map[Owner][]Vote{}}
-	if _, ok := e.step(host(4), Value{Op: OpAdd, Hosts: []Owner{host(4)}}, true, opinion{func(Owner, Value) bool { return true }, anything, anything, nobody}); ok {
+	if _, ok := e.step(host(4), Value{Op: OpAdd, Hosts: []Owner{host(4)}}, true, opinion{func(Owner, Value) bool { return true }, anything, nobody}); ok {
 		t.Error("who is no elector votes")
 	}
 	b := Ballot{1, host(1)}
@@ -237,10 +237,10 @@ func TestElectionWithoutAgreement(t *testing.T) {
 	w := &councilWorld{electors: []Owner{host(1), host(2), host(3)}, cast: make([][]Vote, 3), seen: [][]int{{0, 0, 0}, {0, 0, 0}, {0, 0, 0}}}
 	w.step(0, true, false)
 	w.seen[1][0] = 1
-	if v, ok := w.view(1).step(host(2), Value{}, false, opinion{func(Owner, Value) bool { return false }, anything, anything, nobody}); ok {
+	if v, ok := w.view(1).step(host(2), Value{}, false, opinion{func(Owner, Value) bool { return false }, anything, nobody}); ok {
 		t.Errorf("promised what it does not agree to: %v", v)
 	}
-	v, ok := w.view(1).step(host(2), Value{Op: OpSeed, Hosts: []Owner{host(2)}}, true, opinion{func(by Owner, _ Value) bool { return by == host(2) }, anything, anything, nobody})
+	v, ok := w.view(1).step(host(2), Value{Op: OpSeed, Hosts: []Owner{host(2)}}, true, opinion{func(by Owner, _ Value) bool { return by == host(2) }, anything, nobody})
 	if !ok || v.Promised != (Ballot{2, host(2)}) {
 		t.Fatalf("its own ballot is %+v", v)
 	}

@@ -238,6 +238,27 @@ func TestLeavingElectors(t *testing.T) {
 	}
 }
 
+// Who is an elector without ever having stood for it, by force, may go all the same.
+func TestLeavingElectorThatNeverStood(t *testing.T) {
+	w := newTable(t, 3, Fact{Kind: FactGrant, Grant: Seed(pfx("10.0.0.0/24"), host(1))})
+	w.dead[host(1)] = true
+	w.facts = append(w.facts, w.ledger(host(3)).Force(host(1)))
+	w.leaving[host(3)] = true // so it says no more of standing than an observer
+	w.facts = append(w.facts, w.ledger(host(3)).Next(w.env(host(3)))...)
+	if l := w.ledger(host(3)); !slices.Equal(l.Electors(), []Owner{host(3)}) || l.standing[host(3)] > 0 {
+		t.Fatalf("electors %v, standing %v", l.Electors(), l.standing)
+	}
+	w.facts = append(w.facts, Fact{By: host(2), Kind: FactStand, Count: 1})
+	w.leaving[host(3)] = false
+	at, b, v := w.ledger(host(3)).Instance(), Ballot{1, host(3)}, Value{Op: OpAdd, Hosts: []Owner{host(2)}}
+	w.facts = append(w.facts, Fact{By: host(3), Kind: FactVote, Vote: Vote{Instance: at, Promised: b, Intent: v, Accepted: b, Value: v}})
+	w.leaving[host(3)] = true
+	w.talk()
+	if es := w.ledger(host(2)).Electors(); !slices.Equal(es, []Owner{host(2)}) {
+		t.Errorf("electors %v", es)
+	}
+}
+
 func TestDepartedElectors(t *testing.T) {
 	w := threeOwners(t, 3)
 	w.gone[host(2)] = true
@@ -254,7 +275,7 @@ func TestFactsOnTheWire(t *testing.T) {
 	for _, f := range []Fact{
 		{By: a, Kind: FactGrant, Grant: g}, {By: b, Kind: FactAccept, Grant: g},
 		{By: b, Kind: FactAccept, Grant: Grant{Prefix: pfx("fd00::/64"), From: a, To: b, Version: takeoverStep}},
-		{By: a, Kind: FactInit, First: 3, Named: true}, {By: a, Kind: FactStand, Count: 1}, {By: a, Kind: FactSeen, Count: 7}, {By: a, Kind: FactTook, Count: 1},
+		{By: a, Kind: FactInit, First: 3, Named: true}, {By: a, Kind: FactStand, Count: 1}, {By: a, Kind: FactSeen, Count: 7}, {By: a, Kind: FactSeen, Count: 8, Host: b}, {By: a, Kind: FactTook, Count: 1},
 		{By: b, Kind: FactVote, Vote: Vote{Instance: 4, Promised: Ballot{3, b}, Intent: take, Accepted: Ballot{2, a}, Value: Value{Op: OpAdd, Hosts: []Owner{b}}}},
 		{By: b, Kind: FactVote, Vote: Vote{Instance: 4, Promised: Ballot{3, a}}},
 		{By: b, Kind: FactForce, Vote: Vote{Instance: 9, Value: take}},
@@ -284,6 +305,8 @@ func TestFactsOnTheWire(t *testing.T) {
 		"an intent in another's ballot":     {By: b, Kind: FactVote, Vote: Vote{Instance: 1, Promised: Ballot{1, a}, Intent: take}},
 		"a value with a host twice":         {By: b, Kind: FactVote, Vote: Vote{Instance: 1, Promised: Ballot{1, b}, Intent: Value{Op: OpAdd, Hosts: []Owner{a, a}}}},
 		"a beginning with too many":         {By: a, Kind: FactInit, First: MaxElectors + 1},
+		"a decided takeover seen of a host": {By: a, Kind: FactSeen, Count: 7, Host: b},
+		"a forced takeover seen of nobody":  {By: a, Kind: FactSeen, Count: 8},
 		"a kind that nobody knows (writes)": {By: a, Kind: 99},
 	} {
 		if _, err := f.AppendBinary(nil); err == nil {

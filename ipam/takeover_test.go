@@ -302,6 +302,12 @@ func TestTakeoverOfATaker(t *testing.T) {
 	w.facts = append(w.facts, w.ledger(host(1)).Force(host(2)))
 	w.talk()
 	w.want("all that is dead", w.usable(host(1)), "A[10.0.0.0/24] ")
+	// Nobody waits for what it was to take.
+	w.baseAt = 1
+	w.talk()
+	if l := w.ledger(host(1)); l.Base() == nil || slices.ContainsFunc(l.Takeovers(), l.Pending) {
+		t.Errorf("base %v, takeovers %v", l.Base(), l.Takeovers())
+	}
 }
 
 // giftOfTheDead is a mesh in which D has given E something, both are dead, and A has taken over from the one, B from the other. Only the
@@ -488,4 +494,82 @@ func TestTakeoversInTurn(t *testing.T) {
 	w.facts = append(w.facts, late...)
 	w.talk()
 	w.want("usable", w.usable(host(1), host(2)), "A[10.0.0.0/27 10.0.0.64/26] B[10.0.0.32/27 10.0.0.128/26] ")
+}
+
+// A ballot that a majority promises late proposes nothing that its own proposer would not agree to any more.
+func TestProposalThatIsOutOfDate(t *testing.T) {
+	w := threeOwners(t, 4)
+	say := func(i int) { w.facts = append(w.facts, w.ledger(host(i)).Next(w.env(host(i)))...) }
+	g := w.give(host(1), host(4), "10.0.0.64/26")
+	w.facts = append(w.facts, Fact{By: host(4), Kind: FactAccept, Grant: g})
+	say(4) // stands
+	say(1) // prepares
+	say(2) // promises
+	w.gone[host(4)] = true
+	say(1)
+	if v := w.ledger(host(1)).open.latest[host(1)]; v.Intent.Op != OpAdd || v.Value.Op != 0 {
+		t.Errorf("it has departed, and becomes an elector: %+v", v)
+	}
+}
+
+// What a host was given before it was taken over, and has not accepted, may be somebody else's when it comes back.
+func TestGiftToOneThatIsTakenOver(t *testing.T) {
+	w := threeOwners(t, 4)
+	w.dead[host(4)] = true
+	g := w.give(host(1), host(4), "10.0.0.64/26")
+	w.rmpeer(2, 4)
+	w.talk()
+	w.dead[host(4)] = false
+	if l := w.ledger(host(4)); len(l.Takeovers()) != 1 || l.MayAccept(g) || len(l.Waiting()) > 0 {
+		t.Errorf("takeovers %v; may accept it: %v; waits for %v", l.Takeovers(), l.MayAccept(g), l.Waiting())
+	}
+	w.talk()
+	w.want("usable", w.usable(w.hosts...), "A[10.0.0.0/26] B[10.0.0.64/26 10.0.0.128/26] C[10.0.0.192/26] D[] ")
+}
+
+// Who takes over two hosts takes what the one had and then, knowing that, what the other had.
+func TestTwoTakeoversByOne(t *testing.T) {
+	w := threeOwners(t, 5)
+	w.give(host(1), host(4), "10.0.0.64/26")
+	w.talk()
+	w.dead[host(4)], w.dead[host(5)] = true, true
+	w.give(host(4), host(5), "10.0.0.96/27") // which it has not accepted
+	for _, h := range []int{4, 5} {
+		w.facts = append(w.facts, w.ledger(host(1)).Force(host(h)))
+	}
+	var taken []netip.Prefix
+	for range 6 {
+		for _, f := range w.ledger(host(1)).Next(w.env(host(1))) {
+			if w.facts = append(w.facts, f); f.Kind == FactAccept {
+				if slices.ContainsFunc(taken, f.Grant.Prefix.Overlaps) {
+					t.Errorf("takes %v once more, of %s", f.Grant.Prefix, letter(f.Grant.From))
+				}
+				taken = append(taken, f.Grant.Prefix)
+			}
+		}
+	}
+	w.want("usable", w.usable(host(1)), "A[10.0.0.0/25] ")
+}
+
+// A host that was taken over, has come back and got something new, and is taken over by force while its first takeover waits: each taker
+// gets what was of its time.
+func TestTakenOverTwice(t *testing.T) {
+	w := threeOwners(t, 5)
+	w.give(host(1), host(4), "10.0.0.64/26")
+	w.talk()
+	w.dead[host(4)], w.dead[host(5)] = true, true
+	w.rmpeer(2, 4)
+	w.talk() // decided; the fifth is unheard
+	w.dead[host(4)] = false
+	w.talk()
+	w.give(host(1), host(4), "10.0.0.32/27")
+	w.talk()
+	w.want("it is back", w.usable(host(1), host(2), host(4)), "A[10.0.0.0/27] B[10.0.0.128/26] D[10.0.0.32/27] ")
+	w.dead[host(4)] = true
+	w.facts = append(w.facts, w.ledger(host(1)).Force(host(4)))
+	w.talk()
+	w.want("by force", w.usable(host(1), host(2), host(4)), "A[10.0.0.0/26] B[10.0.0.128/26] D[] ")
+	w.dead[host(5)] = false
+	w.talk()
+	w.want("when the fifth knows", w.usable(host(1), host(2), host(4)), "A[10.0.0.0/26] B[10.0.0.64/26 10.0.0.128/26] D[] ")
 }

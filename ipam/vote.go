@@ -1,6 +1,10 @@
 package ipam
 
-import "slices"
+import (
+	"bytes"
+	"cmp"
+	"slices"
+)
 
 // Ballot orders the tries to decide an instance: by round, then by who tries. The zero Ballot is before all.
 type Ballot struct {
@@ -53,7 +57,10 @@ func (v Vote) after(o Vote) bool {
 	if v.Promised != o.Promised {
 		return o.Promised.less(v.Promised)
 	}
-	return o.Accepted.less(v.Accepted)
+	if v.Accepted != o.Accepted {
+		return o.Accepted.less(v.Accepted)
+	}
+	return cmp.Or(v.Value.compare(o.Value), v.Intent.compare(o.Intent)) > 0 // honest voters say one thing at a time
 }
 
 // election is one instance of single-decree Paxos (Lamport, Paxos Made Simple, 2001), as one host sees it.
@@ -87,13 +94,19 @@ func (v Value) choice() choice {
 	return choice{v.Op, string(hosts), v.Digest}
 }
 
+func (v Value) compare(o Value) int {
+	return cmp.Or(cmp.Compare(v.Op, o.Op), slices.CompareFunc(v.Hosts, o.Hosts, Owner.Compare), bytes.Compare(v.Digest[:], o.Digest[:]))
+}
+
+// acceptance is what an elector has accepted when.
+type acceptance struct {
+	ballot Ballot
+	choice choice
+}
+
 // outcome is decided with the ballot. An elector that is not honest may say at a ballot something else than others: that is no vote for
-// what they have accepted.
+// what they have accepted. If it says several things at its own ballot, and has each accepted by others, all see the same of them.
 func (e *election) outcome() (decided Value, first Ballot, ok bool) {
-	type acceptance struct {
-		ballot Ballot
-		choice choice
-	}
 	count := map[acceptance]int{}
 	last := map[acceptance]Owner{} // that was counted
 	for _, by := range e.electors {
@@ -106,8 +119,11 @@ func (e *election) outcome() (decided Value, first Ballot, ok bool) {
 				continue
 			}
 			last[a] = by
-			if count[a]++; count[a] >= e.quorum() && (!ok || v.Accepted.less(first)) {
-				decided, first, ok = v.Value, v.Accepted, true // of several, all are for the same
+			if count[a]++; count[a] < e.quorum() {
+				continue
+			}
+			if !ok || v.Accepted.less(first) || v.Accepted == first && v.Value.compare(decided) < 0 { // of several, all are for the same
+				decided, first, ok = v.Value, v.Accepted, true
 			}
 		}
 	}
@@ -115,51 +131,56 @@ func (e *election) outcome() (decided Value, first Ballot, ok bool) {
 }
 
 // maxJump is how many rounds a vote may be ahead of all others that count. Honest electors outbid each other by one; one that says the
-// highest round that there is would leave nobody a ballot. A log has too few votes to get there in jumps.
-const maxJump = 1 << 16
+// highest round that there is would leave nobody a ballot. All electors' logs together have too few votes to get there in jumps.
+const maxJump = 1 << 12
 
-// explained are the votes of an instance that count: those beyond are as votes that have not come yet. What self has said counts always.
-func explained(votes map[Owner][]Vote, self Owner) map[Owner][]Vote {
+// newElection is what the votes of an instance, whoever cast them, make of it for self. Electors' votes of rounds that no others lead up
+// to are as votes that have not come yet: they count when those are here. What self has said counts always; it has seen what led there.
+func newElection(instance uint32, electors []Owner, votes map[Owner][]Vote, self Owner) election {
+	e := election{instance: instance, electors: electors, latest: map[Owner]Vote{}, all: map[Owner][]Vote{}}
 	highest := uint32(0)
 	var rounds []uint32
-	for by, vs := range votes {
-		for _, v := range vs {
+	for _, by := range electors {
+		for _, v := range votes[by] {
 			if rounds = append(rounds, v.Promised.Round); by == self {
 				highest = max(highest, v.Promised.Round)
 			}
 		}
 	}
 	slices.Sort(rounds)
-	if n := len(rounds); n == 0 || rounds[n-1] <= maxJump {
-		return votes
-	}
 	for _, r := range rounds {
 		if uint64(r) <= uint64(highest)+maxJump {
 			highest = max(highest, r)
 		}
 	}
-	out := make(map[Owner][]Vote, len(votes))
-	for by, vs := range votes {
-		out[by] = slices.DeleteFunc(slices.Clone(vs), func(v Vote) bool { return v.Promised.Round > highest })
+	for _, by := range electors {
+		for _, v := range votes[by] {
+			if v.Promised.Round > highest {
+				continue
+			}
+			if e.all[by] = append(e.all[by], v); v.after(e.latest[by]) {
+				e.latest[by] = v
+			}
+		}
 	}
-	return out
+	return e
 }
 
 // opinion is what an elector thinks of what others want, beside the votes.
 type opinion struct {
-	// agree is asked before a ballot is promised: whether self would have its proposer's intent decided; and again before self proposes
-	// an intent of its own, since a majority's promises may come days later.
+	// agree is asked before a ballot is promised: whether self would have its proposer's intent decided; again before self proposes an
+	// intent of its own, since a majority's promises may come days later; and before a value is accepted that by proposes, or proposed
+	// that others have accepted: by may propose what it has asked nobody for, and who was dead may have come back. Only what may have
+	// been decided already is carried through without, or nothing would ever be decided while who knows is away. To accept nothing is
+	// always safe.
 	agree func(by Owner, v Value) bool
-	// accept is asked before a value is accepted, whoever it was that first proposed it, unless it may have been decided already: then it
-	// is carried through, or nothing would ever be decided while who knows is away. To accept nothing is always safe.
-	accept func(Value) bool
 	// bear says whether self can carry such a value through: not what it has reason to take for made up.
 	bear func(Value) bool
 	// near says who is in reach, and so may still answer a ballot.
 	near func(Owner) bool
 }
 
-// asks is in how many ballots a value that may have been decided, and is not acceptable, is asked about again before it is carried
+// asks is in how many ballots a value that may have been decided, and is not agreed to, is asked about again before it is carried
 // through without the answer of everybody in reach.
 const asks = 8
 
@@ -175,7 +196,7 @@ func (e *election) step(self Owner, wish Value, start bool, o opinion) (Vote, bo
 	mine := e.latest[self]
 	mine.Instance = e.instance
 	for _, by := range e.electors { // accept the highest proposal that no promise forbids
-		if v := e.latest[by]; by != self && v.Accepted.By == by && mine.Accepted.less(v.Accepted) && !v.Accepted.less(mine.Promised) && (o.accept(v.Value) || e.mustPropose(by, v) && o.bear(v.Value)) {
+		if v := e.latest[by]; by != self && v.Accepted.By == by && mine.Accepted.less(v.Accepted) && !v.Accepted.less(mine.Promised) && (o.agree(by, v.Value) || e.mustPropose(by, v) && o.bear(v.Value)) {
 			mine.Promised, mine.Intent, mine.Accepted, mine.Value = v.Accepted, Value{}, v.Accepted, v.Value
 		}
 	}
@@ -188,7 +209,7 @@ func (e *election) step(self Owner, wish Value, start bool, o opinion) (Vote, bo
 		free, bound := e.promised(self, mine)
 		wanted := o.agree(self, mine.Intent) && (mine.Intent.Op != OpTake || mine.Intent.equal(wish))
 		switch {
-		case bound.Op != 0 && (o.accept(bound) || !free && !e.awaits(self, mine, o) && o.bear(bound)):
+		case bound.Op != 0 && (o.agree(self, bound) || !free && !e.awaits(self, mine, o) && o.bear(bound)):
 			mine.Accepted, mine.Value = mine.Promised, bound
 		case free && wanted:
 			mine.Accepted, mine.Value = mine.Promised, mine.Intent

@@ -64,7 +64,8 @@
 // whose size its Begin tells. Per host the highest epoch with a whole snapshot
 // counts, and of it the entries without a gap; older epochs are dropped. An epoch
 // that lacks a grant which an older one has does not take effect: its author is
-// told what it has forgotten (its disk was put back) and opens another one. Grants
+// told what it has forgotten (its disk was put back; see past.go) and opens another
+// one. Until then the grants of both count. Grants
 // on which nothing rests any more can be left out: the epoch names those that it
 // takes, see withdrawal.go.
 // This host's own entries are on disk before they are sent. They go straight to
