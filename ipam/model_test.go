@@ -226,6 +226,7 @@ func TestModel(t *testing.T) {
 					m.take = Value{Op: OpTake, Hosts: []Owner{x.id, m.id}}
 				}
 			},
+			"is launched otherwise": func(t *rapid.T) { m := pick("host"); m.observer = !m.observer },
 			"sees again": func(t *rapid.T) { m := pick("host"); m.deaf = nil },
 			"notices nothing": func(t *rapid.T) {
 				m, x := pick("host"), pick("of")
@@ -395,6 +396,17 @@ func (w *world) end(t *rapid.T) {
 	first := w.first()
 	if !first.led.Ring().Seeded() || alive <= len(first.led.Electors())/2 {
 		return // too many disks were lost for a majority: that takes --force
+	}
+	settle(1)
+	for _, m := range w.members { // what somebody would have decided is, soon
+		if m.up && m.proven && m.led.Wishes(w.env(m)) {
+			at := m.led.Instance()
+			settle(0)
+			settle(1)
+			if m.led.Instance() == at && m.led.Wishes(w.env(m)) {
+				t.Fatalf("%s wishes %+v in %d, and nothing is decided; electors %v", letter(m.id), m.led.wish(w.env(m)), at, m.led.Electors())
+			}
+		}
 	}
 	for _, a := range addrs(w.whole) {
 		if !free[a] {
