@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 
 	"weft/peer"
@@ -45,7 +44,7 @@ func (m *Mesh) judge(ctx context.Context, l *link, h hello) *Refusal {
 	if leaving && l.purpose == purposeJoin {
 		return &Refusal{RefusedBusy, "this host is stopping"}
 	}
-	return m.judgeClone(ctx, l.rec)
+	return m.judgeClone(ctx, l.rec, l.s.RemoteAddr().Addr())
 }
 
 func (m *Mesh) judgeFounding(l *link, h hello) *Refusal {
@@ -84,8 +83,8 @@ func (m *Mesh) judgeFounding(l *link, h hello) *Refusal {
 }
 
 // judgeClone takes a new boot nonce for a restart, unless the old one still
-// answers: then one image runs twice.
-func (m *Mesh) judgeClone(ctx context.Context, rec Record) *Refusal {
+// answers: then one image runs twice. from is where the session comes from.
+func (m *Mesh) judgeClone(ctx context.Context, rec Record, from netip.Addr) *Refusal {
 	id := rec.ID()
 	m.mu.Lock()
 	h := m.hosts[id]
@@ -96,8 +95,7 @@ func (m *Mesh) judgeClone(ctx context.Context, rec Record) *Refusal {
 	old, alive := h.rec, h.live == Alive
 	// The record names the addresses: whoever has the secret could have others dialled from here
 	// as often as it opens a session.
-	now := time.Now()
-	if slices.ContainsFunc(old.Endpoints, func(e netip.AddrPort) bool { return !m.challenges.allow(e.Addr(), now) }) {
+	if !m.challenges.allow(from, time.Now()) {
 		copied, at := h.copied == rec.BootNonce, h.copiedAt
 		m.mu.Unlock()
 		m.count.add("clone_check_held_back")

@@ -42,7 +42,7 @@ type Mesh struct {
 	queued     *holds                    // of members, in the inbox
 	talks      *talks
 	outgoing   *outgoing
-	challenges *sourceLimits // of former starts, by where they are said to be
+	challenges *sourceLimits // of former starts, by who has this host ask
 	rejected   rejections
 
 	look     chan struct{} // look at liveness again

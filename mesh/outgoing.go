@@ -18,6 +18,7 @@ type outgoing struct {
 type outgoingConn struct {
 	net.Conn        // nil: on its way
 	cut      func() // ends a dial
+	gone     bool   // … that may have succeeded
 	of       *outgoing
 }
 
@@ -33,6 +34,10 @@ func (o *outgoing) dial(ctx context.Context, by Network, to netip.AddrPort) (net
 	conn, err := by.Dial(ctx, to)
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if err == nil && c.gone {
+		_ = conn.Close()
+		err = context.Canceled
+	}
 	if err != nil {
 		delete(o.is, c)
 		return nil, err
@@ -56,6 +61,7 @@ func (o *outgoing) moved(lost func(netip.Addr) bool) {
 	for c := range o.is {
 		switch {
 		case c.Conn == nil:
+			c.gone = true
 			c.cut()
 		case lost(addrPortOf(c.LocalAddr()).Addr()):
 			_ = c.Conn.Close()

@@ -212,7 +212,7 @@ const (
 	senderRate  = 500
 	maxSources  = 4096
 
-	challengeBurst = 30 // challenges of former starts at an address
+	challengeBurst = 30 // challenges of former starts, by who has this host ask
 	challengeRate  = 1
 )
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 )
@@ -156,6 +157,71 @@ func TestRoguesAnswerAndAreSilent(t *testing.T) {
 				t.Logf("healed after %v, worst %v", sum/5, worst)
 				if worst > healWithin/2 {
 					t.Errorf("worst %v", worst)
+				}
+			})
+		})
+	}
+}
+
+// A host that has lost its disk is back soon, however often others have its former start asked for.
+func TestChallengesAreNotUsedUp(t *testing.T) {
+	for _, with := range []int{8} {
+		t.Run(fmt.Sprint(with), func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				w.log = slog.New(slog.DiscardHandler)
+				bs := w.meet(2)
+				a, b := bs[0], bs[1]
+				w.within(10*time.Second, "one mesh", func() bool { return oneMesh(bs...) })
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				at := netip.AddrPortFrom(b.addr, 444)
+				if with > 0 {
+					for i := range with { // addresses
+						r := w.box(fmt.Sprint("rogue", i))
+						id := newIdentity(t)
+						a.hearsOf(id, 1, at)
+						go func() {
+							d := newDisk()
+							for ctx.Err() == nil {
+								m, err := New(Options{Identity: id, Secret: w.secret, Store: d, Tunnel: r, Network: r.host,
+									Endpoints: func() []netip.AddrPort { return []netip.AddrPort{at} }, Log: w.log})
+								if err != nil {
+									return
+								}
+								if m.openEpoch() != nil {
+									return
+								}
+								go func() {
+									if l, err := m.open(ctx, purposeJoin, a.id.ID(), netip.AddrPortFrom(a.addr, DefaultPort)); err == nil {
+										l.close()
+									}
+								}()
+								time.Sleep(100 * time.Millisecond)
+							}
+						}()
+					}
+					time.Sleep(10 * time.Second)
+				}
+				var all []time.Duration
+				for range 2 {
+					b.crash()
+					time.Sleep(30 * time.Second)
+					b.host.Up()
+					w.joinsOnly = true
+					b.disk = newDisk() // reinstalled, its identity kept
+					w.mu.Lock()
+					clear(b.peers)
+					w.mu.Unlock()
+					b.join(a)
+					took := time.Duration(0)
+					for ; took < time.Minute && !oneMesh(a, b); took += time.Second {
+						time.Sleep(time.Second)
+					}
+					all = append(all, took)
+				}
+				t.Logf("back after %v", all)
+				if slices.Max(all) > 20*time.Second {
+					t.Errorf("back after %v", all)
 				}
 			})
 		})
