@@ -3,6 +3,7 @@ module weft
 go 1.26.0
 
 require (
+	filippo.io/edwards25519 v1.2.0
 	github.com/containerd/errdefs v1.0.0
 	github.com/flynn/noise v1.1.0
 	github.com/google/go-cmp v0.7.0

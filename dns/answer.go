@@ -31,6 +31,11 @@ type query struct {
 // answer for the name; then, if name is not nil, it stands for a name elsewhere, and what was
 // appended says so.
 func (t *Table) answer(b []byte, q *query, ttl uint32) (reply []byte, elsewhere []byte, ok bool) {
+	return t.answerAt(b, q, t.names.get(q.lower), ttl)
+}
+
+// answerAt is answer for who has looked up the question's name.
+func (t *Table) answerAt(b []byte, q *query, n *node, ttl uint32) (reply []byte, elsewhere []byte, ok bool) {
 	limit := q.size
 	if q.edns {
 		limit -= optLen
@@ -39,9 +44,11 @@ func (t *Table) answer(b []byte, q *query, ttl uint32) (reply []byte, elsewhere 
 	w.begin(q)
 
 	name, owner := q.lower, uint16(toQuestion)
-	var n *node
 	for hops := 0; ; hops++ {
-		f := t.find(name)
+		if hops > 0 {
+			n = t.names.get(name)
+		}
+		f := t.findAt(name, n)
 		if f.zone < 0 {
 			if hops == 0 {
 				return b, nil, false

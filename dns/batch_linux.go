@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"sync"
 	"syscall"
 	"unsafe"
 
@@ -22,11 +21,6 @@ const (
 	// socketBuffer is asked for in bytes, each way: what comes while a router is restarted, or in a burst, waits
 	// there; and so do replies to neighbours that the kernel looks for, for seconds.
 	socketBuffer = 4 << 20
-	// maxInHand bounds the packets of one socket that are not answered from the table
-	// at once: questions for upstream servers, and what only the library reads.
-	maxInHand = 1024
-	// maxSourceInHand bounds those of one client.
-	maxSourceInHand = 256
 	// maxFailures is how many calls may fail in a row before the socket is given up.
 	maxFailures = 100
 )
@@ -41,16 +35,18 @@ type mmsghdr struct {
 // from the table at once and in place, others through goroutines of their own. What it needs for
 // that is made once. Its socket is bound to one address, so that replies leave from there.
 type batched struct {
-	s    *Server
-	conn *net.UDPConn
-	raw  syscall.RawConn
+	*packets
+	raw syscall.RawConn
 
 	in, out       [batch]mmsghdr
 	inVec, outVec [batch]unix.Iovec
 	names         [batch]unix.RawSockaddrInet6 // large enough for both families
 	buf           [batch][]byte
 	reply         [batch][]byte
-	q             query
+	// The questions of a batch that are for the table, the packets that they came in, and the searches for their names.
+	q        [batch]query
+	from     [batch]int
+	searches [batch]search
 
 	read, wrote int // of the last call
 	errno       syscall.Errno
@@ -59,11 +55,6 @@ type batched struct {
 	sending     []mmsghdr
 
 	quota int // packets of one source in a batch that are answered
-	odd   sync.WaitGroup
-
-	mu      sync.Mutex // guards the fields below
-	inHand  int
-	sources map[netip.Addr]int
 }
 
 func newBatched(s *Server, conn *net.UDPConn) (*batched, error) {
@@ -80,7 +71,7 @@ func newBatched(s *Server, conn *net.UDPConn) (*batched, error) {
 	if missing {
 		return nil, errors.ErrUnsupported
 	}
-	b := &batched{s: s, conn: conn, raw: raw, quota: batch, sources: map[netip.Addr]int{}}
+	b := &batched{packets: newPackets(s, conn), raw: raw, quota: batch}
 	for i := range batch {
 		// Only the first page of each is ever touched, unless somebody sends more.
 		b.buf[i] = make([]byte, 65535)
@@ -133,78 +124,57 @@ func (b *batched) run(ctx context.Context) error {
 // answer fills b.out with replies, and says how many there are.
 func (b *batched) answer(ctx context.Context) (n int) {
 	s := b.s
-	table := s.table.Load()
-	var fast, refused uint64
+	refused, asked := 0, 0
 	for i := range b.read {
-		src := b.source(i)
-		packet := b.buf[i][:b.in[i].n]
-		if b.quota < batch && b.before(i) >= b.quota {
+		packet, q := b.packet(i), &b.q[asked]
+		switch {
+		case b.quota < batch && b.before(i) >= b.quota:
 			s.shed.Add(1)
-			continue
-		}
-		if b.q.parse(packet) {
-			if s.allow != nil && !s.allow(src.Addr()) {
-				refused++
-				b.reply[n] = refusal(b.reply[n][:0], &b.q)
-			} else if reply, _, ok := table.answer(b.reply[n][:0], &b.q, s.ttl); ok {
-				fast++
-				s.told(reply)
-				b.reply[n] = reply
-			} else {
-				b.hand(ctx, packet, src)
-				continue
-			}
-			b.outVec[n].Base = &b.reply[n][0]
-			b.outVec[n].SetLen(len(b.reply[n]))
-			h := &b.out[n].hdr
-			h.Name, h.Namelen = b.in[i].hdr.Name, b.in[i].hdr.Namelen
-			h.Iov = &b.outVec[n]
-			h.SetIovlen(1)
+		case !q.parse(packet):
+			b.hand(ctx, packet, b.source(i))
+		case s.allow != nil && !s.allow(b.source(i).Addr()):
+			refused++
+			b.put(n, i, refusal(b.reply[n][:0], q))
 			n++
+		default:
+			b.from[asked], b.searches[asked].name = i, q.lower
+			asked++
+		}
+	}
+	table := s.table.Load()
+	table.names.getAll(b.searches[:asked])
+	for j := range asked {
+		i := b.from[j]
+		reply, _, ok := table.answerAt(b.reply[n][:0], &b.q[j], b.searches[j].node, s.ttl)
+		if !ok {
+			b.hand(ctx, b.packet(i), b.source(i))
 			continue
 		}
-		b.hand(ctx, packet, src)
+		s.told(reply)
+		b.put(n, i, reply)
+		n++
 	}
-	if fast+refused > 0 {
-		s.queries.Add(fast + refused)
+	if n > 0 {
+		s.queries.Add(uint64(n))
 	}
 	if refused > 0 {
-		s.refused.Add(refused)
+		s.refused.Add(uint64(refused))
 	}
 	return n
 }
 
-// hand has a goroutine answer a packet. When too many are in hand, of all clients or of this one, the
-// packet is dropped, as a full socket would.
-func (b *batched) hand(ctx context.Context, packet []byte, src netip.AddrPort) {
-	b.mu.Lock()
-	full := b.inHand >= maxInHand || b.sources[src.Addr()] >= maxSourceInHand
-	if !full {
-		b.inHand++
-		b.sources[src.Addr()]++
-	}
-	b.mu.Unlock()
-	if full {
-		b.s.shed.Add(1)
-		return
-	}
-	m, reply := b.s.message(packet, src.Addr().Unmap())
-	b.odd.Go(func() {
-		defer func() {
-			b.mu.Lock()
-			defer b.mu.Unlock()
-			b.inHand--
-			if b.sources[src.Addr()]--; b.sources[src.Addr()] == 0 {
-				delete(b.sources, src.Addr())
-			}
-		}()
-		if m != nil {
-			reply = b.s.reply(ctx, m, src.Addr().Unmap(), true)
-		}
-		if reply != nil {
-			b.conn.WriteToUDPAddrPort(reply, src) // who can't be reached asks again, or not
-		}
-	})
+// packet is the i-th of the batch.
+func (b *batched) packet(i int) []byte { return b.buf[i][:b.in[i].n] }
+
+// put makes a reply to the i-th packet the n-th that is sent.
+func (b *batched) put(n, i int, reply []byte) {
+	b.reply[n] = reply
+	b.outVec[n].Base = &reply[0]
+	b.outVec[n].SetLen(len(reply))
+	h := &b.out[n].hdr
+	h.Name, h.Namelen = b.in[i].hdr.Name, b.in[i].hdr.Namelen
+	h.Iov = &b.outVec[n]
+	h.SetIovlen(1)
 }
 
 // flush sends the first n of b.out. What can't be sent to one client is no

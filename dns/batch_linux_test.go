@@ -1,9 +1,9 @@
 package dns
 
 import (
+	"context"
 	"net"
 	"net/netip"
-	"strconv"
 	"testing"
 	"time"
 	"unsafe"
@@ -52,6 +52,76 @@ func TestOneSourceDoesNotTakeAll(t *testing.T) {
 	}
 	if b.quota != batch {
 		t.Errorf("quota %d of an idle socket", b.quota)
+	}
+}
+
+// Of a batch with questions of all kinds, each goes its way, and each reply to who has asked.
+func TestMixedBatch(t *testing.T) {
+	stranger := netip.MustParseAddr("192.0.2.1")
+	s := newServer(t, Options{Allow: func(a netip.Addr) bool { return a != stranger }})
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IP{127, 0, 0, 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := newBatched(s, conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	want := map[uint16]string{}
+	for i := range batch {
+		name, from, says := "db.weft.local.", [4]byte{10, 32, 0, byte(i)}, "NOERROR aa db.weft.local. A 10.32.0.2"
+		switch i % 6 {
+		case 1: // no query
+			b.in[i].n = uint32(copy(b.buf[i], "nothing"))
+			continue
+		case 2: // for an upstream server
+			name, says = "www.example.com.", ""
+		case 3:
+			from, says = stranger.As4(), "REFUSED"
+		case 4:
+			name, says = "nosuch.weft.local.", "NXDOMAIN aa ns weft.local. SOA"
+		case 5:
+			name, says = "2.0.32.10.in-addr.arpa.", "NOERROR aa 2.0.32.10.in-addr.arpa. PTR db.weft.local."
+		}
+		q := question(name, miekg.TypeA)
+		if i%6 == 5 {
+			q.Question[0].Qtype = miekg.TypePTR
+		}
+		q.Id = uint16(i)
+		packet, err := q.Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		*(*unix.RawSockaddrInet4)(unsafe.Pointer(&b.names[i])) = unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: from}
+		b.in[i].n = uint32(copy(b.buf[i], packet))
+		if says != "" {
+			want[q.Id] = says
+		}
+	}
+	b.read = batch
+	n := b.answer(ctx)
+	cancel()
+	conn.Close()
+	b.odd.Wait()
+	if n != len(want) {
+		t.Errorf("%d replies, want %d", n, len(want))
+	}
+	for i := range n {
+		packet := unsafe.Slice(b.outVec[i].Base, b.outVec[i].Len)
+		m := new(miekg.Msg)
+		if err := m.Unpack(packet); err != nil {
+			t.Fatal(err)
+		}
+		if got := tell(m); got != want[m.Id] {
+			t.Errorf("question %d: %s, want %s", m.Id, got, want[m.Id])
+		}
+		if b.out[i].hdr.Name != b.in[m.Id].hdr.Name {
+			t.Errorf("the reply to question %d goes to somebody else", m.Id)
+		}
+	}
+	if c := s.Counters(); c.Refused != 5 || c.Malformed != 6 || c.Forwarded != 5 || c.Queries != uint64(len(want))+c.Forwarded {
+		t.Errorf("counted %+v", c)
 	}
 }
 
@@ -176,28 +246,6 @@ func BenchmarkChange(b *testing.B) {
 				e = table.Edit()
 				e.Remove(r)
 				table = e.Done()
-			}
-		})
-	}
-}
-
-// BenchmarkScattered asks for all names of tables of two sizes in no order that a cache likes.
-func BenchmarkScattered(b *testing.B) {
-	for _, size := range []int{10, 10000, 100000} {
-		b.Run(strconv.Itoa(size), func(b *testing.B) {
-			e := NewTable("weft.local", []netip.Prefix{netip.MustParsePrefix("10.32.0.0/12")}, nil).Edit()
-			var packets [][]byte
-			for i := range size {
-				name := "n" + strconv.Itoa(i) + ".weft.local."
-				e.Add(Record{Name: name, Addr: netip.AddrFrom4([4]byte{10, 32 + byte(i>>16), byte(i >> 8), byte(i)}), Host: "h"})
-				p, _ := question(name, miekg.TypeA).Pack()
-				packets = append(packets, p)
-			}
-			table := e.Done()
-			q, buf := new(query), make([]byte, 0, maxUDP)
-			for i := 0; b.Loop(); i += 7919 {
-				q.parse(packets[i%size])
-				table.answer(buf, q, 1)
 			}
 		})
 	}

@@ -22,8 +22,10 @@ const unsaid = 1 << 20
 // find looks up a name in wire form and lower case: in full, or of one label
 // and without the domain, for resolvers that do not search. Such a name is a zone of
 // its own.
-func (t *Table) find(name []byte) found {
-	n := t.names.get(name)
+func (t *Table) find(name []byte) found { return t.findAt(name, t.names.get(name)) }
+
+// findAt is find for who has looked up the name.
+func (t *Table) findAt(name []byte, n *node) found {
 	if n != nil && t.anyShown(n.entries) || t.exists(n) { // the first is inlined, and nearly always enough
 		return found{node: n, zone: unsaid}
 	}

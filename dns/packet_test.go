@@ -133,7 +133,9 @@ func FuzzPacket(f *testing.F) {
 		if !q.parse(packet) {
 			return
 		}
-		reply, _, ok := s.table.Load().answer(nil, &q, s.ttl)
+		table, searches := s.table.Load(), []search{{name: q.lower}}
+		table.names.getAll(searches)
+		reply, _, ok := table.answerAt(nil, &q, searches[0].node, s.ttl)
 		if !ok {
 			return
 		}

@@ -8,10 +8,11 @@ import (
 )
 
 const (
-	// mostInHand bounds the packets of one socket that are being answered in goroutines of their own.
-	mostInHand = 1024
-	// mostOfOneInHand bounds those of one client.
-	mostOfOneInHand = 256
+	// maxInHand bounds the packets of one socket that are not answered from the table
+	// at once: questions for upstream servers, and what only the library reads.
+	maxInHand = 1024
+	// maxSourceInHand bounds those of one client.
+	maxSourceInHand = 256
 )
 
 // packets reads one UDP socket a packet at a time and has goroutines answer, where [batched] can't: outside Linux, and in sandboxes
@@ -66,7 +67,7 @@ func (p *packets) hand(ctx context.Context, packet []byte, src netip.AddrPort) {
 func (p *packets) take(from netip.Addr) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.inHand >= mostInHand || p.sources[from] >= mostOfOneInHand {
+	if p.inHand >= maxInHand || p.sources[from] >= maxSourceInHand {
 		return false
 	}
 	p.inHand++

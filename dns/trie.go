@@ -56,15 +56,16 @@ func (t *trie) get(name []byte) *node {
 	h := maphash.Bytes(hashSeed, name)
 	s := t.root.slots[h%rootSize]
 	for shift := rootBits; s.b != nil; shift += 5 {
-		bit := uint32(1) << (h >> shift & 31)
-		if s.b.used&bit == 0 {
-			return nil
-		}
-		s = s.b.slots[bits.OnesCount32(s.b.used&(bit-1))]
+		s = s.b.slot(uint32(1) << (h >> shift & 31))
 	}
-	for l := s.l; l != nil; l = l.next {
-		if l.hash == h && l.name == string(name) {
-			return l
+	return s.l.named(h, name)
+}
+
+// named gives the node of a chain that has this name, or nil.
+func (n *node) named(hash uint64, name []byte) *node {
+	for ; n != nil; n = n.next {
+		if n.hash == hash && n.name == string(name) {
+			return n
 		}
 	}
 	return nil

@@ -159,7 +159,8 @@ func (l *Ledger) family() byte {
 	return 6
 }
 
-// present is the base of what self knows; its wire form is nil if not all takeovers are carried out.
+// present is the base of what self knows; its wire form is nil if not all decided takeovers are carried out. One by force that is not
+// stays outside: its fact goes on to count, and what its taker may still say is later than the base.
 type present struct {
 	wire   []byte
 	digest Digest
@@ -168,18 +169,20 @@ type present struct {
 
 // lookAtPresent makes it. Whoever agrees to it has the same.
 func (l *Ledger) lookAtPresent() (p present) {
-	if !l.begun() || !l.ring.Seeded() || len(l.orphaned) > 0 || slices.ContainsFunc(l.takeovers, l.Pending) {
+	if !l.begun() || !l.ring.Seeded() || len(l.orphaned) > 0 || !l.inTurn(len(l.takeovers)) {
 		return p
 	}
 	b := &Base{Instance: l.open.instance, Electors: slices.Clone(l.electors)}
-	for i, t := range l.takeovers {
-		if !slices.ContainsFunc(l.takeovers[i+1:], func(o Takeover) bool { return o.From == t.From }) {
-			b.Takeovers = append(b.Takeovers, t)
+	last := map[Owner]uint32{} // version
+	for _, t := range slices.Backward(l.takeovers) {
+		if last[t.From] == 0 && !l.Pending(t) {
+			last[t.From], b.Takeovers = t.version(), append(b.Takeovers, t)
 		}
 	}
+	slices.Reverse(b.Takeovers)
 	r, _ := newRing(l.whole, l.baseParts(), l.taken())
 	b.Parts = r.parts
-	if slices.ContainsFunc(b.Parts, func(p Part) bool { return p.Version < l.outranked(p.Owner) }) {
+	if slices.ContainsFunc(b.Parts, func(p Part) bool { return p.Version < last[p.Owner] }) {
 		return p // that is still to be somebody's
 	}
 	p.wire = b.encode(l.family())

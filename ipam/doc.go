@@ -42,7 +42,8 @@
 // it has heard of the gift, the last taker takes that, too.
 // The dead host, if it comes back, finds the decision and may use nothing of what it had; see [Ledger.Usable], [Allocator.Stray].
 //
-// A takeover by force is no decision, but stands beside them: see [Takeover].
+// A takeover by force is no decision, but stands beside them: see [Takeover]. It waits for nobody, so its taker may leave something that it
+// has not heard of. That, too, is taken by the last taker, when everybody has said that it knows of all takeovers.
 //
 // # The base
 //

@@ -36,15 +36,16 @@ type Fact struct {
 	First uint8  // FactInit: how many, 1 to MaxElectors
 	Named bool   // FactInit: the founder names them; else it is whoever comes first
 	Count uint32 // FactSeen, FactTook: a takeover's ID; a decided one that is seen stands for the decided ones before it, too. FactStand: how often it has changed its mind
+	Host  Owner  // FactSeen of a takeover by force: whose space was taken, since several may have one ID; else zero
 	Vote  Vote   // FactVote; of FactForce only Instance and Value
 	Chunk Chunk  // FactBase
 }
 
 // AppendBinary appends the wire form of what f states: kind, 1 byte, and a body, big endian. An accept of a takeover has a grant as its
-// body, as a grant has; init is the number and 1 if they are named; stand, seen and took are the count, 4 bytes; a vote is its
-// instance, 4 bytes, then promised, intent, accepted and value; force is the instance and the value; a piece of a base is
-// its digest, index and number of pieces, 2 bytes each, and the bytes. A ballot is its round, 4 bytes, and a host, 10; a value is its
-// operation, 1 byte, the number of hosts, 1 byte, the hosts, and, of a base, its digest.
+// body, as a grant has; init is the number and 1 if they are named; stand, seen and took are the count, 4 bytes, and of a forced
+// takeover that is seen its host, 10; a vote is its instance, 4 bytes, then promised, intent, accepted and value; force is the instance
+// and the value; a piece of a base is its digest, index and number of pieces, 2 bytes each, and the bytes. A ballot is its round, 4
+// bytes, and a host, 10; a value is its operation, 1 byte, the number of hosts, 1 byte, the hosts, and, of a base, its digest.
 func (f Fact) AppendBinary(b []byte) ([]byte, error) {
 	if err := f.check(); err != nil {
 		return b, fmt.Errorf("encode fact: %w", err)
@@ -56,7 +57,10 @@ func (f Fact) AppendBinary(b []byte) ([]byte, error) {
 	case FactInit:
 		return append(b, f.First, boolByte(f.Named)), nil
 	case FactStand, FactSeen, FactTook:
-		return binary.BigEndian.AppendUint32(b, f.Count), nil
+		if b = binary.BigEndian.AppendUint32(b, f.Count); !f.Host.IsZero() {
+			b = append(b, f.Host[:]...)
+		}
+		return b, nil
 	case FactVote:
 		b = binary.BigEndian.AppendUint32(b, f.Vote.Instance)
 		b = appendValue(appendBallot(b, f.Vote.Promised), f.Vote.Intent)
@@ -115,7 +119,9 @@ func ParseFact(by Owner, b []byte) (Fact, error) {
 		named := in.u8()
 		f.Named, in.bad = named == 1, in.bad || named > 1
 	case FactStand, FactSeen, FactTook:
-		f.Count = in.u32()
+		if f.Count = in.u32(); f.Kind == FactSeen && isForced(f.Count) {
+			f.Host = Owner(in.take(10))
+		}
 	case FactVote:
 		f.Vote = Vote{Instance: in.u32(), Promised: in.ballot(), Intent: in.value(), Accepted: in.ballot(), Value: in.value()}
 	case FactForce:
@@ -190,8 +196,11 @@ func (f Fact) check() error {
 			return bad("%d hosts to begin", f.First)
 		}
 	case FactStand, FactSeen, FactTook:
-		if f.Count == 0 {
+		switch forced := f.Kind == FactSeen && isForced(f.Count); {
+		case f.Count == 0:
 			return bad("it counts nothing")
+		case forced == f.Host.IsZero():
+			return bad("only a takeover by force is seen by its host")
 		}
 	case FactVote:
 		v := f.Vote

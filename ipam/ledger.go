@@ -23,10 +23,16 @@ func (t Takeover) compare(o Takeover) int {
 	return cmp.Or(cmp.Compare(t.ID, o.ID), t.From.Compare(o.From))
 }
 
-// taking is that a host has carried out, or heard of, a takeover.
+// taking is that a host has carried out a takeover.
 type taking struct {
 	by Owner
 	id uint32
+}
+
+// hearing is that a host has heard of a takeover by force.
+type hearing struct {
+	by, from Owner
+	id       uint32
 }
 
 // step is how an instance was decided.
@@ -67,8 +73,8 @@ type Ledger struct {
 	open      election         // the instance that is not decided yet
 	standing  map[Owner]uint32 // by FactStand
 	seen      map[Owner]uint32 // the last decided takeover that a host has said it knows of
-	heard     map[taking]bool  // forced ones
-	took      map[taking]bool  // each by itself: a forced takeover does not wait for its taker's earlier ones
+	heard     map[hearing]bool
+	took      map[taking]bool // each by itself: a forced takeover does not wait for its taker's earlier ones
 	accepts   map[Grant]bool
 	forced    []Takeover                // by self
 	spoilsOf  map[uint32][]netip.Prefix // by self, by takeover
@@ -79,7 +85,7 @@ type Ledger struct {
 // are skipped.
 func NewLedger(self, founder Owner, whole netip.Prefix, facts []Fact) *Ledger {
 	l := &Ledger{facts: facts, self: self, founder: founder, whole: whole.Masked(), standing: map[Owner]uint32{},
-		seen: map[Owner]uint32{}, heard: map[taking]bool{}, took: map[taking]bool{}, spoilsOf: map[uint32][]netip.Prefix{}, accepts: map[Grant]bool{},
+		seen: map[Owner]uint32{}, heard: map[hearing]bool{}, took: map[taking]bool{}, spoilsOf: map[uint32][]netip.Prefix{}, accepts: map[Grant]bool{},
 		councils: map[uint32][]Owner{}, steps: map[uint32]step{}, chunks: map[keptBase][]Chunk{}}
 	votes := map[uint32]map[Owner][]Vote{}
 	forced := map[uint32][]Fact{}
@@ -110,7 +116,7 @@ func NewLedger(self, founder Owner, whole netip.Prefix, facts []Fact) *Ledger {
 			votes[f.Vote.Instance][f.By] = append(votes[f.Vote.Instance][f.By], f.Vote)
 		case FactSeen:
 			if isForced(f.Count) {
-				l.heard[taking{f.By, f.Count}] = true
+				l.heard[hearing{f.By, f.Host, f.Count}] = true
 			} else {
 				l.seen[f.By] = max(l.seen[f.By], f.Count)
 			}
@@ -225,11 +231,16 @@ func compareForce(a, b Fact) int {
 	return cmp.Or(a.By.Compare(b.By), a.Vote.Value.Hosts[0].Compare(b.Vote.Value.Hosts[0]))
 }
 
+// ahead is how many instances behind the open one a takeover by force still counts. What its author took for decided can be open again:
+// votes of hosts that it had forced before have come late, and have changed who decides. Without a bound one member could use up the
+// versions that there are.
+const ahead = 64
+
 // force adds the takeovers that were forced: of the same host in the same instance one counts.
 func (l *Ledger) force(forced map[uint32][]Fact) {
 	for i, fs := range forced {
-		if i > l.open.instance {
-			continue // what was decided before is not known here
+		if i > l.open.instance+ahead {
+			continue
 		}
 		slices.SortFunc(fs, compareForce)
 		for _, f := range fs {
@@ -273,9 +284,8 @@ func forcedTakeover(f Fact) Takeover {
 // part is another's: a takeover of the same host was decided, and carried out before it could be heard of this one.
 func (l *Ledger) Overruled() []Takeover {
 	return slices.DeleteFunc(slices.Clone(l.forced), func(t Takeover) bool {
-		if !slices.Contains(l.takeovers, t) {
-			passed := l.base != nil && slices.ContainsFunc(l.base.Takeovers, func(o Takeover) bool { return o.From == t.From && o.ID > t.ID })
-			return passed || t.ID >= 2*l.open.instance // it is over, or nobody knows yet
+		if !slices.Contains(l.takeovers, t) { // then it is over, or does not count
+			return l.base != nil && slices.ContainsFunc(l.base.Takeovers, func(o Takeover) bool { return o.From == t.From && o.ID > t.ID })
 		}
 		return !slices.ContainsFunc(l.takeovers, func(o Takeover) bool {
 			return o.From == t.From && o.To != t.To && o.ID > t.ID && slices.ContainsFunc(l.ring.parts, func(p Part) bool {
@@ -350,10 +360,14 @@ func (l *Ledger) collect(given []Grant) {
 	}
 }
 
-// tooHigh says that a grant's version is beyond what hand-overs between the takeovers that were decided can bring about, with room for
+// tooHigh says that a grant's version is beyond what hand-overs between the takeovers that there were can bring about, with room for
 // some that are not known here yet. What has the highest version there is could never be given or taken over any more: it does not count.
 func (l *Ledger) tooHigh(g Grant) bool {
-	return uint64(g.Version)/takeoverStep > uint64(decidedID(l.open.instance))+2
+	last := decidedID(l.open.instance)
+	if n := len(l.takeovers); n > 0 {
+		last = max(last, l.takeovers[n-1].ID)
+	}
+	return g.Version/takeoverStep > last+2
 }
 
 // outranked is the version of the last takeover of a host's space: what it had or gave by lower ones is void.
@@ -379,7 +393,7 @@ func (l *Ledger) usable() []netip.Prefix {
 	}
 	var out []netip.Prefix
 	for _, p := range l.solid.parts {
-		if p.Owner == l.self && p.Version > void {
+		if p.Owner == l.self && p.Version >= void { // what self took by force in the same instance stays
 			out = append(out, p.Prefix)
 		}
 	}
@@ -517,14 +531,12 @@ func (l *Ledger) own() *Ring {
 	return &Ring{whole: l.whole, parts: slices.DeleteFunc(slices.Clone(l.solid.parts), func(p Part) bool { return p.Owner == l.self && p.Version < void })}
 }
 
-// lift gives grants versions above those of all takeovers: a host that was dead and has come back may take them.
+// lift gives grants versions above that of the takeover of their taker: if it was dead and has come back, it may take them. They are not
+// above those of others: a takeover by force can be far ahead of what is decided, and what is above it is taken over only when decisions
+// have got there. What self may give is above its own.
 func (l *Ledger) lift(gs []Grant) []Grant {
-	last := uint32(0)
-	if n := len(l.takeovers); n > 0 {
-		last = l.takeovers[n-1].version()
-	}
-	for i := range gs {
-		gs[i].Version = max(gs[i].Version, after(last))
+	for i, g := range gs {
+		gs[i].Version = max(g.Version, after(l.outranked(g.To)))
 	}
 	return gs
 }

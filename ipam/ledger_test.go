@@ -275,7 +275,7 @@ func TestFactsOnTheWire(t *testing.T) {
 	for _, f := range []Fact{
 		{By: a, Kind: FactGrant, Grant: g}, {By: b, Kind: FactAccept, Grant: g},
 		{By: b, Kind: FactAccept, Grant: Grant{Prefix: pfx("fd00::/64"), From: a, To: b, Version: takeoverStep}},
-		{By: a, Kind: FactInit, First: 3, Named: true}, {By: a, Kind: FactStand, Count: 1}, {By: a, Kind: FactSeen, Count: 7}, {By: a, Kind: FactTook, Count: 1},
+		{By: a, Kind: FactInit, First: 3, Named: true}, {By: a, Kind: FactStand, Count: 1}, {By: a, Kind: FactSeen, Count: 7}, {By: a, Kind: FactSeen, Count: 8, Host: b}, {By: a, Kind: FactTook, Count: 1},
 		{By: b, Kind: FactVote, Vote: Vote{Instance: 4, Promised: Ballot{3, b}, Intent: take, Accepted: Ballot{2, a}, Value: Value{Op: OpAdd, Hosts: []Owner{b}}}},
 		{By: b, Kind: FactVote, Vote: Vote{Instance: 4, Promised: Ballot{3, a}}},
 		{By: b, Kind: FactForce, Vote: Vote{Instance: 9, Value: take}},
@@ -305,6 +305,8 @@ func TestFactsOnTheWire(t *testing.T) {
 		"an intent in another's ballot":     {By: b, Kind: FactVote, Vote: Vote{Instance: 1, Promised: Ballot{1, a}, Intent: take}},
 		"a value with a host twice":         {By: b, Kind: FactVote, Vote: Vote{Instance: 1, Promised: Ballot{1, b}, Intent: Value{Op: OpAdd, Hosts: []Owner{a, a}}}},
 		"a beginning with too many":         {By: a, Kind: FactInit, First: MaxElectors + 1},
+		"a decided takeover seen of a host": {By: a, Kind: FactSeen, Count: 7, Host: b},
+		"a forced takeover seen of nobody":  {By: a, Kind: FactSeen, Count: 8},
 		"a kind that nobody knows (writes)": {By: a, Kind: 99},
 	} {
 		if _, err := f.AppendBinary(nil); err == nil {

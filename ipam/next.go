@@ -32,21 +32,29 @@ func (l *Ledger) Next(e Env) []Fact {
 	if stands := !e.Leaving && !e.Observer; l.Stands(l.self) != stands {
 		say(Fact{Kind: FactStand, Count: l.standing[l.self] + 1})
 	}
-	if ids := l.news(e); len(ids) > 0 {
-		for _, id := range ids {
-			say(Fact{Kind: FactSeen, Count: id})
+	carryOut := func(may func(i int, t Takeover) bool) bool {
+		for i, t := range l.takeovers {
+			if t.To == l.self && l.Pending(t) && may(i, t) {
+				for _, g := range l.spoils(i) {
+					say(Fact{Kind: FactAccept, Grant: g})
+				}
+				say(Fact{Kind: FactTook, Count: t.ID})
+				return true // the next one sees what this one has taken
+			}
+		}
+		return false
+	}
+	// What self has forced it takes before it says that it knows of anything else: whoever hears that has heard what it has taken.
+	if carryOut(func(_ int, t Takeover) bool { return t.Forced }) {
+		return out
+	}
+	if news := l.news(e); len(news) > 0 {
+		for _, f := range news {
+			say(f)
 		}
 		return out // what follows from it comes when it is on disk
 	}
-	for i, t := range l.takeovers {
-		if t.To == l.self && l.Pending(t) && (t.Forced || len(l.Unheard(t, e)) == 0 && l.inTurn(i)) {
-			for _, g := range l.spoils(i) {
-				say(Fact{Kind: FactAccept, Grant: g})
-			}
-			say(Fact{Kind: FactTook, Count: t.ID})
-			break // the next one sees what this one has taken
-		}
-	}
+	carryOut(func(i int, t Takeover) bool { return len(l.Unheard(t, e)) == 0 && l.inTurn(i) })
 	for _, g := range l.gleanings(e) {
 		say(Fact{Kind: FactAccept, Grant: g})
 	}
@@ -75,14 +83,14 @@ func (l *Ledger) Wishes(e Env) bool {
 // sees says whether a host has said that it knows of a takeover.
 func (l *Ledger) sees(h Owner, t Takeover) bool {
 	if t.Forced {
-		return l.heard[taking{h, t.ID}]
+		return l.heard[hearing{h, t.From, t.ID}]
 	}
 	return l.seen[h] >= t.ID
 }
 
-// news are the takeovers that self is to say it knows of: the last decided one, and forced ones. A host that came back from the dead
+// news are what self is to say of the takeovers that it knows of: the last decided one, and forced ones. A host that came back from the dead
 // before it could hear of its takeover, by way of this host perhaps, has to say so first: until then it uses its space.
-func (l *Ledger) news(e Env) (ids []uint32) {
+func (l *Ledger) news(e Env) (news []Fact) {
 	last := uint32(0)
 	late := false
 	for _, t := range l.takeovers {
@@ -92,14 +100,14 @@ func (l *Ledger) news(e Env) (ids []uint32) {
 			if late = late || back; !late {
 				last = t.ID
 			}
-		case !back && !l.sees(l.self, t) && !slices.Contains(ids, t.ID):
-			ids = append(ids, t.ID)
+		case !back && !l.sees(l.self, t):
+			news = append(news, Fact{Kind: FactSeen, Count: t.ID, Host: t.From})
 		}
 	}
 	if last > l.seen[l.self] {
-		ids = append(ids, last)
+		news = append(news, Fact{Kind: FactSeen, Count: last})
 	}
-	return ids
+	return news
 }
 
 // Unheard are the hosts that have not said that they know of a takeover. Any of them may have been given space by the dead host
@@ -127,9 +135,10 @@ func (l *Ledger) Pending(t Takeover) bool {
 }
 
 // inTurn says whether all takeovers before the one at i are carried out. What two dead hosts have given each other must not be taken
-// twice: whoever comes second sees what the first has taken.
+// twice: whoever comes second sees what the first has taken. One by force that is not is no matter. Its taker has been heard of this
+// one, and would have carried it out before it said so; or it is dead and taken over, or has departed: then it never will.
 func (l *Ledger) inTurn(i int) bool {
-	return !slices.ContainsFunc(l.takeovers[:i], l.Pending)
+	return !slices.ContainsFunc(l.takeovers[:i], func(t Takeover) bool { return !t.Forced && l.Pending(t) })
 }
 
 // spoils are the grants by which self carries out the takeover at i: what the dead host owned, without what it had given to hosts that
@@ -147,8 +156,8 @@ func (l *Ledger) spoils(i int) []Grant {
 		for m := k - 1; m >= 0; m-- {
 			before := l.takeovers[m]
 			if before.From == u.From {
-				if l.Pending(before) {
-					e.above = before.version() // what is older, its own and others', goes to the taker of then
+				if l.Pending(before) || u.Forced && before.Forced {
+					e.above = before.version() // what is older, its own and others', goes to the taker of then, or is left over
 				}
 				break
 			}
@@ -168,7 +177,7 @@ func (l *Ledger) spoils(i int) []Grant {
 // had are the parts that of says that hosts had, by the version of the grant, once what they have given at such versions, and nobody
 // has accepted, is void.
 func (l *Ledger) had(of func(h Owner, version uint32) bool) []Part {
-	r, _ := newRing(l.whole, l.baseParts(), slices.DeleteFunc(slices.Clone(l.grants), func(g Grant) bool { return of(g.From, g.Version) && !l.accepts[g] }))
+	r, _ := newRing(l.whole, l.baseParts(), slices.DeleteFunc(slices.Concat(l.grants, l.void), func(g Grant) bool { return of(g.From, g.Version) && !l.accepts[g] }))
 	return slices.DeleteFunc(r.parts, func(p Part) bool { return !of(p.Owner, p.Version) })
 }
 
@@ -186,36 +195,50 @@ func (l *Ledger) bring(i int, parts []Part) []Grant {
 	return out
 }
 
-// settled says whether the takeover at i is carried out: by its taker, or, if that died first, by the one who took over from it.
+// settled says whether the takeover at i is carried out: by its taker, or, if that died first, by the one who took over from it. If that
+// was by force in the same instance, nobody will, and what it was to bring is left over.
 func (l *Ledger) settled(i int) bool {
 	t := l.takeovers[i]
-	if l.took[taking{t.To, t.ID}] {
+	if l.took[taking{t.To, t.ID}] || l.outranked(t.To) == t.version() {
 		return true
 	}
 	heir := slices.IndexFunc(l.takeovers[i+1:], func(u Takeover) bool { return u.From == t.To })
 	return heir >= 0 && l.settled(i+1+heir)
 }
 
-// orphans are what a host was given by another before both were taken over, and no taker has taken: they have known of different parts of
-// that, and each left it out as what the other would take. What a dead host got from one that was not, and that its taker has left, is
-// none of these: the taker has known that it was given on, and self is still to hear of that.
+// orphans are what hosts had before they were taken over, and no taker has taken. They are of two kinds. What one such host was given by
+// another: their takers have known of different parts of that, and each left it out as what the other would take. And what a host had
+// that was taken over by force: its taker has heard nobody before. What a dead host got from one that was not, and that the taker by a
+// decision has left, is none of these: the taker has known that it was given on, and self is still to hear of that.
 func (l *Ledger) orphans() []Part {
+	by := func(h Owner, version uint32) int {
+		return slices.IndexFunc(l.takeovers, func(t Takeover) bool { return t.From == h && version < t.version() })
+	}
 	lost := func(h Owner, version uint32) bool {
-		i := slices.IndexFunc(l.takeovers, func(t Takeover) bool { return t.From == h && version < t.version() })
+		i := by(h, version)
 		return i >= 0 && l.settled(i)
 	}
+	forced := func(h Owner, version uint32) bool {
+		i := by(h, version)
+		return i >= 0 && l.takeovers[i].Forced
+	}
+	left := slices.ContainsFunc(l.ring.parts, func(p Part) bool { return forced(p.Owner, p.Version) })
 	var gifts []Grant
-	for _, g := range l.grants {
-		if lost(g.From, g.Version) && lost(g.To, g.Version) {
+	for _, g := range slices.Concat(l.grants, l.void) {
+		if left = left || forced(g.From, g.Version) && !l.accepts[g]; lost(g.From, g.Version) && lost(g.To, g.Version) {
 			gifts = append(gifts, g)
 		}
 	}
-	if len(gifts) == 0 {
+	if len(gifts) == 0 && !left {
 		return nil
 	}
 	slices.SortFunc(gifts, func(a, b Grant) int { return a.Prefix.Compare(b.Prefix) })
 	var out []Part
 	for _, p := range l.had(lost) {
+		if forced(p.Owner, p.Version) {
+			out = append(out, p)
+			continue
+		}
 		for _, g := range gifts {
 			both, meet := intersect(p.Prefix, g.Prefix) // a part can be of several grants
 			if !meet || g.To != p.Owner || g.Version != p.Version {
@@ -231,12 +254,20 @@ func (l *Ledger) orphans() []Part {
 
 // gleanings are the grants by which self takes orphans. That is the last taker's, when all is carried out and all have been heard: so
 // there is one, and if there has been another decision since then the next taker waits for what this one has said before it knew.
+// Who has forced a takeover, and said that it knows of all, has carried it out or never will, and is not the last one then.
 func (l *Ledger) gleanings(e Env) []Grant {
-	i := len(l.takeovers) - 1
-	if len(l.orphaned) == 0 || l.takeovers[i].To != l.self || !l.inTurn(i+1) || len(l.Unheard(l.takeovers[i], e)) > 0 {
+	if len(l.orphaned) == 0 || !l.inTurn(len(l.takeovers)) || slices.ContainsFunc(l.takeovers, func(t Takeover) bool { return len(l.Unheard(t, e)) > 0 }) {
 		return nil
 	}
-	return l.bring(i, l.orphaned)
+	for i, t := range slices.Backward(l.takeovers) {
+		if !l.Pending(t) {
+			if t.To != l.self {
+				break
+			}
+			return l.bring(i, l.orphaned)
+		}
+	}
+	return nil
 }
 
 // wish is what self would have decided. What concerns everybody is left to the first elector in reach, so that electors do not outbid
@@ -340,11 +371,12 @@ func (l *Ledger) agree(e Env, by Owner, v Value) bool {
 }
 
 // Mortal says whether a host can be taken over: not twice, unless it has come back or got something new in between, or has something
-// still that nobody took. One that owns nothing can be, too: others then need not wait for what it may know.
+// still that nobody took, or decides again: it was taken over by force, and votes of before have come late. One that owns nothing can be,
+// too: others then need not wait for what it may know.
 func (l *Ledger) Mortal(h Owner) bool {
 	for _, t := range slices.Backward(l.takeovers) {
 		if t.From == h {
-			return l.sees(h, t) || slices.ContainsFunc(l.ring.parts, func(p Part) bool { return p.Owner == h && (p.Version > t.version() || !l.Pending(t)) })
+			return l.sees(h, t) || t.Forced && slices.Contains(l.electors, h) || slices.ContainsFunc(l.ring.parts, func(p Part) bool { return p.Owner == h && (p.Version > t.version() || !l.Pending(t)) })
 		}
 	}
 	return true

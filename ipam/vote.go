@@ -68,6 +68,7 @@ type election struct {
 	electors []Owner
 	latest   map[Owner]Vote   // of electors
 	all      map[Owner][]Vote // of electors, every one that was seen
+	beyond   map[Owner][]Vote // of electors, those that count for what is decided only: see newElection
 }
 
 func (e *election) quorum() int { return len(e.electors)/2 + 1 }
@@ -109,7 +110,7 @@ func (e *election) outcome() (decided Value, first Ballot, ok bool) {
 	count := map[acceptance]int{}
 	last := map[acceptance]Owner{} // that was counted
 	for _, by := range e.electors {
-		for _, v := range e.all[by] {
+		for _, v := range slices.Concat(e.all[by], e.beyond[by]) {
 			if v.Accepted == (Ballot{}) {
 				continue
 			}
@@ -135,8 +136,9 @@ const maxJump = 1 << 12
 
 // newElection is what the votes of an instance, whoever cast them, make of it for self. Electors' votes of rounds that no others lead up
 // to are as votes that have not come yet: they count when those are here. What self has said counts always; it has seen what led there.
+// So does what a majority has accepted, however high: the votes that led up to it are not kept when logs become shorter.
 func newElection(instance uint32, electors []Owner, votes map[Owner][]Vote, self Owner) election {
-	e := election{instance: instance, electors: electors, latest: map[Owner]Vote{}, all: map[Owner][]Vote{}}
+	e := election{instance: instance, electors: electors, latest: map[Owner]Vote{}, all: map[Owner][]Vote{}, beyond: map[Owner][]Vote{}}
 	highest := uint32(0)
 	var rounds []uint32
 	for _, by := range electors {
@@ -153,8 +155,13 @@ func newElection(instance uint32, electors []Owner, votes map[Owner][]Vote, self
 		}
 	}
 	for _, by := range electors {
+		first := map[Ballot]Value{} // that it has accepted: its log shows in which order
 		for _, v := range votes[by] {
-			if v.Promised.Round > highest {
+			if w, known := first[v.Accepted]; known && !w.equal(v.Value) {
+				continue
+			}
+			if first[v.Accepted] = v.Value; v.Promised.Round > highest {
+				e.beyond[by] = append(e.beyond[by], v)
 				continue
 			}
 			if e.all[by] = append(e.all[by], v); v.after(e.latest[by]) {
@@ -247,6 +254,13 @@ func (e *election) promised(self Owner, mine Vote) (free bool, bound Value) {
 		}
 		if v.Promised != mine.Promised {
 			continue
+		}
+		if by != self { // what it has accepted once counts, whatever it says of that now
+			for _, x := range e.all[by] {
+				if v.Accepted.less(x.Accepted) {
+					v.Accepted, v.Value = x.Accepted, x.Value
+				}
+			}
 		}
 		if ps = append(ps, v); highest.less(v.Accepted) {
 			highest, bound = v.Accepted, v.Value

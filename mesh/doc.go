@@ -52,8 +52,8 @@
 // at most 1,100 bytes. memberlist's node name is the ID's 16
 // characters, a slash and 16 hex digits of the boot nonce; its meta is the Record.
 // Extensions of a Record: 1 the host stops (empty), 2 its join port (u16), 3 its tunnel
-// device (u64, see Options.Device). Of a
-// hello: 1 the founder's nickname.
+// device (u64, see Options.Device), 4 the proof that it has its WireGuard key (64 bytes,
+// see peer.VerifyKeyProof). Of a hello: 1 the founder's nickname.
 //
 // Unknown entry kinds and extensions are kept and forwarded; unknown message
 // types and purposes end a session; a newer first byte is refused by number.
@@ -64,7 +64,8 @@
 // whose size its Begin tells. Per host the highest epoch with a whole snapshot
 // counts, and of it the entries without a gap; older epochs are dropped. An epoch
 // that lacks a grant which an older one has does not take effect: its author is
-// told what it has forgotten (its disk was put back) and opens another one. Grants
+// told what it has forgotten (its disk was put back; see past.go) and opens another
+// one. Until then the grants of both count. Grants
 // on which nothing rests any more can be left out: the epoch names those that it
 // takes, see withdrawal.go.
 // This host's own entries are on disk before they are sent. They go straight to

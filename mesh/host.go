@@ -42,6 +42,7 @@ const (
 	extLeft     uint8 = 1 // no value: the host announces its stop
 	extJoinPort uint8 = 2 // u16: the TCP port of its join listener
 	extDevice   uint8 = 3 // u64: see Options.Device
+	extKeyProof uint8 = 4 // 64 bytes: see Record.ProvesKey
 )
 
 func (r Record) ext(t uint8) ([]byte, bool) {
@@ -67,7 +68,15 @@ func (r Record) Device() uint64 {
 	return 0
 }
 
-// extensions are those of the own record.
+// ProvesKey says that the host has signed its identity with the private half of
+// WireGuard (peer.Identity.KeyProof). VerifyRecord refuses a proof that does not hold.
+// Builds before the proof show none: anybody may have written their key there.
+func (r Record) ProvesKey() bool {
+	_, ok := r.ext(extKeyProof)
+	return ok
+}
+
+// extensions are those of the own record, but for what SignRecord adds.
 func (o *Options) extensions() []TLV {
 	ts := []TLV{{extJoinPort, binary.BigEndian.AppendUint16(nil, uint16(o.Port))}}
 	if d := o.Device(); d != 0 {

@@ -49,7 +49,8 @@ var (
 //
 // A grant is never withdrawn, so an epoch that lacks one which an older epoch has
 // does not take effect: its author had an old copy of its state. It is told what
-// it has forgotten, and opens an epoch that has it all; see withdrawal.go.
+// it has forgotten, and opens an epoch that has it all; see withdrawal.go. Until then both
+// are kept, and all grants of both count.
 // What becomes of the log of a host that has departed is in departed.go.
 //
 // Who is kept when there is not room for all is in stranger.go.
@@ -67,11 +68,12 @@ type author struct {
 	born    uint64            // strangers.age when it was learnt
 	held    int               // its part of replica.held
 	current *epoch            // effective; nil until one is complete
-	next    []*epoch          // higher ones, not complete or lacking grants; ascending
+	next    []*epoch          // higher ones, not complete or lacking grants of a lower one; ascending
 	older   *epoch            // a lower one that may have grants which current lacks; not on the disk
 	tick    uint64            // counts merges, to tell which of next lies idle
 	gone    *Entry            // departed, and the log removed: the entry that says so
 	lone    *Entry            // a departure that came alone, while the log may still come
+	said    []Entry           // see replica.said; nil: to be made anew
 }
 
 type epoch struct {
@@ -225,7 +227,7 @@ func (r *replica) merge(p proven, asked bool, ch *change) error {
 	if err != nil || len(ep.entries) == before {
 		return err
 	}
-	r.summed = nil
+	r.summed, a.said = nil, nil
 	return r.fold(a, ch)
 }
 
@@ -260,7 +262,7 @@ func (r *replica) drop(a *author, ep *epoch, ch *change) {
 	}
 	ch.drop(ep.entries...)
 	r.hold(a, -ep.bytes-ep.waiting)
-	r.summed = nil
+	r.summed, a.said = nil, nil
 }
 
 // dropOlder forgets the epoch below the effective one.
@@ -363,7 +365,7 @@ func (ep *epoch) complete() bool {
 	return ep.snapshot > 0 && uint32(len(ep.entries)) >= ep.snapshot
 }
 
-// fold makes the highest complete epoch that lacks no grant the effective one.
+// fold makes the highest complete epoch that lacks no grant of a lower one the effective one.
 func (r *replica) fold(a *author, ch *change) (err error) {
 	if older := a.older; older != nil && older.complete() && !older.keptBy(a.current) {
 		a.next = slices.Insert(a.next, 0, a.current)
@@ -379,7 +381,8 @@ func (r *replica) fold(a *author, ch *change) (err error) {
 		if ep.lacking || !ep.complete() {
 			continue
 		}
-		if a.current != nil && !a.current.keptBy(ep) {
+		lacks := func(low *epoch) bool { return low.complete() && !low.keptBy(ep) }
+		if a.current != nil && lacks(a.current) || slices.ContainsFunc(a.next[:i], lacks) {
 			ep.lacking = true
 			err = errWithdrawal
 			continue
@@ -421,6 +424,35 @@ func (r *replica) log(id peer.ID) []Entry {
 	}
 	es := a.current.entries
 	return es[:len(es):len(es)]
+}
+
+// said is the effective log of a host, and behind it what it lacks of the grants in
+// epochs that wait: they are as good, whichever takes effect. Not to be changed.
+func (r *replica) said(id peer.ID) []Entry {
+	es := r.log(id)
+	if es == nil || len(r.authors[id].lackingEpochs()) == 0 {
+		return es
+	}
+	a := r.authors[id]
+	if a.said != nil {
+		return a.said
+	}
+	has := make(map[string]bool)
+	take := func(es []Entry) (out []Entry) {
+		for _, e := range es {
+			if e.Kind == KindGrant && !has[string(e.Payload)] {
+				has[string(e.Payload)] = true
+				out = append(out, e)
+			}
+		}
+		return out
+	}
+	take(es)
+	a.said = es
+	for _, ep := range a.lackingEpochs() {
+		a.said = append(a.said, take(ep.entries)...)
+	}
+	return a.said
 }
 
 // ids are the known hosts in order.

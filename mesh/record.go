@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -34,7 +35,7 @@ type Record struct {
 
 const (
 	recordVersion = 1
-	maxRecord     = 400 // bytes
+	maxRecord     = 464 // bytes
 	maxNickname   = 32  // bytes
 	maxEndpoints  = 6
 
@@ -49,8 +50,9 @@ func (r Record) Name() string { return nodeName(r.ID(), r.BootNonce) }
 
 func nodeName(id peer.ID, nonce uint64) string { return fmt.Sprintf("%v/%016x", id, nonce) }
 
-// SignRecord fills the keys and the admission proof into r, signs it and returns
-// the bytes, at most 400. It refuses what VerifyRecord would refuse.
+// SignRecord fills the keys, the proof of the tunnel's key and the admission proof
+// into r, signs it and returns the bytes, at most 464. It refuses what VerifyRecord
+// would refuse.
 //
 // Layout, big endian: version u8 = 1 | identity 32 | wireguard 32 | join 32 |
 // boot nonce 8 | epoch 8 | serial 4 | protoMin 1 | protoMax 1 | secret epoch 4 |
@@ -63,6 +65,7 @@ func SignRecord(id *peer.Identity, s Secret, r Record) ([]byte, error) {
 	}
 	r.Identity, r.WireGuard, r.Join = id.Public(), id.WireGuardPublic(), id.JoinPublic()
 	r.Admission = s.admission(r.SecretEpoch, r.Identity)
+	r.Ext = append(slices.DeleteFunc(slices.Clone(r.Ext), func(x TLV) bool { return x.Type == extKeyProof }), TLV{extKeyProof, id.KeyProof()})
 	b, err := r.encode()
 	if err == nil {
 		err = r.check(s.MeshID())
@@ -157,7 +160,8 @@ func parseRecord(b []byte) (r Record, signed int, err error) {
 }
 
 // VerifyRecord parses b and proves it: signed by its identity, which was given
-// the secret s, with endpoints that can be dialled from another host.
+// the secret s, with endpoints that can be dialled from another host. If it shows
+// a proof of the tunnel's key, that holds (see Record.ProvesKey).
 func VerifyRecord(b []byte, s Secret) (Record, error) {
 	r, signed, err := parseRecord(b)
 	if err != nil {
@@ -186,6 +190,9 @@ func (r Record) check(mesh MeshID) error {
 	}
 	if r.WireGuard.IsZero() || r.Join.IsZero() {
 		errs = append(errs, errors.New("a public key is all zero"))
+	}
+	if proof, ok := r.ext(extKeyProof); ok && !peer.VerifyKeyProof(r.Identity, r.WireGuard, proof) {
+		errs = append(errs, errors.New("it does not have the WireGuard key that it says it has"))
 	}
 	return errors.Join(errs...)
 }

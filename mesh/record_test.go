@@ -2,11 +2,14 @@ package mesh
 
 import (
 	"bytes"
+	"math"
 	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/hashicorp/memberlist"
 
 	"weft/peer"
 )
@@ -36,6 +39,7 @@ func TestRecord(t *testing.T) {
 	want := wireRecord()
 	want.Identity, want.WireGuard, want.Join = id.Public(), id.WireGuardPublic(), id.JoinPublic()
 	want.Admission = s.admission(0, id.Public())
+	want.Ext = append(want.Ext, TLV{extKeyProof, id.KeyProof()})
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("record came back as %+v, want %+v", got, want)
 	}
@@ -73,14 +77,59 @@ func TestRecordOfAnother(t *testing.T) {
 	victim, liar := wireIdentity(t), wireIdentity(t)
 	r, _ := ParseRecord(wireSigned(t, victim, wireRecord()))
 	r.WireGuard = liar.WireGuardPublic()
+	if _, err := VerifyRecord(sealed(t, liar, r), wireSecret(t)); err == nil || !strings.Contains(err.Error(), "signature") {
+		t.Errorf("forged record: %v", err)
+	}
+}
+
+// A member cannot say that another's tunnel is its own, and prove it. A record without
+// a proof is an earlier build's.
+func TestRecordProvesItsKey(t *testing.T) {
+	s, id, victim := wireSecret(t), wireIdentity(t), newIdentity(t)
+	own, err := VerifyRecord(wireSigned(t, id, wireRecord()), s)
+	if err != nil || !own.ProvesKey() {
+		t.Fatalf("own record: proof %v, %v", own.ProvesKey(), err)
+	}
+	again, err := ParseRecord(wireSigned(t, id, own))
+	if err != nil || !reflect.DeepEqual(again, own) {
+		t.Errorf("signed again: %+v, %v", again, err)
+	}
+	proof := func(b []byte) []TLV { return []TLV{{extKeyProof, b}} }
+	for _, tt := range []struct {
+		name   string
+		key    peer.Key
+		ext    []TLV
+		taken  bool
+		proven bool
+	}{
+		{"own", id.WireGuardPublic(), proof(id.KeyProof()), true, true},
+		{"another's key", victim.WireGuardPublic(), proof(id.KeyProof()), false, false},
+		{"another's key and proof", victim.WireGuardPublic(), proof(victim.KeyProof()), false, false},
+		{"own key, another's proof", id.WireGuardPublic(), proof(victim.KeyProof()), false, false},
+		{"an empty proof", id.WireGuardPublic(), proof(nil), false, false},
+		{"a short proof", id.WireGuardPublic(), proof(id.KeyProof()[:63]), false, false},
+		{"a bad one and a good one", id.WireGuardPublic(), append(proof(nil), proof(id.KeyProof())...), false, false},
+		{"none", id.WireGuardPublic(), nil, true, false},
+		{"none, another's key", victim.WireGuardPublic(), nil, true, false},
+	} {
+		r := wireRecord()
+		r.Identity, r.Join, r.Admission = id.Public(), id.JoinPublic(), s.admission(0, id.Public())
+		r.WireGuard, r.Ext = tt.key, tt.ext
+		got, err := VerifyRecord(sealed(t, id, r), s)
+		if (err == nil) != tt.taken || got.ProvesKey() != tt.proven || err != nil && !strings.Contains(err.Error(), "WireGuard key") {
+			t.Errorf("%s: proof %v, %v", tt.name, got.ProvesKey(), err)
+		}
+	}
+}
+
+// sealed is the record as r says it, whatever that is, under the identity's signature.
+func sealed(t testing.TB, id *peer.Identity, r Record) []byte {
+	t.Helper()
 	b, err := r.encode()
 	if err != nil {
 		t.Fatal(err)
 	}
-	b = append(b, liar.Sign(append([]byte(recordDomain), b...))...)
-	if _, err := VerifyRecord(b, wireSecret(t)); err == nil || !strings.Contains(err.Error(), "signature") {
-		t.Errorf("forged record: %v", err)
-	}
+	return append(b, id.Sign(append([]byte(recordDomain), b...))...)
 }
 
 func TestRecordRefused(t *testing.T) {
@@ -119,7 +168,7 @@ func TestRecordRefused(t *testing.T) {
 		{"no protocol", "0 to 0", func(r *Record) { r.ProtoMin, r.ProtoMax = 0, 0 }},
 		{"long extension", "more than 255", func(r *Record) { r.Ext = []TLV{{Value: make([]byte, 256)}} }},
 		{"many extensions", "more than fit", func(r *Record) { r.Ext = slices.Repeat(r.Ext, 100) }},
-		{"above 400 bytes", "more than 400", func(r *Record) { r.Ext = []TLV{{Value: make([]byte, 200)}} }},
+		{"above 464 bytes", "more than 464", func(r *Record) { r.Ext = []TLV{{Value: make([]byte, 255)}} }},
 	} {
 		r := wireRecord()
 		tt.change(&r)
@@ -132,9 +181,8 @@ func TestRecordRefused(t *testing.T) {
 		// The same from a liar, who signs what we would not.
 		r.Identity, r.WireGuard, r.Join = id.Public(), id.WireGuardPublic(), id.JoinPublic()
 		r.Admission = s.admission(0, r.Identity)
-		if b, err := r.encode(); err == nil {
-			b = append(b, id.Sign(append([]byte(recordDomain), b...))...)
-			if _, err := VerifyRecord(b, s); err == nil {
+		if _, err := r.encode(); err == nil {
+			if _, err := VerifyRecord(sealed(t, id, r), s); err == nil {
 				t.Errorf("%s: VerifyRecord takes it", tt.name)
 			}
 		}
@@ -146,12 +194,20 @@ func TestRecordRefused(t *testing.T) {
 
 func TestRecordFull(t *testing.T) {
 	r := wireRecord()
-	r.Nickname, r.Ext, r.Endpoints = strings.Repeat("n", 32), nil, nil
+	r.Nickname, r.Endpoints = strings.Repeat("n", 32), nil
+	r.Ext = append((&Options{Port: DefaultPort, Device: func() uint64 { return math.MaxUint64 }}).extensions(), TLV{Type: extLeft})
 	for range maxEndpoints {
 		r.Endpoints = append(r.Endpoints, netip.MustParseAddrPort("[2001:db8:1111:2222:3333:4444:5555:6666]:65535"))
 	}
-	if b := wireSigned(t, wireIdentity(t), r); len(b) > maxRecord {
-		t.Errorf("full record has %d bytes", len(b))
+	b := wireSigned(t, wireIdentity(t), r)
+	if len(b) > maxRecord || maxRecord > memberlist.MetaMaxSize {
+		t.Errorf("full record has %d bytes of %d, memberlist takes %d", len(b), maxRecord, memberlist.MetaMaxSize)
+	}
+	if _, err := (hello{Record: b, Founding: make([]byte, maxRecord), Observed: r.Endpoints[0]}).encode(); err != nil {
+		t.Error(err)
+	}
+	if maxRecord > maxPayload {
+		t.Errorf("a record may have %d bytes, an entry %d", maxRecord, maxPayload)
 	}
 }
 

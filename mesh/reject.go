@@ -23,6 +23,7 @@ const (
 	reasonFlood      = "flood"      // more than one member may send
 	reasonSlow       = "slow"       // an exchange of logs that does not get on
 	reasonSilent     = "silent"     // one that was cut while others waited: now and then, a lost connection
+	reasonKey        = "key"        // its record names another host's WireGuard key
 	reasonStranger   = "stranger"   // it brought what a host has written that nobody here has met
 )
 
@@ -139,6 +140,18 @@ func (m *Mesh) reject(who peer.ID, reason string, err error) {
 	if n, unlogged, log := m.rejected.add(offence{who, reason}, time.Now()); log {
 		m.log.Warn("rejected", "peer", who, "reason", reason, "count", n, "unlogged", unlogged, "err", err)
 	}
+}
+
+// RejectKey is told by the router which host names another's WireGuard key. It is
+// counted, and named if this host has met it: the names of strangers cost nothing.
+func (m *Mesh) RejectKey(who peer.ID, err error) {
+	m.mu.Lock()
+	strange := m.logs.strangers.unmet(who)
+	m.mu.Unlock()
+	if strange {
+		who = peer.ID{}
+	}
+	m.reject(who, reasonKey, err)
 }
 
 // rejectSent is reject for a sender that is proven, by its session or its address:

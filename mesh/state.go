@@ -15,9 +15,9 @@ type State struct {
 	Self     peer.ID
 	Founding Founding            // zero: not known yet
 	Hosts    []Host              // sorted by ID, this one included
-	Logs     map[peer.ID][]Entry // effective logs: entries 1 to n of one epoch
+	Logs     map[peer.ID][]Entry // effective logs: entries 1 to n of one epoch, and grants that it lacks of others
 	Waiting  []string            // while the founding is not known: the targets that are waited for
-	Heard    bool                // logs were exchanged with a host that knew this one, and what they had of its past is in its log
+	Heard    bool                // all that another host that knew this one holds of its log is in it, and what others have begun to tell of it
 	Copied   string              // another host runs under this one's identity: who noticed, and the cure; empty: nobody did
 	Notices  []string            // what an operator should read: refusals, on either side; oldest first
 }
@@ -150,7 +150,7 @@ func (m *Mesh) snapshotLocked() *State {
 	}
 	slices.SortFunc(s.Hosts, func(a, b Host) int { return a.ID.Compare(b.ID) })
 	for id := range m.logs.authors {
-		if es := m.logs.log(id); len(es) > 0 {
+		if es := m.logs.said(id); len(es) > 0 {
 			s.Logs[id] = es
 		}
 	}

@@ -309,7 +309,7 @@ func (r *rogue) exchange(to *box, digest []mark, es []Entry) error {
 		}
 	}
 	for len(es) > 0 {
-		n := min(len(es), 1000)
+		n := min(len(es), 500) // no more than a message may have
 		if err := l.write(msgEntries, AppendEntries(nil, es[:n]...)); err != nil {
 			return err
 		}

@@ -30,6 +30,8 @@ const (
 	cutWait    = time.Second          // … until an exchange has ended that was cut
 	turnMemory = time.Minute          // for which it counts that one has asked, unless it asks again
 	maxTurns   = 1024                 // that are remembered
+	brokeWait  = 5 * time.Second
+	brokeMost  = 6 // that count
 )
 
 // talks are the exchanges under way.
@@ -40,13 +42,21 @@ type talks struct {
 	now     map[peer.ID][]*talk
 	waiting []*talk // who has asked first comes first
 	asked   map[peer.ID]turn
-	broke   map[peer.ID]int // how many of this host's own joins there have not come to their end, one after another
+	broke   map[peer.ID]broken
 
 	joins, inside, insideJoins, outside lane
 }
 
 // turn is when one who has not had its turn has asked for it.
 type turn struct{ first, last time.Time }
+
+// broken is how many of this host's own joins there have not come to their end, one after
+// another: each has the next wait as if it had asked brokeWait later, so that those who
+// answer and say nothing do not take turns with those who would.
+type broken struct {
+	n    int
+	last time.Time
+}
 
 // lane bounds exchanges of one sort.
 type lane struct {
@@ -67,7 +77,6 @@ type talk struct {
 	mine    bool   // this host has begun it
 	heard   bool   // … and the other side goes on with it
 	done    bool   // … and it has come to its end
-	broke   int    // of all when it was asked for
 	silent  bool   // it was cut for that
 	lane    *lane
 	from    netip.Addr
@@ -80,7 +89,7 @@ type talk struct {
 
 func newTalks(self peer.ID) *talks {
 	return &talks{
-		self: self, now: make(map[peer.ID][]*talk), asked: make(map[peer.ID]turn), broke: make(map[peer.ID]int),
+		self: self, now: make(map[peer.ID][]*talk), asked: make(map[peer.ID]turn), broke: make(map[peer.ID]broken),
 		joins: newLane(joiners, joiners), inside: newLane(served, served), insideJoins: newLane(servedJoin, servedJoin), outside: newLane(served, servedEach),
 	}
 }
@@ -264,8 +273,8 @@ func (k *talk) end() {
 		switch {
 		case k.done:
 			delete(t.broke, k.id)
-		case len(t.broke) < maxAuthors || t.broke[k.id] > 0:
-			t.broke[k.id]++
+		case len(t.broke) < maxTurns || t.broke[k.id].n > 0:
+			t.broke[k.id] = broken{min(t.broke[k.id].n+1, brokeMost), time.Now()}
 		}
 	}
 	if k.lane != nil {
@@ -298,18 +307,23 @@ func (t *talks) askLocked(k *talk, now time.Time) {
 			delete(t.asked, id)
 		}
 	}
+	for id, x := range t.broke {
+		if now.Sub(x.last) >= turnMemory {
+			delete(t.broke, id)
+		}
+	}
 	x, ok := t.asked[k.id]
 	if !ok {
 		x.first = now
+		if k.mine {
+			x.first = now.Add(time.Duration(t.broke[k.id].n) * brokeWait)
+		}
 	}
 	if k.asked, x.last = x.first, now; ok || len(t.asked) < maxTurns {
 		t.asked[k.id] = x
 	}
-	if k.mine {
-		k.broke = t.broke[k.id]
-	}
 	i, _ := slices.BinarySearchFunc(t.waiting, k, func(a, b *talk) int {
-		if a.broke > b.broke || a.broke == b.broke && a.asked.After(b.asked) {
+		if a.asked.After(b.asked) {
 			return 1
 		}
 		return -1

@@ -223,3 +223,38 @@ func TestNobodyIsCutInVain(t *testing.T) {
 		}
 	})
 }
+
+// One that broke off has its turn soon, however many come that never did.
+func TestBrokenOffComesAgain(t *testing.T) {
+	x := newTurns(t, 1)
+	ask := func(id int) *talk {
+		k := &talk{all: x.talks, id: peer.ID{2, byte(id), byte(id >> 8)}, mine: true, lane: &x.joins, moved: new(progress), started: make(chan struct{})}
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		x.clock = x.clock.Add(100 * time.Millisecond)
+		x.askLocked(k, x.clock)
+		x.startLocked()
+		return k
+	}
+	honest := ask(0)
+	honest.end()
+	var busy []*talk
+	for i := range joiners {
+		busy = append(busy, ask(1+i))
+	}
+	honest = ask(0)
+	for i := range 2 * int(brokeWait/(100*time.Millisecond)) {
+		next := ask(1000 + i)
+		busy[i%joiners].end()
+		select {
+		case <-honest.started:
+			if i < joiners {
+				t.Errorf("after %d others", i)
+			}
+			return
+		case <-next.started:
+			busy[i%joiners] = next
+		}
+	}
+	t.Error("never")
+}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -313,4 +314,142 @@ func FuzzTaken(f *testing.F) {
 			t.Fatalf("%d of %d are covered", c, len(ep.entries))
 		}
 	})
+}
+
+// saidGrants are the grants of an author that count.
+func saidGrants(r *replica, id peer.ID) (out []string) {
+	for _, e := range r.said(id) {
+		if e.Kind == KindGrant {
+			out = append(out, string(e.Payload))
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// Three epochs, of which the last has the grants of the first only: none is forgotten, in whatever
+// order they come.
+func TestNoEpochIsDroppedForItsNumber(t *testing.T) {
+	s := newScribe(t, NewSecret())
+	id := s.id.ID()
+	one, two, four := s.past(t, 10, []string{"a"}, nil), s.past(t, 20, []string{"b"}, nil), s.past(t, 40, []string{"a"}, nil)
+	for i, order := range [][][]proven{{one, two, four}, {two, one, four}, {two, four, one}, {one, four, two}, {four, two, one}, {four, one, two}} {
+		r := newReplica()
+		deal(r, order...)
+		r.settleOlder(id)
+		if gs := saidGrants(r, id); !slices.Equal(gs, []string{"a", "b"}) {
+			t.Errorf("order %d: the grants are %q", i, gs)
+		}
+		checkHeld(t, r, 0)
+		deal(r, s.past(t, 50, []string{"a", "b"}, nil))
+		if len(r.authors[id].next) != 0 || r.log(id)[0].Epoch != 50 {
+			t.Errorf("order %d: an epoch that has all does not take effect", i)
+		}
+	}
+}
+
+// Whichever epochs an author has written, and in whatever order they come: hosts that have
+// told each other keep the same, and all grants count.
+func TestAllGrantsCount(t *testing.T) {
+	secret := NewSecret()
+	s := newScribe(t, secret)
+	id := s.id.ID()
+	rapid.Check(t, func(t *rapid.T) {
+		var epochs [][]proven
+		all := make(map[string]bool)
+		for i := range rapid.IntRange(1, maxNext).Draw(t, "epochs") {
+			grants := rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"a", "b", "c"}), 0, 3, rapid.ID).Draw(t, "grants")
+			for _, g := range grants {
+				all[g] = true
+			}
+			n := rapid.IntRange(0, len(grants)).Draw(t, "in the snapshot")
+			epochs = append(epochs, s.past(t, uint64(10+i), grants[:n], grants[n:]))
+		}
+		rs := []*replica{newReplica(), newReplica(), newReplica()}
+		for _, r := range rs {
+			deal(r, rapid.Permutation(epochs).Draw(t, "order")...)
+		}
+		for range 6 {
+			for i := range rs {
+				for j := range rs {
+					if i != j && rs[i].root() != rs[j].root() {
+						if err := errors.Join(tell(t, secret, rs[i], rs[j]), tell(t, secret, rs[j], rs[i])); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+			}
+		}
+		for _, r := range rs {
+			if r.root() != rs[0].root() {
+				t.Fatalf("one keeps %v, another %v", r.digest(), rs[0].digest())
+			}
+			if gs := saidGrants(r, id); !slices.Equal(gs, slices.Sorted(maps.Keys(all))) {
+				t.Fatalf("the grants are %q", gs)
+			}
+			checkHeld(t, r, 0)
+		}
+	})
+}
+
+// An old copy of a host whose log had become shorter meets one host that was away, and dies before it
+// hears of anything: what the host has said since counts all the same, on every host.
+func TestOldCopyTakesNothingAway(t *testing.T) {
+	secret := NewSecret()
+	s := newScribe(t, secret)
+	id := s.id.ID()
+	full := s.past(t, 10, []string{"old", "kept"}, nil)
+	var es []Entry
+	for _, p := range full {
+		es = append(es, p.Entry)
+	}
+	sum := chain(es)
+	taken := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, 10), uint64(len(es)))
+	taken = append(taken, sum[:]...)
+	short := s.write(t, 30, 4, Draft{KindGrant, []byte("kept")}, Draft{KindTaken, taken}, Draft{KindGrant, []byte("new")})
+	copied := s.past(t, 20, []string{"old", "kept"}, nil)
+	rs := []*replica{newReplica(), newReplica(), newReplica()}
+	deal(rs[0], full, short)
+	deal(rs[1], full, short)
+	deal(rs[2], full, copied)
+	if gs := saidGrants(rs[0], id); !slices.Equal(gs, []string{"kept", "new"}) {
+		t.Fatalf("the shorter log has %q", gs)
+	}
+	for range 6 {
+		for i := range rs {
+			for j := range rs {
+				if i != j && rs[i].root() != rs[j].root() {
+					if err := tell(t, secret, rs[i], rs[j]); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		}
+	}
+	for i, r := range rs {
+		if gs := saidGrants(r, id); !slices.Equal(gs, []string{"kept", "new", "old"}) || r.root() != rs[0].root() {
+			t.Errorf("host %d: the grants are %q", i, gs)
+		}
+	}
+	behind := s.entry(t, 30, len(short)+1, Draft{KindGrant, []byte("newer")})
+	deal(rs[0], []proven{behind})
+	if gs := saidGrants(rs[0], id); !slices.Contains(gs, "newer") {
+		t.Errorf("what comes in an epoch that waits does not count: %q", gs)
+	}
+}
+
+// What counts of epochs that wait is in the State, behind the effective log.
+func TestStateHasGrantsOfEpochsThatWait(t *testing.T) {
+	m := quietMesh(t, NewSecret())
+	s := newScribe(t, m.o.Secret)
+	for _, ps := range [][]proven{s.past(t, 10, []string{"a", "b"}, nil), s.write(t, 20, 1, Draft{KindName, []byte("a name")}, Draft{KindGrant, []byte("b")}, Draft{KindGrant, []byte("c")})} {
+		told(t, m, s.id.ID(), ps)
+	}
+	var said []string
+	for _, e := range m.State().Logs[s.id.ID()][1:] {
+		said = append(said, string(e.Payload))
+	}
+	if !slices.Equal(said, []string{"a", "b", "c"}) {
+		t.Errorf("the log says %q", said)
+	}
 }

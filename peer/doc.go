@@ -1,9 +1,10 @@
 // Package peer is who a host is, and its WireGuard device.
 //
 // It owns: the identity of a host (an Ed25519 key and two X25519 keys in one
-// file), the peer ID and the control address that follow from it, the device
-// "weftwg" with its peers and their allowed IPs, and the choice of the endpoint
-// at which a peer is tried. It is the only door to wgctrl and wireguard-go.
+// file), the peer ID and the control address that follow from it, the proof that
+// a WireGuard key is an identity's (XEdDSA), the device "weftwg" with its peers
+// and their allowed IPs, and the choice of the endpoint at which a peer is tried.
+// It is the only door to wgctrl and wireguard-go.
 //
 // It refuses: links, addresses, routes and MTU changes (package host), what a
 // peer should be allowed (package router), and every judgement about

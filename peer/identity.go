@@ -11,11 +11,13 @@ import (
 
 // Identity is the private half of a host: an Ed25519 key that signs and two
 // X25519 keys, one for the WireGuard device and one for the join handshake,
-// each used for nothing else. However it is printed, it shows its ID only.
+// each used for nothing else, but that the device's signs once whose it is
+// ([Identity.KeyProof]). However it is printed, it shows its ID only.
 type Identity struct {
 	sign           ed25519.PrivateKey
 	wg, join       Key // private
 	wgPub, joinPub Key
+	proof          []byte // that wg is of this identity
 	id             ID
 }
 
@@ -29,11 +31,13 @@ func NewIdentity() (*Identity, error) {
 
 func newIdentity(seed [ed25519.SeedSize]byte, wg, join Key) *Identity {
 	sign := ed25519.NewKeyFromSeed(seed[:])
+	public := sign.Public().(ed25519.PublicKey)
 	return &Identity{
 		sign: sign,
 		wg:   wg, wgPub: wg.public(),
 		join: join, joinPub: join.public(),
-		id: IDOf(sign.Public().(ed25519.PublicKey)),
+		proof: newKeyProof(wg, public),
+		id:    IDOf(public),
 	}
 }
 

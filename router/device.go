@@ -10,6 +10,16 @@ import (
 	"weft/peer"
 )
 
+// tunnelDevice is a peer.Device, which says what each method does.
+type tunnelDevice interface {
+	Set([]peer.Config) error
+	Status() ([]peer.Status, error)
+	Renew(peer.Key) error
+	Kind() peer.Datapath
+	Close() error
+	Remove(context.Context) error
+}
+
 // openDevice adopts the living tunnel device, or makes one.
 func (r *Router) openDevice(ctx context.Context) error {
 	path, err := peer.ParseDatapath(r.o.Datapath)

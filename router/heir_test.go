@@ -55,6 +55,7 @@ func seen(h byte, ids ...uint32) (fs []ipam.Fact) {
 
 func TestWhatATakeoverWaitsFor(t *testing.T) {
 	all := slices.Concat(seen(1, 5), seen(2, 5), seen(3, 5))
+	forced := ipam.Fact{By: ipam.Owner{6}, Kind: ipam.FactForce, Vote: ipam.Vote{Instance: 1, Value: ipam.Value{Op: ipam.OpTake, Hosts: []ipam.Owner{{5}, {6}}}}}
 	for name, c := range map[string]struct {
 		more  []ipam.Fact
 		state func(*books)
@@ -66,6 +67,9 @@ func TestWhatATakeoverWaitsFor(t *testing.T) {
 			[]string{"(host2) is to take over from ", "(host5)", "its taker has not said yet"}},
 		"an earlier one whose taker is out of reach": {all, func(b *books) { b.st.Hosts[1].Liveness = mesh.Failed }, 1,
 			[]string{"(host2) is to take over", "(host2) is out of reach itself", "if it is dead, too: weft rmpeer " + peer.ID{2}.String()}},
+		"not an earlier one by force": {all, func(b *books) {
+			b.ledger = ipam.NewLedger(ipam.Owner{1}, ipam.Owner{1}, pfx("10.0.0.0/24"), append(b.folded.Facts, forced))
+		}, 2, []string{"first", "(host5): its taker has not said yet"}},
 		"a taker that is out of reach": {all, func(b *books) { b.st.Hosts[1].Liveness = mesh.Failed }, 0,
 			[]string{"(host2) is out of reach itself", "weft rmpeer " + peer.ID{2}.String()}},
 		"a taker that has left": {all, func(b *books) { b.folded.Gone[peer.ID{2}] = true }, 0,

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"weft/mesh"
@@ -99,21 +100,28 @@ func (r *Router) dropDead(want []plannedPeer) error {
 	if len(dead) == 0 {
 		return nil
 	}
-	if err := r.dev.Set(stay); err != nil {
-		return err
+	// What fails for other peers is no reason to keep these.
+	err := r.dev.Set(stay)
+	now, unread := r.dev.Status()
+	if unread != nil {
+		return errors.Join(err, unread)
 	}
 	for _, k := range dead {
+		if slices.ContainsFunc(now, func(s peer.Status) bool { return s.PublicKey == k }) {
+			continue // again in the next pass
+		}
 		r.devices[k] = fresh[k]
 		r.tunnels.forget(k)
 		r.paths.Forget(k)
 		delete(r.met, k)
 	}
-	return nil
+	return err
 }
 
 // connect applies the peers at once, outside the loop, and gives a peer whose
 // handshakes have failed for a while a fresh start: a clock that ran ahead and
-// was set back keeps them from being taken until the entry is made anew.
+// was set back keeps them from being taken until the entry is made anew. What
+// fails for other peers is a matter of the next pass.
 func (r *Router) connect(_ context.Context, rec mesh.Record, begin bool) error {
 	r.applyMu.Lock()
 	defer r.applyMu.Unlock()
@@ -121,10 +129,15 @@ func (r *Router) connect(_ context.Context, rec mesh.Record, begin bool) error {
 		return nil
 	}
 	v := r.look()
+	for _, d := range v.Plan.KeyDisputes {
+		if d.Host == rec.ID() {
+			return d
+		}
+	}
 	if _, met := r.met[rec.WireGuard]; !met && !r.tunnels.has(rec.WireGuard) {
 		r.meet(rec.WireGuard, begin)
 	}
-	if err := r.applyPeers(v.Plan.Peers); err != nil {
+	if err := r.applyPeers(v.Plan.Peers); err != nil && !r.hasTunnel(rec) {
 		return err
 	}
 	m, met := r.met[rec.WireGuard]
@@ -133,4 +146,14 @@ func (r *Router) connect(_ context.Context, rec mesh.Record, begin bool) error {
 	}
 	r.met[rec.WireGuard] = meeting{since: time.Now()}
 	return r.dev.Renew(rec.WireGuard)
+}
+
+// hasTunnel says whether the device has a host's peer now, so that packets for the host's
+// router go there. applyMu is held.
+func (r *Router) hasTunnel(rec mesh.Record) bool {
+	control := host128(peer.ControlAddr(r.member.Secret.MeshID().Control(), rec.ID()))
+	now, err := r.dev.Status()
+	return err == nil && slices.ContainsFunc(now, func(s peer.Status) bool {
+		return s.PublicKey == rec.WireGuard && slices.Contains(s.AllowedIPs, control)
+	})
 }

@@ -20,6 +20,7 @@ const keepalive = 25 * time.Second
 // value: makePlan is a pure function of it.
 type inputs struct {
 	Self    peer.ID
+	Key     peer.Key // of this host's own device
 	MeshID  mesh.MeshID
 	Hosts   []mesh.Host
 	Gone    map[peer.ID]bool // of Hosts: reset, no tunnel is kept for them
@@ -33,6 +34,7 @@ type inputs struct {
 	Local   []*attachment
 	DNS     []netip.AddrPort
 	Observe func(peer.ID) []netip.AddrPort // endpoints learnt here, tried after the announced ones
+	Holds   func(peer.Key, peer.ID) bool   // the key is that host's already
 }
 
 // hostClaim is an address outside the range that a host announced.
@@ -51,12 +53,14 @@ type plannedPeer struct {
 
 // plan is the whole wanted state of the host.
 type plan struct {
-	Peers []plannedPeer
+	Peers []plannedPeer // sorted by host; no two have one key
 	Host  host.Config
 	// Reverse are the ranges whose PTR questions are answered here.
 	Reverse []netip.Prefix
 	// ClaimConflicts are addresses that more than one host claims.
 	ClaimConflicts []string
+	// KeyDisputes are hosts that name a key which is another's, and have no tunnel.
+	KeyDisputes []keyDispute
 }
 
 // makePlan turns state into the wanted host. Its outputs are sorted, so that
@@ -72,8 +76,13 @@ func makePlan(in inputs) plan {
 	owner, conflicts := resolveClaims(claims)
 	p.ClaimConflicts = conflicts
 
-	for _, h := range in.Hosts {
-		if h.Self || in.Gone[h.ID] || h.Record.WireGuard.IsZero() {
+	hosts := slices.DeleteFunc(slices.Clone(in.Hosts), func(h mesh.Host) bool {
+		return h.Self || in.Gone[h.ID] || h.Record.WireGuard.IsZero()
+	})
+	whose, disputes := keyOwners(hosts, in.Self, in.Key, in.Holds)
+	p.KeyDisputes = disputes
+	for _, h := range hosts {
+		if whose[h.Record.WireGuard] != h.ID {
 			continue
 		}
 		allowed := []netip.Prefix{host128(peer.ControlAddr(in.MeshID.Control(), h.ID))}

@@ -28,9 +28,10 @@ func planOf(n int, change func(*inputs)) plan {
 	}
 	ring, _ := ipam.NewRing(whole, gs)
 	in := inputs{
-		Self: ids[1], MeshID: mesh.MeshID{9}, Ring: ring, Range: whole, Port: 6783, Gossip: 7946, MTU: 1420,
+		Self: ids[1], Key: peer.Key{1}, MeshID: mesh.MeshID{9}, Ring: ring, Range: whole, Port: 6783, Gossip: 7946, MTU: 1420,
 		PSK:     func(k peer.Key) peer.Key { return peer.Key{k[0], 77} },
 		Observe: func(peer.ID) []netip.AddrPort { return nil },
+		Holds:   func(peer.Key, peer.ID) bool { return false },
 	}
 	for i := 1; i <= n; i++ {
 		in.Hosts = append(in.Hosts, mesh.Host{ID: ids[i], Self: i == 1, Liveness: mesh.Alive,

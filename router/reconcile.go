@@ -186,7 +186,8 @@ func (r *Router) beginsElsewhere() bool {
 // without IPAM allocates nothing, but the range is the mesh's all the same.
 func (r *Router) wholeRange() netip.Prefix { return r.mesh.State().Founding.Range }
 
-// look reads all of the state and plans. applyMu is held.
+// look reads all of the state and plans. It says whose tunnel is whose from then on.
+// applyMu is held.
 func (r *Router) look() *view {
 	v := &view{}
 	read := func(b *books, err error) {
@@ -236,12 +237,17 @@ func (r *Router) look() *view {
 
 	self := r.id.WireGuardPublic()
 	v.Plan = makePlan(inputs{
-		Self: r.id.ID(), MeshID: r.member.Secret.MeshID(), Hosts: r.tunnels.withIntroduced(known), Gone: v.Folded.Gone, Ring: v.Ring, Range: whole,
+		Self: r.id.ID(), Key: self, MeshID: r.member.Secret.MeshID(), Hosts: r.tunnels.withIntroduced(known), Gone: v.Folded.Gone, Ring: v.Ring, Range: whole,
 		Port: r.o.Port, Gossip: DefaultGossipPort, MTU: mtu,
 		PSK:    func(k peer.Key) peer.Key { return r.member.Secret.WireGuardPSK(self, k) },
 		Claims: v.Folded.Claims, Local: local, DNS: listen,
 		Observe: r.tunnels.observedOf,
+		Holds: func(k peer.Key, id peer.ID) bool {
+			return r.tunnels.holds(k, id, peer.ControlAddr(r.member.Secret.MeshID().Control(), id))
+		},
 	})
+	r.tunnels.assign(v.Plan.Peers)
+	r.nameDisputes(v.Plan.KeyDisputes)
 	return v
 }
 
@@ -256,7 +262,7 @@ func (r *Router) hidden(h mesh.Host) bool {
 		return true
 	}
 	if time.Since(r.began) < benefit {
-		if _, session := r.tunnels.session(h.Record.WireGuard); session {
+		if r.tunnels.sessionWith(h.ID) {
 			return false
 		}
 	}
@@ -307,12 +313,10 @@ func (r *Router) apply(v *view) []error {
 // applyPeers sets the device's peers; where a peer has no session, it tries the
 // next endpoint.
 func (r *Router) applyPeers(want []plannedPeer) error {
-	if err := r.dropDead(want); err != nil {
-		return err
-	}
+	dropped := r.dropDead(want)
 	now, err := r.dev.Status()
 	if err != nil {
-		return err
+		return errors.Join(dropped, err)
 	}
 	r.tunnels.observe(time.Now(), now)
 	byKey := map[peer.Key]peer.Status{}
@@ -333,7 +337,7 @@ func (r *Router) applyPeers(want []plannedPeer) error {
 		p.Config.Endpoint = r.paths.Choose(time.Now(), p.Config.PublicKey, p.Try, byKey[p.Config.PublicKey])
 		cs[i] = p.Config
 	}
-	return errors.Join(r.dev.Set(cs), r.beginAgain())
+	return errors.Join(dropped, r.dev.Set(cs), r.beginAgain())
 }
 
 // wireAll gives every living container its interface again, if it lost it. A

@@ -67,17 +67,13 @@ func TestKeyOfAnotherHost(t *testing.T) {
 	host := func(n byte, key byte) mesh.Host {
 		return mesh.Host{ID: peer.ID{n}, Record: mesh.Record{WireGuard: peer.Key{key}}}
 	}
-	tn.withIntroduced([]mesh.Host{host(1, 7), host(2, 7), host(3, 7), host(4, 8)})
+	tn.assign(planOf(1, func(in *inputs) { in.Hosts = append(in.Hosts, host(2, 7), host(3, 7), host(4, 7), host(5, 8)) }).Peers)
 	now := time.Now()
 	tn.observe(now, []peer.Status{{PublicKey: peer.Key{7}}, {PublicKey: peer.Key{8}}})
-	tn.observe(now, []peer.Status{{PublicKey: peer.Key{7}, RxBytes: 9}, {PublicKey: peer.Key{8}}})
-	there := 0
+	tn.observe(now, []peer.Status{{PublicKey: peer.Key{7}, RxBytes: 9, LastHandshake: now}, {PublicKey: peer.Key{8}}})
 	for n := range byte(6) {
-		if _, ok := tn.LastReceive(peer.ID{n}); ok {
-			there++
+		if _, ok := tn.LastReceive(peer.ID{n}); ok != (n == 2) || ok != tn.sessionWith(peer.ID{n}) {
+			t.Errorf("host %d is heard: %v, has a session: %v; host 2 is there", n, ok, tn.sessionWith(peer.ID{n}))
 		}
-	}
-	if there != 1 {
-		t.Errorf("%d hosts are heard, of one that is", there)
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"weft/ipam"
 )
 
 var update = flag.Bool("update", false, "rewrite the tables in testdata")
@@ -181,6 +183,27 @@ func TestMetricsOfTheMesh(t *testing.T) {
 	} {
 		if v, ok := got[id]; !ok || v != want {
 			t.Errorf("%s is %v (there: %v), want %v", id, v, ok, want)
+		}
+	}
+}
+
+// Two hosts that believe to own the same are both named, and what to do.
+func TestConflictText(t *testing.T) {
+	a, b, giver := ipam.Owner{1}, ipam.Owner{2}, ipam.Owner{3}
+	show := func(o ipam.Owner) string { return map[ipam.Owner]string{a: "host1", b: "host2", giver: "host3"}[o] }
+	p := netip.MustParsePrefix("10.32.0.0/16")
+	for _, c := range []struct {
+		of   ipam.Conflict
+		want []string
+	}{
+		{ipam.Conflict{Prefix: p, A: a, B: b}, []string{"10.32.0.0/16", "host1", "host2", "weft reset --force"}},
+		{ipam.Conflict{Prefix: p, From: giver, A: a, B: b}, []string{"10.32.0.0/16", "host3 has granted", "host1, whose it is", "host2, which has to attach"}},
+	} {
+		got := conflictText(c.of, show)
+		for _, w := range c.want {
+			if !strings.Contains(got, w) {
+				t.Errorf("%q lacks %q", got, w)
+			}
 		}
 	}
 }

@@ -49,7 +49,7 @@ type Router struct {
 	beginning beginning
 
 	mesh   *mesh.Mesh
-	dev    *peer.Device // set by Run; guarded by applyMu
+	dev    tunnelDevice // set by Run; guarded by applyMu
 	host   *host.Host
 	dns    *dns.Server // nil with NoDNS
 	docker *docker.Client
@@ -114,13 +114,14 @@ type Router struct {
 	announceMu sync.Mutex // one announcement at a time; guards the field below
 	silent     bool       // the stop was announced: nothing else is
 
-	applyMu sync.Mutex // one pass at a time; guards the fields below
-	stopped bool       // the tunnel was taken down: nothing is applied any more
-	paths   *peer.Paths
-	met     map[peer.Key]meeting // the peers without a session
-	devices map[peer.Key]uint64  // the peers' device generations, as last applied
-	problem string               // the last pass's error, to log it once
-	relied  *ipam.Ledger         // whose hosts the mesh was told of
+	applyMu  sync.Mutex // one pass at a time; guards the fields below
+	stopped  bool       // the tunnel was taken down: nothing is applied any more
+	paths    *peer.Paths
+	met      map[peer.Key]meeting // the peers without a session
+	devices  map[peer.Key]uint64  // the peers' device generations, as last applied
+	disputes map[keyDispute]bool  // of the last plan, to name each once
+	problem  string               // the last pass's error, to log it once
+	relied   *ipam.Ledger         // whose hosts the mesh was told of
 }
 
 // view is the state that one pass of the loop worked on. It is never changed.
@@ -405,6 +406,7 @@ func (r *Router) start(ctx context.Context) error {
 	// A device that lives is proof that this host is not a copy of another; one
 	// that was made now must not take over another's sessions.
 	r.tunnels.admitted.Store(len(had) > 0)
+	r.tunnels.observe(time.Now(), had) // whose each key is, before the first plan
 	r.made = len(had) == 0
 	if err := r.keepGeneration(len(had) > 0); err != nil {
 		return err

@@ -63,6 +63,7 @@ func (r *Router) routerReport(v *view, st *mesh.State, names map[peer.ID]string)
 		Port: r.o.Port, Datapath: string(r.device().Kind()), MTU: v.MTU, Discovery: !r.o.NoDiscovery,
 		Waiting: st.Waiting, Notices: append(slices.Clone(st.Notices), v.Plan.ClaimConflicts...),
 	}
+	rr.Notices = append(rr.Notices, disputeNotices(v.Plan.KeyDisputes)...)
 	for event, n := range r.mesh.Counters() {
 		rr.Counters = append(rr.Counters, CounterReport{event, n})
 	}
@@ -177,7 +178,7 @@ func liveness(h mesh.Host) string {
 	return "unseen"
 }
 
-func (r *Router) device() *peer.Device {
+func (r *Router) device() tunnelDevice {
 	r.applyMu.Lock()
 	defer r.applyMu.Unlock()
 	return r.dev
@@ -253,6 +254,8 @@ func (r *Router) ipamReport(st *mesh.State, names map[peer.ID]string) *IPAMRepor
 		if es := b.ledger.Electors(); !majority(es, func(o ipam.Owner) bool { return reachable[o] }) {
 			away := slices.DeleteFunc(es, func(o ipam.Owner) bool { return reachable[o] })
 			rep.Status += fmt.Sprintf(" - %s began it, and is out of reach - 'rmpeer --force' if it is dead", r.showAll(st, away))
+		} else if known > first/2 && known < first && !waiting && !priming {
+			rep.Status += fmt.Sprintf(" - begins with %d hosts, or when somebody waits for an address", first)
 		}
 	case !ring.Seeded():
 		rep.Status = "awaiting the founder of the mesh"

@@ -329,7 +329,7 @@ func (r *Router) waitsFor(b *books, e ipam.Env, t ipam.Takeover) (why, tip strin
 			"it comes into force when they are in reach again; if they are dead, too: weft rmpeer each of them"
 	}
 	for _, o := range b.ledger.Takeovers() {
-		if o.ID < t.ID && b.ledger.Pending(o) {
+		if o.ID < t.ID && !o.Forced && b.ledger.Pending(o) {
 			why, tip = r.waitsFor(b, e, o)
 			return fmt.Sprintf("first %s is to take over from %s: %s", r.show(b.st, o.To), r.show(b.st, o.From), why), tip
 		}

@@ -28,7 +28,8 @@ type tunnels struct {
 	mu         sync.Mutex // guards the fields below
 	introduced map[peer.ID]mesh.Record
 	observed   map[peer.ID]netip.AddrPort
-	keys       map[peer.ID]peer.Key // a key has one host only, whatever records say
+	keys       map[peer.ID]peer.Key // as planned last: a key has one host only, whatever records say
+	owners     map[peer.Key]peer.ID // the same the other way
 	heard      map[peer.Key]heard
 }
 
@@ -39,6 +40,8 @@ type heard struct {
 	at    time.Time // monotonic; zero: not since this router runs
 	shake time.Time // wall clock, from the device
 	end   netip.AddrPort
+
+	allowed []netip.Prefix
 }
 
 const maxIntroduced = 4096 // hosts met at the join port but not in any log yet
@@ -88,14 +91,13 @@ func (t *tunnels) observe(now time.Time, ss []peer.Status) {
 		if known && s.RxBytes != h.rx {
 			h.at = now
 		}
-		h.rx, h.tx, h.shake, h.end = s.RxBytes, s.TxBytes, s.LastHandshake, s.Endpoint
+		h.rx, h.tx, h.shake, h.end, h.allowed = s.RxBytes, s.TxBytes, s.LastHandshake, s.Endpoint, s.AllowedIPs
 		fresh[s.PublicKey] = h
 	}
 	t.heard = fresh
 }
 
-// withIntroduced adds to the known hosts those that were only met at the join
-// port, and remembers whose key is whose.
+// withIntroduced adds to the known hosts those that were only met at the join port.
 func (t *tunnels) withIntroduced(hosts []mesh.Host) []mesh.Host {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -114,15 +116,29 @@ func (t *tunnels) withIntroduced(hosts []mesh.Host) []mesh.Host {
 			all[i].Record = rec
 		}
 	}
-	ids := make(map[peer.Key]peer.ID, len(all))
-	for _, h := range all {
-		ids[h.Record.WireGuard] = h.ID
-	}
-	t.keys = make(map[peer.ID]peer.Key, len(ids))
-	for k, id := range ids {
-		t.keys[id] = k
-	}
 	return all
+}
+
+// assign says whose tunnel is whose.
+func (t *tunnels) assign(ps []plannedPeer) {
+	keys, owners := make(map[peer.ID]peer.Key, len(ps)), make(map[peer.Key]peer.ID, len(ps))
+	for _, p := range ps {
+		keys[p.ID], owners[p.Config.PublicKey] = p.Config.PublicKey, p.ID
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.keys, t.owners = keys, owners
+}
+
+// holds says whether a key is a host's: as planned last, or else, when this router has
+// just started, on the device, where the host has its control address.
+func (t *tunnels) holds(k peer.Key, id peer.ID, control netip.Addr) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if o, planned := t.owners[k]; planned {
+		return o == id
+	}
+	return slices.Contains(t.heard[k].allowed, host128(control))
 }
 
 func newer(a, b mesh.Record) bool {
@@ -145,6 +161,15 @@ func (t *tunnels) session(k peer.Key) (heard, bool) {
 	defer t.mu.Unlock()
 	h, ok := t.heard[k]
 	return h, ok && !h.shake.IsZero() && time.Since(h.shake) < 180*time.Second
+}
+
+// sessionWith is session of a host's tunnel, if it has one.
+func (t *tunnels) sessionWith(id peer.ID) bool {
+	t.mu.Lock()
+	k, known := t.keys[id]
+	t.mu.Unlock()
+	_, ok := t.session(k)
+	return known && ok
 }
 
 // forget drops what is known of a peer that was taken off the device.

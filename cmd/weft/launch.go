@@ -47,8 +47,9 @@ asks for the password, and WEFT_TOKEN and WEFT_PASSWORD are read.
 A password that is easy to guess is refused, unless --weak-password forces it.
 
 A mesh that is founded gives the whole range to its founder, which hands parts
-of it to the others. With --ipalloc-init consensus=N the first N hosts share it,
-once a majority of them is there and agrees; with seed=HOST,… the hosts named do.
+of it to the others. With --ipalloc-init consensus=N the first N hosts share it;
+a majority of them is enough once somebody waits for an address, and then those
+that are there share it. With seed=HOST,… the hosts named do.
 Both are for the launch that founds; those that join take the mesh's way. A host
 launched as observer takes part in no decision and asks for addresses only when
 a container needs one.

@@ -49,6 +49,7 @@ var doors = map[string][]string{
 	"github.com/hashicorp/memberlist":     {"mesh"},
 	"github.com/flynn/noise":              {"mesh"},
 	"golang.zx2c4.com/wireguard":          {"peer"}, // and wgctrl below it
+	"filippo.io/edwards25519":             {"peer"},
 	"github.com/miekg/dns":                {"dns"},
 	"github.com/moby/moby":                {"docker"},
 	"github.com/vishvananda":              {"host", "internal/netlab"}, // see docs/decisions.md: test hosts are not the host
