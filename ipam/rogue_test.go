@@ -33,6 +33,51 @@ func TestRogueDropsTheLiving(t *testing.T) {
 	}
 }
 
+// Nor by saying that it was accepted before, in a ballot for something else that only one of the others has answered yet: that one waits
+// for the other, who is in reach. Nor if that one begins a ballot itself, in a round that the rogue has chosen.
+func TestRogueSaysThatItWasAccepted(t *testing.T) {
+	for _, outbid := range []bool{false, true} {
+		w := threeOwners(t, 4)
+		r := host(3)
+		l := w.ledger(r)
+		at, drop := l.Instance(), Value{Op: OpDrop, Hosts: []Owner{host(1), host(2)}}
+		good := Value{Op: OpBase, Hosts: l.Electors(), Digest: l.present().digest}
+		say := func(v Vote) {
+			v.Instance, v.Value = at, drop
+			w.facts = append(w.facts, Fact{By: r, Kind: FactVote, Vote: v})
+		}
+		next := func(i int) { w.facts = append(w.facts, w.ledger(host(i)).Next(w.env(host(i)))...) }
+		first, second := Ballot{1, r}, Ballot{100, r}
+		say(Vote{Promised: first, Intent: drop, Accepted: first})
+		say(Vote{Promised: second, Intent: good, Accepted: first})
+		if outbid {
+			w.baseAt = 1
+		}
+		next(1)
+		next(1)
+		mine := w.ledger(host(1)).open.latest[host(1)].Promised
+		if (mine.By == r) == outbid {
+			t.Fatalf("A has promised %v", mine)
+		}
+		if outbid {
+			say(Vote{Promised: mine, Accepted: first})
+		} else {
+			say(Vote{Promised: second, Intent: good, Accepted: second})
+		}
+		next(1)
+		next(1)
+		l = w.ledger(host(1))
+		if v := l.open.latest[host(1)]; v.Value.Op == OpDrop || len(l.Electors()) != 3 {
+			t.Errorf("outbid: %v; electors %v, A says %+v", outbid, l.Electors(), v)
+		}
+		w.baseAt = 0
+		w.talk()
+		if es := w.ledger(host(1)).Electors(); len(es) != 3 {
+			t.Errorf("outbid: %v; electors %v", outbid, es)
+		}
+	}
+}
+
 // Nor has it hosts added that nobody knows, so that no majority is reached any more.
 func TestRogueAddsTheUnknown(t *testing.T) {
 	w := threeOwners(t, 4)

@@ -12,12 +12,11 @@ type Ballot struct {
 	By    Owner
 }
 
-func (b Ballot) less(o Ballot) bool {
-	if b.Round != o.Round {
-		return b.Round < o.Round
-	}
-	return b.By.Compare(o.By) < 0
+func (b Ballot) compare(o Ballot) int {
+	return cmp.Or(cmp.Compare(b.Round, o.Round), b.By.Compare(o.By))
 }
+
+func (b Ballot) less(o Ballot) bool { return b.compare(o) < 0 }
 
 // Op is what a Value does.
 type Op uint8
@@ -187,8 +186,8 @@ type opinion struct {
 	near func(Owner) bool
 }
 
-// asks is in how many ballots a value that may have been decided, and is not agreed to, is asked about again before it is carried
-// through without the answer of everybody in reach.
+// asks is how many ballots, one after the other, somebody in reach may leave unanswered before what may have been decided, and is not
+// agreed to, is carried through without that answer.
 const asks = 8
 
 // step returns the vote that self casts next, if there is one. wish is what it would have decided, none for nothing; with start it may
@@ -203,7 +202,7 @@ func (e *election) step(self Owner, wish Value, start bool, o opinion) (Vote, bo
 	mine := e.latest[self]
 	mine.Instance = e.instance
 	for _, by := range e.electors { // accept the highest proposal that no promise forbids
-		if v := e.latest[by]; by != self && v.Accepted.By == by && mine.Accepted.less(v.Accepted) && !v.Accepted.less(mine.Promised) && (o.agree(by, v.Value) || e.mustPropose(by, v) && o.bear(v.Value)) {
+		if v := e.latest[by]; by != self && v.Accepted.By == by && mine.Accepted.less(v.Accepted) && !v.Accepted.less(mine.Promised) && (o.agree(by, v.Value) || e.mustPropose(by, v) && !e.awaits(self, v.Accepted, o) && o.bear(v.Value)) {
 			mine.Promised, mine.Intent, mine.Accepted, mine.Value = v.Accepted, Value{}, v.Accepted, v.Value
 		}
 	}
@@ -216,7 +215,7 @@ func (e *election) step(self Owner, wish Value, start bool, o opinion) (Vote, bo
 		free, bound := e.promised(self, mine)
 		wanted := o.agree(self, mine.Intent) && (mine.Intent.Op != OpTake || mine.Intent.equal(wish))
 		switch {
-		case bound.Op != 0 && (o.agree(self, bound) || !free && !e.awaits(self, mine, o) && o.bear(bound)):
+		case bound.Op != 0 && (o.agree(self, bound) || !free && !e.awaits(self, mine.Promised, o) && o.bear(bound)):
 			mine.Accepted, mine.Value = mine.Promised, bound
 		case free && wanted:
 			mine.Accepted, mine.Value = mine.Promised, mine.Intent
@@ -279,15 +278,23 @@ func (e *election) promised(self Owner, mine Vote) (free bool, bound Value) {
 	return bound.Op == 0 || having < e.quorum(), bound
 }
 
-// awaits says whether more promises may come for self's ballot, of hosts in reach: they may tell that a value was not decided. In the end
-// it is enough that they were asked.
-func (e *election) awaits(self Owner, mine Vote, o opinion) bool {
-	highest := mine.Accepted.Round
-	for _, v := range e.latest {
-		highest = max(highest, v.Accepted.Round)
+// awaits says whether more promises may come for a ballot, of hosts in reach: they may tell that a value was not decided. In the end it is
+// enough that they were asked, in ballots that self has promised, too. It goes by number and not by round, which whoever prepares chooses;
+// and who answers anything is awaited anew: else one elector could have something carried through in the moment before others answer.
+func (e *election) awaits(self Owner, ballot Ballot, o opinion) bool {
+	var asked []Ballot
+	for _, v := range e.all[self] {
+		asked = append(asked, v.Promised)
 	}
-	return mine.Promised.Round < highest+asks && slices.ContainsFunc(e.electors, func(h Owner) bool {
-		return h != self && o.near(h) && e.latest[h].Promised.less(mine.Promised)
+	slices.SortFunc(asked, Ballot.compare)
+	asked = slices.Compact(asked)
+	var since Ballot // who has answered nothing from here on was asked often enough
+	if n := len(asked); n >= asks {
+		since = asked[n-asks]
+	}
+	return slices.ContainsFunc(e.electors, func(h Owner) bool {
+		last := e.latest[h].Promised
+		return h != self && o.near(h) && last.less(ballot) && !last.less(since)
 	})
 }
 
