@@ -85,6 +85,7 @@ func newRealHost(t *testing.T) *realHost {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	h := &realHost{t: t, f: newFounder(t), engine: &engine{pids: map[string]int{}}, ends: map[int]func(){}}
+	h.f.containers = true
 	h.engine.Server = httptest.NewUnstartedServer(h.engine)
 	h.engine.Listener.Close()
 	var err error
@@ -122,6 +123,13 @@ func (h *realHost) load(r *Router) {
 	}
 	if r.docker, err = docker.New(docker.Options{Host: "unix://" + h.engine.Listener.Addr().String()}); err != nil {
 		h.t.Fatal(err)
+	}
+}
+
+// loseMark has the next router not know whether its state is the latest.
+func (h *realHost) loseMark() {
+	if err := os.Remove(filepath.Join(h.f.run, markFile)); err != nil {
+		h.t.Error(err)
 	}
 }
 
@@ -246,11 +254,7 @@ func TestOldStateWithoutAnEngine(t *testing.T) {
 	h.wired(c2, h.engine.pids[c2], "10.32.0.1/12")
 	h.wired(c3, h.engine.pids[c3], "10.32.0.2/12", "10.33.0.1/16")
 	h.engine.away = true
-	h.start(h.f.restart(h.Router, func() {
-		if err := os.Remove(filepath.Join(h.f.run, markFile)); err != nil {
-			t.Error(err)
-		}
-	}))
+	h.start(h.f.restart(h.Router, h.loseMark))
 	const want = "c2[10.32.0.1/12] c3[10.32.0.2/12 10.33.0.1/16]"
 	h.says(want)
 	if a := h.attached[c3]; !a.running || len(a.Names) != 1 || a.Names[0].Addr != pfx("10.33.0.1/16").Addr() {
@@ -293,7 +297,7 @@ func TestAdoptionThatCannotBeWritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.wired(c2, h.engine.pids[c2], "10.32.0.1/12")
-	h.load(h.f.restart(h.Router, func() {}))
+	h.load(h.f.restart(h.Router, h.loseMark))
 	good := h.db.DB
 	if h.db.DB, err = statedb.Open(filepath.Join(t.TempDir(), "state.db")); err != nil {
 		t.Fatal(err)
@@ -302,6 +306,7 @@ func TestAdoptionThatCannotBeWritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.begin()
+	h.alone()
 	waits := func(what string, err error) {
 		t.Helper()
 		if !errors.Is(err, errUnadopted) {
@@ -394,7 +399,7 @@ func TestAProcessEndedMeanwhile(t *testing.T) {
 	key := fmt.Sprint("pid:", pid)
 	h.wired(key, pid, "10.32.0.1/12") // and the state is lost
 	h.ends[pid]()
-	h.start(h.f.restart(h.Router, func() {}))
+	h.start(h.f.restart(h.Router, h.loseMark))
 	h.says(key + "[10.32.0.1/12]")
 	if err := h.checkUnwatched(t.Context(), key); err != nil {
 		t.Fatal(err)
@@ -473,7 +478,7 @@ func TestDetachWithoutAnEngine(t *testing.T) {
 	c := dockerID("c1")
 	h.wired(c, h.process(), "10.32.0.1/12", "10.33.0.1/16") // and the state is lost
 	h.engine.away = true
-	h.start(h.f.restart(h.Router, func() {}))
+	h.start(h.f.restart(h.Router, h.loseMark))
 	const both = "c1[10.32.0.1/12 10.33.0.1/16]"
 	if _, err := h.detach(t.Context(), c, []string{"10.33.0.1/16"}); err == nil || len(api.Hints(err)) == 0 {
 		t.Errorf("one: %v", err)

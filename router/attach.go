@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"weft/host"
 	"weft/ipam"
 )
 
@@ -204,8 +205,7 @@ func (r *Router) giveBack(as []ipam.Allocation) {
 // checkAddress refuses what package host could not give to a container: this
 // release gives IPv4 unicast addresses.
 func checkAddress(p netip.Prefix) error {
-	a := p.Addr()
-	if !p.IsValid() || !a.Is4() || p.Bits() < 1 || a.IsLoopback() || a.IsMulticast() || a.IsUnspecified() || a.IsLinkLocalUnicast() || a.As4()[0] == 0 || a.As4()[0] >= 240 {
+	if host.CheckAddr(p) != nil || p.Addr().As4()[0] == 0 {
 		return badRequest("for example 10.32.0.9/12", "%v cannot be given to a container: it must be an IPv4 unicast address with its subnet's length", p)
 	}
 	return nil

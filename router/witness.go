@@ -76,12 +76,18 @@ func (r *Router) witnessed() (map[string][]netip.Prefix, error) {
 	return all, nil
 }
 
-// witnessAll does it for what is stored: after a reboot there are no files.
+// witnessAll makes the files say what is stored, where they say otherwise: after a reboot there are none,
+// and a router that was killed may have left one of what it did not come to store.
 func (r *Router) witnessAll(said map[string][]netip.Prefix) error {
 	var errs []error
 	for k, a := range r.attached {
 		if a.held() && !slices.Equal(said[k], a.Addrs) {
 			errs = append(errs, r.bearWitness(k, a.Addrs))
+		}
+	}
+	for k := range said {
+		if r.attached[k] == nil {
+			errs = append(errs, r.bearWitness(k, nil))
 		}
 	}
 	return errors.Join(errs...)
