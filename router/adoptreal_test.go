@@ -42,6 +42,9 @@ func (e *engine) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	_, path, _ := strings.Cut(q.URL.Path, "/containers/")
 	id, _, _ := strings.Cut(path, "/")
+	if _, known := e.pids[dockerID(id)]; known {
+		id = dockerID(id)
+	}
 	var answer any
 	switch _, known := e.pids[id]; {
 	case e.away:

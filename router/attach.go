@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"weft/host"
@@ -379,25 +380,34 @@ func (r *Router) defaultSubnet() netip.Prefix {
 // no longer exists for the engine.
 func (r *Router) keyOf(ctx context.Context, name string) (string, error) {
 	r.mu.Lock()
-	var found []string
+	_, exact := r.attached[name]
+	var named, begun []string
 	for k, a := range r.attached {
-		if k == name || a.Name == name && name != "" {
-			r.mu.Unlock()
-			return k, nil
+		if a.Name == name && name != "" {
+			named = append(named, k)
 		}
-		if a.docker() && len(name) >= 4 && len(name) < len(k) && k[:len(name)] == name {
-			found = append(found, k)
+		if a.docker() && len(name) >= 4 && strings.HasPrefix(k, name) {
+			begun = append(begun, k)
 		}
 	}
 	r.mu.Unlock()
-	if len(found) == 1 {
-		return found[0], nil
+	switch {
+	case exact:
+		return name, nil
+	case len(named) == 1:
+		return named[0], nil
+	case len(named) == 0 && len(begun) == 1:
+		return begun[0], nil
 	}
 	c, err := r.askEngine(ctx, name)
-	if err != nil {
-		return "", &Error{Msg: fmt.Sprintf("%s is not attached", name), Tip: "`weft ps` lists what is", Code: 404}
+	switch {
+	case err == nil:
+		return c.ID, nil
+	case len(named) > 0: // one was renamed, and that has not come here
+		return "", &Error{Msg: fmt.Sprintf("several containers here were called %s, and the container engine does not say which is now", name), Err: err,
+			Tip: "name it by its ID, which `weft ps` lists", Code: 409}
 	}
-	return c.ID, nil
+	return "", &Error{Msg: fmt.Sprintf("%s is not attached", name), Tip: "`weft ps` lists what is", Code: 404}
 }
 
 // parseAddrArgs reads the addresses of a command line; none means the default

@@ -207,7 +207,7 @@ func (r *Router) follow(ctx context.Context, key string) error {
 		return err
 	case !c.Running || c.PID == 0:
 		r.containerDied(key)
-		return nil
+		return r.stoppedRenamed(c)
 	}
 	return r.containerStarted(c)
 }
@@ -264,6 +264,21 @@ func (r *Router) containerDied(key string) {
 	}
 	r.mu.Unlock()
 	r.pokeBoth()
+}
+
+// stoppedRenamed has a container that does not live known by its name of now: another may have
+// the old one, and is then meant by it. The container is locked.
+func (r *Router) stoppedRenamed(c docker.Container) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	a := r.attached[c.ID]
+	if a == nil || a.Name == c.Name || a.Name == "" { // without one, it gets its names when it starts: see renewed
+		return nil
+	}
+	b := a.clone()
+	b.Name = c.Name
+	b.rename(r.defaultName(target{Key: c.ID, Name: c.Name, Hostname: c.Hostname, Domainname: c.Domainname}))
+	return r.putAttachmentLocked(b)
 }
 
 // containerRemoved ends an attachment with its container, which is locked. Others may live
