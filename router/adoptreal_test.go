@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -33,8 +34,10 @@ import (
 // engine is a container engine that knows of containers by name and process.
 type engine struct {
 	*httptest.Server
-	pids map[string]int // by ID; 0: it does not run
-	away bool
+	pids   map[string]int // by ID; 0: it does not run
+	away   bool
+	silent string      // about this container it does not answer, as of one that it is starting
+	waited atomic.Bool // and who asked has given up
 }
 
 func (e *engine) ServeHTTP(w http.ResponseWriter, q *http.Request) {
@@ -46,6 +49,11 @@ func (e *engine) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		id = dockerID(id)
 	}
 	var answer any
+	if id != "" && id == e.silent {
+		<-q.Context().Done()
+		e.waited.Store(true)
+		return
+	}
 	switch _, known := e.pids[id]; {
 	case e.away:
 		http.Error(w, `{"message":"the engine is away"}`, 500)
@@ -153,6 +161,18 @@ func (h *realHost) share() {
 		h.t.Fatal(err)
 	}
 	h.alloc.SetRing(ring)
+}
+
+// engineBack is engineConnected, on the test's thread.
+func (h *realHost) engineBack() {
+	h.engine.away = false
+	h.mu.Lock()
+	h.Router.engine = true
+	keys := slices.Sorted(maps.Keys(h.attached))
+	h.mu.Unlock()
+	for _, k := range keys {
+		h.lookAt(h.t.Context(), k)
+	}
 }
 
 // process begins a process in a namespace of its own, and says which.
@@ -274,15 +294,14 @@ func TestOldStateWithoutAnEngine(t *testing.T) {
 		}
 	}
 	h.alloc.FreeAll(h.began, c1)
-	h.engine.away = false
-	h.engineConnected(t.Context())
+	h.engineBack()
 	if a := h.attached[c2]; !a.running || a.Name != "c2" || len(a.Names) != 1 || a.Names[0].FQDN != "c2.weft.local." {
 		t.Errorf("c2, when its engine is back: %+v", a)
 	}
 	h.really(want)
 	// What has ended for its engine has nothing any more, although its process lives.
 	delete(h.engine.pids, c2)
-	h.engineConnected(t.Context())
+	h.engineBack()
 	h.really("c3[10.32.0.2/12 10.33.0.1/16]")
 	h.says("c3[10.32.0.2/12 10.33.0.1/16]")
 }
@@ -378,7 +397,7 @@ func TestProcessesShareANamespace(t *testing.T) {
 		t.Errorf("attached twice: %v, %v", err, hints)
 	}
 	h.ends[pid]()
-	if err := h.checkUnwatched(ctx, key); err != nil {
+	if err := h.checkUnwatched(key); err != nil {
 		t.Fatal(err)
 	}
 	h.says("")
@@ -404,7 +423,7 @@ func TestAProcessEndedMeanwhile(t *testing.T) {
 	h.ends[pid]()
 	h.start(h.f.restart(h.Router, h.loseMark))
 	h.says(key + "[10.32.0.1/12]")
-	if err := h.checkUnwatched(t.Context(), key); err != nil {
+	if err := h.checkUnwatched(key); err != nil {
 		t.Fatal(err)
 	}
 	h.says("")
