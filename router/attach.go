@@ -196,9 +196,15 @@ func (r *Router) giveBack(as []ipam.Allocation) {
 	defer r.mu.Unlock()
 	for _, al := range as {
 		a := r.attached[al.Container]
-		used := a != nil && slices.ContainsFunc(a.Addrs, func(p netip.Prefix) bool { return p.Addr() == al.Addr.Addr() })
-		if !used && r.alloc != nil {
+		switch {
+		case r.alloc == nil:
+		case a == nil || !hasAddr(a.Addrs, al.Addr.Addr()):
 			r.alloc.Free(time.Now(), al.Container, al.Addr.Addr())
+		default: // it was claimed with another length than it has
+			other := func(have ipam.Allocation) bool { return have.Addr.Addr() != al.Addr.Addr() }
+			for _, err := range r.alloc.Restore(slices.DeleteFunc(a.allocations(), other)) {
+				r.log.Error("give an address back", "err", err)
+			}
 		}
 	}
 }

@@ -320,6 +320,9 @@ func (r *Router) restoreAllocationsLocked(f mesh.Founding) {
 	for _, err := range alloc.Restore(held) {
 		r.log.Error("restore an address", "err", err)
 	}
+	if r.alloc != nil {
+		alloc.KeepHolds(r.alloc)
+	}
 	r.alloc = alloc
 	r.suspendLocked()
 }

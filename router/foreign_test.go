@@ -89,6 +89,33 @@ func TestAnInterfaceThatWasLeft(t *testing.T) {
 	h.really("")
 }
 
+// What was freed before an adoption came off is not given to another at once.
+func TestAdoptionKeepsHolds(t *testing.T) {
+	h := newRealHost(t)
+	c1, c2 := dockerID("c1"), dockerID("c2")
+	h.engine.pids[c1], h.engine.pids[c2] = h.process(), h.process()
+	h.stored(&attachment{Key: c1, Name: "c1", Addrs: []netip.Prefix{pfx("10.32.0.1/12")}})
+	h.wired(c1, h.engine.pids[c1], "10.32.0.1/12")
+	h.wired(c2, h.engine.pids[c2], "10.32.0.2/12")
+	h.load(h.f.restart(h.Router, h.loseMark))
+	mend := h.broken()
+	h.begin()
+	mend()
+	h.alone()
+	if h.unadopted == nil {
+		t.Fatal("adopted")
+	}
+	if _, err := h.detach(t.Context(), c1, nil); err != nil {
+		t.Fatal(err)
+	}
+	h.adopt()
+	h.share()
+	h.says("c2[10.32.0.2/12]")
+	if al, _, err := h.tryAllocate("other", netip.Prefix{}); err != nil || al.Addr == pfx("10.32.0.1/12") {
+		t.Errorf("other gets %v, %v at once", al, err)
+	}
+}
+
 // Until what containers have is taken in, no mark says that the state is the latest: the next start would take from them what it lacks.
 func TestNoMarkBeforeContainersAreAdopted(t *testing.T) {
 	for _, loss := range []string{"mark", "state"} {
