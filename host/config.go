@@ -55,7 +55,7 @@ func (c *Config) validate() error {
 		bad("MTU %d: want %d to %d", c.MTU, minMTU, maxMTU)
 	}
 	for _, p := range c.Covered {
-		if err := validSubnet(p); err != nil || p != p.Masked() {
+		if err := CheckAddr(p); err != nil || p != p.Masked() {
 			bad("covered prefix %v: want an IPv4 network without host bits, not link-local", p)
 		}
 	}
@@ -79,14 +79,16 @@ func (c *Config) validate() error {
 func validAddrs(addrs []netip.Prefix) error {
 	var errs []error
 	for _, a := range addrs {
-		if err := validSubnet(a); err != nil {
+		if err := CheckAddr(a); err != nil {
 			errs = append(errs, fmt.Errorf("container address %v: %w", a, err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func validSubnet(p netip.Prefix) error {
+// CheckAddr says why a container can not have an address with its subnet's length, or why a
+// prefix can not be covered: Set refuses the whole of a Config that has it.
+func CheckAddr(p netip.Prefix) error {
 	a := p.Addr()
 	switch {
 	case !p.IsValid() || !a.Is4():

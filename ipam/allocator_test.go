@@ -228,6 +228,29 @@ func TestHold(t *testing.T) {
 	}
 }
 
+// An allocator in the place of another holds back what that one did, for as long.
+func TestKeepHolds(t *testing.T) {
+	old := newAllocator(t, "10.0.0.0/29 v1 - A")
+	a, b, c := mustAllocate(t, old, "a", ""), mustAllocate(t, old, "b", ""), mustAllocate(t, old, "c", "")
+	old.Free(start, "a", a.Addr())
+	old.Free(start, "b", b.Addr())
+	al := newAllocator(t, "10.0.0.0/29 v1 - A")
+	al.Restore([]Allocation{{Container: "x", Addr: b}})
+	al.KeepHolds(old)
+	if all := al.All(); len(all) != 1 || all[0].Container != "x" {
+		t.Error(all)
+	}
+	if got := mustAllocate(t, al, "d", ""); got != c {
+		t.Errorf("d gets %v", got)
+	}
+	if next := al.Expire(start); !next.Equal(start.Add(Hold)) || !al.Used(netip.PrefixFrom(a.Addr(), 32)) {
+		t.Errorf("the next hold ends %v", next)
+	}
+	if got := mustAllocate(t, al, "a", ""); got != a {
+		t.Errorf("a gets %v", got)
+	}
+}
+
 func TestRestore(t *testing.T) {
 	al := newAllocator(t, "10.32.0.0/12 v1 - A")
 	mustAllocate(t, al, "c", "")

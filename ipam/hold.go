@@ -60,3 +60,18 @@ func (al *Allocator) Expire(now time.Time) (next time.Time) {
 	al.nextEnd = next
 	return next
 }
+
+// KeepHolds has it hold back what an allocator that it takes the place of holds back, but for what containers have by now.
+func (al *Allocator) KeepHolds(old *Allocator) {
+	for _, e := range old.entries {
+		i, taken := al.find(e.Addr.Addr())
+		if e.heldUntil.IsZero() || taken {
+			continue
+		}
+		al.put(i, false, e.Allocation)
+		al.entries[i].heldUntil = e.heldUntil
+		if al.nextEnd.IsZero() || e.heldUntil.Before(al.nextEnd) {
+			al.nextEnd = e.heldUntil
+		}
+	}
+}

@@ -23,6 +23,7 @@ var errUnadopted = errors.New("what running containers have is not taken into th
 
 // adopt makes attachments, and what the allocator knows, say what running containers really
 // have, as the kernel says: what they use is theirs, whatever an old or a lost state file says.
+// A state that is known to be neither says what they have, and the kernel nothing more.
 // All of it is written down at once or none. Until it is, nothing is given out and no
 // container is changed; watchNamespaces tries again.
 func (r *Router) adopt() {
@@ -45,24 +46,53 @@ func (r *Router) adopt() {
 func (r *Router) adoptLocked() error {
 	real, err := r.host.Attached()
 	held, herr := r.witnessed()
-	if err := errors.Join(err, herr); err != nil {
+	if err = errors.Join(err, herr); err == nil {
+		if r.db.isSettled() {
+			err = r.takeLeftoversLocked(real)
+		} else {
+			err = r.adoptAllLocked(real, held)
+		}
+	}
+	if err == nil {
+		err = r.witnessAll(held)
+	}
+	if err != nil {
 		return fmt.Errorf("%w: %w", errUnadopted, err)
 	}
-	maps.Copy(real, held)
-	changed := adopted(r.attached, real, r.unprovenBy != "")
-	witness := func() error {
-		if err := r.witnessAll(held); err != nil {
-			return fmt.Errorf("%w: %w", errUnadopted, err)
+	r.db.settle()
+	return nil
+}
+
+// takeLeftoversLocked is for a state that is known to say all that was given: what else a
+// container has on its interface, what runs in it has put there, and the firewall lets
+// nothing of that through. An interface that nobody is attached by was left by a router that
+// was killed on its way back from an attach that failed.
+func (r *Router) takeLeftoversLocked(real map[string][]netip.Prefix) error {
+	var errs []error
+	for k := range real {
+		if r.attached[k] == nil {
+			r.log.Warn("take away an interface that nobody is attached by", "container", shortKey(k))
+			errs = append(errs, r.host.Detach(host.Port{Key: k}))
 		}
-		return nil
 	}
+	return errors.Join(errs...)
+}
+
+// adoptAllLocked is for a state that may be an older copy. What could not have been given
+// is not weft's all the same: it would spoil what is set for the whole host.
+func (r *Router) adoptAllLocked(real, held map[string][]netip.Prefix) error {
+	for k, as := range real {
+		real[k] = slices.DeleteFunc(as, func(p netip.Prefix) bool { return checkAddress(p) != nil })
+	}
+	maps.Copy(real, held)
+	changed := adopted(r.attached, real)
 	if len(changed) == 0 {
-		return witness()
+		return nil
 	}
 	for _, a := range changed {
 		unlock, ok := r.ops.try(a.Key) // else what is being done to it would undo this
 		if !ok {
-			return fmt.Errorf("%w: %s is being worked on", errUnadopted, shortKey(a.Key))
+			return fmt.Errorf("%s is being worked on", shortKey(a.Key))
 		}
 		defer unlock()
 		if ns := namespaceOf(a.Key); a.NetNS == "" && ns != "" {
@@ -74,7 +104,7 @@ func (r *Router) adoptLocked() error {
 		}
 	}
 	if err := r.putAttachmentLocked(changed...); err != nil {
-		return fmt.Errorf("%w: %w", errUnadopted, err)
+		return err
 	}
 	for _, a := range changed {
 		r.log.Warn("adopted what a running container has, which differs from the state file", "container", shortKey(a.Key), "addresses", a.Addrs)
@@ -85,7 +115,7 @@ func (r *Router) adoptLocked() error {
 	if r.alloc != nil {
 		r.restoreAllocationsLocked(r.mesh.State().Founding)
 	}
-	return witness()
+	return nil
 }
 
 // namespaceOf is the path that the key of a bare namespace stands for; "" for a container
@@ -102,10 +132,10 @@ func namespaceOf(key string) string {
 }
 
 // adopted decides: which attachments change, and to what, given what containers
-// really have, by key. With doubt, the state may be an old one: then a container has what
-// it has, and nothing else. No address is two containers' afterwards: whoever is stored
+// really have, by key. The state may be an old one: a container has what it has, and
+// nothing else; what has nothing keeps what it is stored with. No address is two containers' afterwards: whoever is stored
 // with it and has it comes first, then who has it, then the lower key.
-func adopted(stored map[string]*attachment, real map[string][]netip.Prefix, doubt bool) []*attachment {
+func adopted(stored map[string]*attachment, real map[string][]netip.Prefix) []*attachment {
 	all := maps.Clone(stored)
 	for k := range real {
 		if all[k] == nil {
@@ -131,15 +161,15 @@ func adopted(stored map[string]*attachment, real map[string][]netip.Prefix, doub
 	for _, k := range keys {
 		a := all[k].clone()
 		for _, p := range all[k].Addrs {
-			if user[p.Addr()] != k || doubt && len(real[k]) > 0 && !hasAddr(real[k], p.Addr()) {
+			if user[p.Addr()] != k || len(real[k]) > 0 && !hasAddr(real[k], p.Addr()) {
 				a.dropAddr(p.Addr())
 			}
 		}
 		for _, p := range real[k] {
-			isNew := !hasAddr(a.Addrs, p.Addr())
-			if user[p.Addr()] != k || !isNew && !doubt {
+			if user[p.Addr()] != k {
 				continue
 			}
+			isNew := !hasAddr(a.Addrs, p.Addr())
 			a.addAddr(p, false)
 			if isNew && a.Default != "" {
 				a.addName(attachedName{FQDN: a.Default, Addr: p.Addr()})

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -33,8 +34,10 @@ import (
 // engine is a container engine that knows of containers by name and process.
 type engine struct {
 	*httptest.Server
-	pids map[string]int // by ID; 0: it does not run
-	away bool
+	pids   map[string]int // by ID; 0: it does not run
+	away   bool
+	silent string      // about this container it does not answer, as of one that it is starting
+	waited atomic.Bool // and who asked has given up
 }
 
 func (e *engine) ServeHTTP(w http.ResponseWriter, q *http.Request) {
@@ -42,7 +45,15 @@ func (e *engine) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	_, path, _ := strings.Cut(q.URL.Path, "/containers/")
 	id, _, _ := strings.Cut(path, "/")
+	if _, known := e.pids[dockerID(id)]; known {
+		id = dockerID(id)
+	}
 	var answer any
+	if id != "" && id == e.silent {
+		<-q.Context().Done()
+		e.waited.Store(true)
+		return
+	}
 	switch _, known := e.pids[id]; {
 	case e.away:
 		http.Error(w, `{"message":"the engine is away"}`, 500)
@@ -85,6 +96,7 @@ func newRealHost(t *testing.T) *realHost {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	h := &realHost{t: t, f: newFounder(t), engine: &engine{pids: map[string]int{}}, ends: map[int]func(){}}
+	h.f.containers = true
 	h.engine.Server = httptest.NewUnstartedServer(h.engine)
 	h.engine.Listener.Close()
 	var err error
@@ -125,6 +137,13 @@ func (h *realHost) load(r *Router) {
 	}
 }
 
+// loseMark has the next router not know whether its state is the latest.
+func (h *realHost) loseMark() {
+	if err := os.Remove(filepath.Join(h.f.run, markFile)); err != nil {
+		h.t.Error(err)
+	}
+}
+
 // begin is what Run does first.
 func (h *realHost) begin() {
 	h.findLiving(h.t.Context())
@@ -142,6 +161,18 @@ func (h *realHost) share() {
 		h.t.Fatal(err)
 	}
 	h.alloc.SetRing(ring)
+}
+
+// engineBack is engineConnected, on the test's thread.
+func (h *realHost) engineBack() {
+	h.engine.away = false
+	h.mu.Lock()
+	h.Router.engine = true
+	keys := slices.Sorted(maps.Keys(h.attached))
+	h.mu.Unlock()
+	for _, k := range keys {
+		h.lookAt(h.t.Context(), k)
+	}
 }
 
 // process begins a process in a namespace of its own, and says which.
@@ -246,11 +277,7 @@ func TestOldStateWithoutAnEngine(t *testing.T) {
 	h.wired(c2, h.engine.pids[c2], "10.32.0.1/12")
 	h.wired(c3, h.engine.pids[c3], "10.32.0.2/12", "10.33.0.1/16")
 	h.engine.away = true
-	h.start(h.f.restart(h.Router, func() {
-		if err := os.Remove(filepath.Join(h.f.run, markFile)); err != nil {
-			t.Error(err)
-		}
-	}))
+	h.start(h.f.restart(h.Router, h.loseMark))
 	const want = "c2[10.32.0.1/12] c3[10.32.0.2/12 10.33.0.1/16]"
 	h.says(want)
 	if a := h.attached[c3]; !a.running || len(a.Names) != 1 || a.Names[0].Addr != pfx("10.33.0.1/16").Addr() {
@@ -267,15 +294,14 @@ func TestOldStateWithoutAnEngine(t *testing.T) {
 		}
 	}
 	h.alloc.FreeAll(h.began, c1)
-	h.engine.away = false
-	h.engineConnected(t.Context())
+	h.engineBack()
 	if a := h.attached[c2]; !a.running || a.Name != "c2" || len(a.Names) != 1 || a.Names[0].FQDN != "c2.weft.local." {
 		t.Errorf("c2, when its engine is back: %+v", a)
 	}
 	h.really(want)
 	// What has ended for its engine has nothing any more, although its process lives.
 	delete(h.engine.pids, c2)
-	h.engineConnected(t.Context())
+	h.engineBack()
 	h.really("c3[10.32.0.2/12 10.33.0.1/16]")
 	h.says("c3[10.32.0.2/12 10.33.0.1/16]")
 }
@@ -293,7 +319,7 @@ func TestAdoptionThatCannotBeWritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.wired(c2, h.engine.pids[c2], "10.32.0.1/12")
-	h.load(h.f.restart(h.Router, func() {}))
+	h.load(h.f.restart(h.Router, h.loseMark))
 	good := h.db.DB
 	if h.db.DB, err = statedb.Open(filepath.Join(t.TempDir(), "state.db")); err != nil {
 		t.Fatal(err)
@@ -302,6 +328,7 @@ func TestAdoptionThatCannotBeWritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.begin()
+	h.alone()
 	waits := func(what string, err error) {
 		t.Helper()
 		if !errors.Is(err, errUnadopted) {
@@ -370,7 +397,7 @@ func TestProcessesShareANamespace(t *testing.T) {
 		t.Errorf("attached twice: %v, %v", err, hints)
 	}
 	h.ends[pid]()
-	if err := h.checkUnwatched(ctx, key); err != nil {
+	if err := h.checkUnwatched(key); err != nil {
 		t.Fatal(err)
 	}
 	h.says("")
@@ -394,9 +421,9 @@ func TestAProcessEndedMeanwhile(t *testing.T) {
 	key := fmt.Sprint("pid:", pid)
 	h.wired(key, pid, "10.32.0.1/12") // and the state is lost
 	h.ends[pid]()
-	h.start(h.f.restart(h.Router, func() {}))
+	h.start(h.f.restart(h.Router, h.loseMark))
 	h.says(key + "[10.32.0.1/12]")
-	if err := h.checkUnwatched(t.Context(), key); err != nil {
+	if err := h.checkUnwatched(key); err != nil {
 		t.Fatal(err)
 	}
 	h.says("")
@@ -473,7 +500,7 @@ func TestDetachWithoutAnEngine(t *testing.T) {
 	c := dockerID("c1")
 	h.wired(c, h.process(), "10.32.0.1/12", "10.33.0.1/16") // and the state is lost
 	h.engine.away = true
-	h.start(h.f.restart(h.Router, func() {}))
+	h.start(h.f.restart(h.Router, h.loseMark))
 	const both = "c1[10.32.0.1/12 10.33.0.1/16]"
 	if _, err := h.detach(t.Context(), c, []string{"10.33.0.1/16"}); err == nil || len(api.Hints(err)) == 0 {
 		t.Errorf("one: %v", err)

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
+	"weft/host"
 	"weft/ipam"
 )
 
@@ -194,9 +196,15 @@ func (r *Router) giveBack(as []ipam.Allocation) {
 	defer r.mu.Unlock()
 	for _, al := range as {
 		a := r.attached[al.Container]
-		used := a != nil && slices.ContainsFunc(a.Addrs, func(p netip.Prefix) bool { return p.Addr() == al.Addr.Addr() })
-		if !used && r.alloc != nil {
+		switch {
+		case r.alloc == nil:
+		case a == nil || !hasAddr(a.Addrs, al.Addr.Addr()):
 			r.alloc.Free(time.Now(), al.Container, al.Addr.Addr())
+		default: // it was claimed with another length than it has
+			other := func(have ipam.Allocation) bool { return have.Addr.Addr() != al.Addr.Addr() }
+			for _, err := range r.alloc.Restore(slices.DeleteFunc(a.allocations(), other)) {
+				r.log.Error("give an address back", "err", err)
+			}
 		}
 	}
 }
@@ -204,8 +212,7 @@ func (r *Router) giveBack(as []ipam.Allocation) {
 // checkAddress refuses what package host could not give to a container: this
 // release gives IPv4 unicast addresses.
 func checkAddress(p netip.Prefix) error {
-	a := p.Addr()
-	if !p.IsValid() || !a.Is4() || p.Bits() < 1 || a.IsLoopback() || a.IsMulticast() || a.IsUnspecified() || a.IsLinkLocalUnicast() || a.As4()[0] == 0 || a.As4()[0] >= 240 {
+	if host.CheckAddr(p) != nil || p.Addr().As4()[0] == 0 {
 		return badRequest("for example 10.32.0.9/12", "%v cannot be given to a container: it must be an IPv4 unicast address with its subnet's length", p)
 	}
 	return nil
@@ -379,25 +386,34 @@ func (r *Router) defaultSubnet() netip.Prefix {
 // no longer exists for the engine.
 func (r *Router) keyOf(ctx context.Context, name string) (string, error) {
 	r.mu.Lock()
-	var found []string
+	_, exact := r.attached[name]
+	var named, begun []string
 	for k, a := range r.attached {
-		if k == name || a.Name == name && name != "" {
-			r.mu.Unlock()
-			return k, nil
+		if a.Name == name && name != "" {
+			named = append(named, k)
 		}
-		if a.docker() && len(name) >= 4 && len(name) < len(k) && k[:len(name)] == name {
-			found = append(found, k)
+		if a.docker() && len(name) >= 4 && strings.HasPrefix(k, name) {
+			begun = append(begun, k)
 		}
 	}
 	r.mu.Unlock()
-	if len(found) == 1 {
-		return found[0], nil
+	switch {
+	case exact:
+		return name, nil
+	case len(named) == 1:
+		return named[0], nil
+	case len(named) == 0 && len(begun) == 1:
+		return begun[0], nil
 	}
 	c, err := r.askEngine(ctx, name)
-	if err != nil {
-		return "", &Error{Msg: fmt.Sprintf("%s is not attached", name), Tip: "`weft ps` lists what is", Code: 404}
+	switch {
+	case err == nil:
+		return c.ID, nil
+	case len(named) > 0: // one was renamed, and that has not come here
+		return "", &Error{Msg: fmt.Sprintf("several containers here were called %s, and the container engine does not say which is now", name), Err: err,
+			Tip: "name it by its ID, which `weft ps` lists", Code: 409}
 	}
-	return c.ID, nil
+	return "", &Error{Msg: fmt.Sprintf("%s is not attached", name), Tip: "`weft ps` lists what is", Code: 404}
 }
 
 // parseAddrArgs reads the addresses of a command line; none means the default

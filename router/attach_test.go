@@ -36,6 +36,9 @@ func TestGiveBackSparesWhatIsInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.giveBack([]ipam.Allocation{again, other})
+	if got, isNew, err := r.alloc.Allocate("c", pfx("10.32.0.0/12")); err != nil || isNew || got.Addr != al.Addr {
+		t.Errorf("after a claim of %v that failed, the container, which has %v, gets %v, %v", again.Addr, al.Addr, got.Addr, err)
+	}
 	if len(r.alloc.Lookup("c")) == 0 {
 		t.Errorf("%v was freed while the container has it", al.Addr)
 	}

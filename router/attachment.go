@@ -2,7 +2,6 @@ package router
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -213,28 +212,19 @@ func (r *Router) putAttachmentLocked(as ...*attachment) error {
 		}
 		put[a.Key] = b
 	}
-	for _, a := range as {
-		if a.held() && len(a.Addrs) > 0 {
-			if err := r.bearWitness(a.Key, a.Addrs); err != nil {
-				return err
-			}
-		}
+	defer r.bearStored(as)
+	if err := r.bearBoth(as); err != nil {
+		return err
 	}
 	if err := r.db.Apply(bucketAttach, put, del); err != nil {
 		return err
 	}
-	var err error
 	for _, a := range as {
-		r.attached[a.Key] = a
-		if len(a.Addrs) > 0 {
-			continue
-		}
-		delete(r.attached, a.Key)
-		if a.held() {
-			err = errors.Join(err, r.bearWitness(a.Key, nil))
+		if r.attached[a.Key] = a; len(a.Addrs) == 0 {
+			delete(r.attached, a.Key)
 		}
 	}
-	return err
+	return nil
 }
 
 func (r *Router) dropAttachmentLocked(key string) error {

@@ -2,7 +2,6 @@ package router
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -127,91 +126,6 @@ func sameNamespace(a *attachment) bool {
 	return err == nil && a.NSID != "" && id == a.NSID
 }
 
-// onEvent follows the engine. An event may come late or twice: it only says that
-// the container should be looked at.
-func (r *Router) onEvent(ctx context.Context) func(docker.Event) {
-	return func(e docker.Event) {
-		switch e.Kind {
-		case docker.Connected:
-			r.engineConnected(ctx)
-		case docker.Lost:
-			r.mu.Lock()
-			r.engine = false // its containers are then watched by their namespaces
-			r.mu.Unlock()
-		default:
-			r.lookAt(ctx, e.Container)
-		}
-		r.pokeBoth()
-	}
-}
-
-// engineConnected looks at everything: events may have been missed.
-func (r *Router) engineConnected(ctx context.Context) {
-	r.mu.Lock()
-	r.engine = true
-	var keys []string
-	for k, a := range r.attached {
-		if a.docker() {
-			keys = append(keys, k)
-		}
-	}
-	r.mu.Unlock()
-	ask, cancel := context.WithTimeout(ctx, engineTimeout)
-	if bridge, err := r.docker.BridgeAddr(ask); err == nil {
-		r.setBridge(bridge)
-	}
-	cancel()
-	for _, k := range keys {
-		r.lookAt(ctx, k)
-	}
-}
-
-// lookAt makes an attachment follow its container. What can not be done now is
-// tried again by watchNamespaces.
-func (r *Router) lookAt(ctx context.Context, key string) {
-	r.mu.Lock()
-	a := r.attached[key]
-	delete(r.dirty, key)
-	r.mu.Unlock()
-	if a == nil {
-		return
-	}
-	if err := r.follow(ctx, key); err != nil && ctx.Err() == nil {
-		r.mu.Lock()
-		first := !r.failing[key]
-		r.dirty[key], r.failing[key] = true, true
-		r.mu.Unlock()
-		if first {
-			r.log.Warn("follow a container; trying again", "container", shortKey(key), "err", err)
-		}
-		return
-	}
-	r.mu.Lock()
-	delete(r.failing, key)
-	r.mu.Unlock()
-}
-
-func (r *Router) follow(ctx context.Context, key string) error {
-	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
-	defer cancel()
-	unlock, err := r.ops.lock(ctx, key)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	c, err := r.docker.Inspect(ctx, key)
-	switch {
-	case errors.Is(err, docker.ErrNotFound):
-		return r.containerRemoved(key)
-	case err != nil:
-		return err
-	case !c.Running || c.PID == 0:
-		r.containerDied(key)
-		return nil
-	}
-	return r.containerStarted(c)
-}
-
 // containerStarted redoes the attachment of a container that lives. The
 // container is locked.
 func (r *Router) containerStarted(c docker.Container) error {
@@ -264,6 +178,21 @@ func (r *Router) containerDied(key string) {
 	}
 	r.mu.Unlock()
 	r.pokeBoth()
+}
+
+// stoppedRenamed has a container that does not live known by its name of now: another may have
+// the old one, and is then meant by it. The container is locked.
+func (r *Router) stoppedRenamed(c docker.Container) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	a := r.attached[c.ID]
+	if a == nil || a.Name == c.Name || a.Name == "" { // without one, it gets its names when it starts: see renewed
+		return nil
+	}
+	b := a.clone()
+	b.Name = c.Name
+	b.rename(r.defaultName(target{Key: c.ID, Name: c.Name, Hostname: c.Hostname, Domainname: c.Domainname}))
+	return r.putAttachmentLocked(b)
 }
 
 // containerRemoved ends an attachment with its container, which is locked. Others may live
@@ -319,20 +248,20 @@ func (r *Router) watchNamespaces(ctx context.Context) error {
 			r.adopt()
 		}
 		for _, k := range again {
-			r.lookAt(ctx, k)
+			r.lookSoon(ctx, k)
 		}
 		for _, k := range unwatched {
-			if err := r.checkUnwatched(ctx, k); err != nil && ctx.Err() == nil {
+			if err := r.checkUnwatched(k); err != nil {
 				r.log.Debug("look at a namespace", "container", shortKey(k), "err", err)
 			}
 		}
 	}
 }
 
-func (r *Router) checkUnwatched(ctx context.Context, key string) error {
-	unlock, err := r.ops.lock(ctx, key)
-	if err != nil {
-		return err
+func (r *Router) checkUnwatched(key string) error {
+	unlock, ok := r.ops.try(key)
+	if !ok { // it is looked at again; the others are not to wait
+		return nil
 	}
 	defer unlock()
 	r.mu.Lock()
@@ -390,6 +319,9 @@ func (r *Router) restoreAllocationsLocked(f mesh.Founding) {
 	}
 	for _, err := range alloc.Restore(held) {
 		r.log.Error("restore an address", "err", err)
+	}
+	if r.alloc != nil {
+		alloc.KeepHolds(r.alloc)
 	}
 	r.alloc = alloc
 	r.suspendLocked()

@@ -64,6 +64,7 @@ type markedDB struct {
 	mu           sync.Mutex    // guards the fields below
 	on           bool          // the state is known to be the latest
 	contradicted bool          // the state file tells of a doubt
+	settled      bool          // it says all that was given to containers: it is no older copy, or that was adopted since
 	at           time.Duration // when this host last looked at the clock, and had not slept
 	f            *os.File
 	err          error
@@ -104,6 +105,7 @@ func openMarked(db *statedb.DB, runDir string) (*markedDB, string, error) {
 			return nil, "", unwritten(err)
 		}
 	}
+	m.settled = why == "" || why == wasAway
 	// From here on the state may change without the mark: an old one must not vouch for it.
 	if err := os.Remove(m.path); err != nil && !os.IsNotExist(err) {
 		return nil, "", fmt.Errorf("remove mark: %w", err)
@@ -182,15 +184,39 @@ func unwritten(err error) error {
 func (m *markedDB) vouch() {
 	m.mu.Lock()
 	m.on = true
-	if m.contradicted {
-		if err := m.DB.Apply(bucketRouter, nil, []string{keyDoubt}); err != nil {
-			m.err = fmt.Errorf("forget the doubt: %w", err) // the next start has it still
-		} else {
-			m.contradicted = false
-		}
-	}
+	m.forgetDoubtLocked()
 	m.mu.Unlock()
 	m.touch()
+}
+
+// settle says that what containers have is in the state now. A mark from before would
+// have the next start take it from them.
+func (m *markedDB) settle() {
+	m.mu.Lock()
+	m.settled = true
+	m.forgetDoubtLocked()
+	m.mu.Unlock()
+	m.touch()
+}
+
+func (m *markedDB) isSettled() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.settled
+}
+
+// vouchedLocked says that the mark is to be written.
+func (m *markedDB) vouchedLocked() bool { return m.on && m.settled }
+
+func (m *markedDB) forgetDoubtLocked() {
+	if !m.vouchedLocked() || !m.contradicted {
+		return
+	}
+	if err := m.DB.Apply(bucketRouter, nil, []string{keyDoubt}); err != nil {
+		m.err = fmt.Errorf("forget the doubt: %w", err) // the next start has it still
+		return
+	}
+	m.contradicted = false
 }
 
 // touch looks at the clock and, once somebody has vouched, writes the mark. If that fails, the next
@@ -202,7 +228,7 @@ func (m *markedDB) touch() {
 		return
 	}
 	m.at = m.now()
-	if !m.on {
+	if !m.vouchedLocked() {
 		return
 	}
 	seq, err := m.Sequence()
@@ -227,10 +253,11 @@ func (m *markedDB) slept() bool {
 		return false
 	}
 	m.at = m.now()
-	if !m.on { // a mark that is there contradicts
+	vouched := m.vouchedLocked()
+	m.on = false
+	if !vouched { // a mark that is there contradicts
 		return true
 	}
-	m.on = false
 	if m.f != nil {
 		_ = m.f.Close()
 		m.f = nil

@@ -31,6 +31,7 @@ type founder struct {
 	id         *peer.Identity
 	member     membership
 	store      func(mesh.Store) mesh.Store // nil: that of the state file
+	containers bool                        // run here: what they have is still to be adopted
 	network    mesh.Network                // nil: the mesh is not run
 }
 
@@ -69,6 +70,9 @@ func (f *founder) start() *Router {
 		f.t.Fatal(err)
 	}
 	r.judgeState()
+	if !f.containers {
+		r.db.settle()
+	}
 	r.restoreAllocations(f.member.Founding)
 	return r
 }

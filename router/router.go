@@ -65,6 +65,7 @@ type Router struct {
 	done        chan struct{}
 	ended       sync.Once
 	ops         keyed // one operation at a time for a container
+	looker      looker
 	asks        asker
 	tunnels     tunnels
 	view        atomic.Pointer[view] // what the last pass saw and wanted
@@ -328,6 +329,7 @@ func (r *Router) Run(ctx context.Context) (err error) {
 	}
 	defer func() { r.dev.Close() }()
 	g, ctx := errgroup.WithContext(ctx)
+	defer r.looker.Wait() // after g, which has it look
 	g.Go(func() error {
 		select {
 		case <-r.mesh.Ready():

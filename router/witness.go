@@ -55,6 +55,45 @@ func (r *Router) bearWitness(key string, addrs []netip.Prefix) error {
 	return nil
 }
 
+// bearBoth is called before attachments are stored: until it is known whether they were, the
+// files say what they hold in either case.
+func (r *Router) bearBoth(as []*attachment) error {
+	for _, a := range as {
+		if !a.held() {
+			continue
+		}
+		both := slices.Clone(a.Addrs)
+		if was := r.attached[a.Key]; was != nil {
+			for _, p := range was.Addrs {
+				if !hasAddr(both, p.Addr()) {
+					both = append(both, p)
+				}
+			}
+		}
+		if err := r.bearWitness(a.Key, both); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// bearStored is called when it is known. A file that can not be made to say less is made to
+// by the next change of what its ID holds, or the next start.
+func (r *Router) bearStored(as []*attachment) {
+	for _, a := range as {
+		if !a.held() {
+			continue
+		}
+		var addrs []netip.Prefix
+		if have := r.attached[a.Key]; have != nil {
+			addrs = have.Addrs
+		}
+		if err := r.bearWitness(a.Key, addrs); err != nil {
+			r.log.Warn("write down that no more is held", "container", shortKey(a.Key), "err", err)
+		}
+	}
+}
+
 // witnessed is what all the files say.
 func (r *Router) witnessed() (map[string][]netip.Prefix, error) {
 	paths, err := filepath.Glob(filepath.Join(r.o.RunDir, witnessPrefix+"*"))
@@ -76,12 +115,18 @@ func (r *Router) witnessed() (map[string][]netip.Prefix, error) {
 	return all, nil
 }
 
-// witnessAll does it for what is stored: after a reboot there are no files.
+// witnessAll makes the files say what is stored, where they say otherwise: after a reboot there are none,
+// and a router that was killed may have left one of what it did not come to store.
 func (r *Router) witnessAll(said map[string][]netip.Prefix) error {
 	var errs []error
 	for k, a := range r.attached {
 		if a.held() && !slices.Equal(said[k], a.Addrs) {
 			errs = append(errs, r.bearWitness(k, a.Addrs))
+		}
+	}
+	for k := range said {
+		if r.attached[k] == nil {
+			errs = append(errs, r.bearWitness(k, nil))
 		}
 	}
 	return errors.Join(errs...)
