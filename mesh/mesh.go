@@ -80,6 +80,7 @@ type Mesh struct {
 	stale     bool    // a delegate of memberlist has changed what State shows
 	leaving   bool
 	heard     bool             // see State
+	heardAt   time.Time        // when heard became true
 	doubted   time.Time        // see Doubt
 	sought    time.Time        // when another host was last asked who is there
 	knocked   map[peer.ID]bool // send datagrams and are not in gossip here; few

@@ -38,18 +38,28 @@ const (
 
 func newPast() past { return past{epochs: make(map[uint64]*pastEpoch)} }
 
-// begin makes a place for an epoch. One that was taken up goes for it, or that of which
-// nothing came for longest: it comes again.
+// pastDoubt is for how long what was told in part of an epoch that is lower than this
+// host's own is waited for, once another host has told all that it has: an exchange under
+// way is over then. Who told it may be gone, or send an old entry again and again. A
+// higher one is waited for without end: this host has written more than anybody tells.
+const pastDoubt = syncTimeout
+
+// begin makes a place for an epoch; nil: there is none. One that was taken up goes for it,
+// of those the one of which nothing came for longest, or the lowest of those that are here
+// in part: it comes again. What is here in whole and waits for its turn stays.
 func (p *past) begin(number, open uint64) *pastEpoch {
 	if len(p.epochs) >= maxPast {
 		var victim *pastEpoch
 		for n, e := range p.epochs {
 			settled := e.settled()
 			switch {
-			case n == open:
-			case victim == nil, settled && !victim.settled(), settled == victim.settled() && e.last < victim.last:
+			case n == open || !settled && !e.partial():
+			case victim == nil, settled && !victim.settled(), settled && e.last < victim.last, !settled && !victim.settled() && n < victim.number:
 				victim = e
 			}
+		}
+		if victim == nil {
+			return nil
 		}
 		delete(p.epochs, victim.number)
 	}
@@ -66,14 +76,15 @@ func (p *past) ascending() (es []*pastEpoch) {
 	return es
 }
 
-// partial tells that there is more of an epoch than is here.
-func (p *past) partial() bool {
-	for _, e := range p.epochs {
+// partial tells that there is more of an epoch than is here, and whether of one higher
+// than this host's own.
+func (p *past) partial(own uint64) (some, higher bool) {
+	for n, e := range p.epochs {
 		if e.partial() {
-			return true
+			some, higher = true, higher || n > own
 		}
 	}
-	return false
+	return some, higher
 }
 
 // tell takes an entry from a host that holds it, and reports whether it is news.
@@ -122,7 +133,9 @@ func (e *pastEpoch) keptBy(later *epoch) bool {
 // is this host's own up to there.
 func (p *past) continues(own *epoch) *pastEpoch {
 	e := p.begin(own.number, own.number)
-	e.epoch = own.copy()
+	if e != nil {
+		e.epoch = own.copy()
+	}
 	return e
 }
 
@@ -132,7 +145,9 @@ func (p *past) former(own *epoch, open uint64) {
 	if own == nil || p.epochs[own.number] != nil {
 		return
 	}
-	p.begin(own.number, open).epoch = own.copy()
+	if e := p.begin(own.number, open); e != nil {
+		e.epoch = own.copy()
+	}
 }
 
 // copy shares the entries.
@@ -163,12 +178,18 @@ func (m *Mesh) takeOwnLocked(p proven, from peer.ID, asked bool) bool {
 	switch own := m.ownEpochLocked(); {
 	case e != nil:
 	case own != nil && own.number == p.Epoch:
-		e = m.past.continues(own)
+		if e = m.past.continues(own); e == nil {
+			break
+		}
 		m.notices.set("back", "other hosts know more of what this host has written than it does itself: was the machine put back to an earlier state? "+
 			"It takes that up again by itself", time.Now())
 		m.publishLocked()
 	default:
 		e = m.past.begin(p.Epoch, m.own.epoch)
+	}
+	if e == nil {
+		m.checkPastLocked() // what waits is taken up, and then there is room
+		return false
 	}
 	m.past.tick++
 	e.last = m.past.tick
@@ -205,7 +226,8 @@ func (m *Mesh) lacksPastLocked() bool {
 // checkPastLocked asks for a new epoch when this host's own lacks something of its past.
 // While an exchange tells of that, there is more to come.
 func (m *Mesh) checkPastLocked() {
-	if m.telling == 0 && m.lacksPastLocked() {
+	enough := m.telling == 0 || len(m.past.epochs) >= maxPast || m.heard && time.Since(m.heardAt) >= pastDoubt
+	if enough && m.lacksPastLocked() {
 		poke(m.reroll)
 	}
 }
@@ -226,7 +248,8 @@ func (m *Mesh) endTelling(asked *asked) {
 
 // heardLocked is State.Heard.
 func (m *Mesh) heardLocked() bool {
-	return m.heard && m.telling == 0 && !m.lacksPastLocked() && !m.past.partial()
+	some, higher := m.past.partial(m.own.epoch)
+	return m.heard && !m.lacksPastLocked() && !higher && (m.telling == 0 && !some || time.Since(m.heardAt) >= pastDoubt)
 }
 
 // hear notes that another host has told what it knows of this one's past; theirs
@@ -238,7 +261,10 @@ func (m *Mesh) hear(from peer.ID, theirs []mark) {
 	was := m.heardLocked()
 	if m.toldAllLocked(from, theirs) {
 		m.settlePastLocked(from)
-		m.heard = m.heard || time.Since(m.doubted) >= doubtDrain
+		if !m.heard && time.Since(m.doubted) >= doubtDrain {
+			m.heard, m.heardAt = true, time.Now()
+			time.AfterFunc(pastDoubt, m.hearLate)
+		}
 	}
 	news := m.heardLocked() != was
 	if news {
@@ -248,6 +274,15 @@ func (m *Mesh) hear(from peer.ID, theirs []mark) {
 	if news {
 		m.o.OnChange()
 	}
+}
+
+// hearLate is called when what was told in part is waited for no longer.
+func (m *Mesh) hearLate() {
+	m.mu.Lock()
+	m.checkPastLocked()
+	m.publishLocked()
+	m.mu.Unlock()
+	m.o.OnChange()
 }
 
 func (m *Mesh) toldAllLocked(from peer.ID, theirs []mark) bool {

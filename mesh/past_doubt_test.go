@@ -1,0 +1,145 @@
+package mesh
+
+import (
+	"log/slog"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"weft/peer"
+)
+
+// plant has a made-up host tell c an entry, in an exchange of logs that it breaks off.
+func (w *world) plant(r, c *box, e Entry) {
+	w.t.Helper()
+	m, err := New(Options{
+		Identity: r.id, Secret: w.secret, Store: newDisk(), Tunnel: r, Network: r.host,
+		Endpoints: func() []netip.AddrPort { return nil }, Log: w.log,
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := m.openEpoch(); err != nil {
+		w.t.Fatal(err)
+	}
+	l, err := m.open(w.t.Context(), purposeJoin, c.id.ID(), netip.AddrPortFrom(c.addr, DefaultPort))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer l.close()
+	_ = l.write(msgRoot, make([]byte, 32))
+	if _, _, err = l.read(1+maxRefusal, msgRoot); err != nil {
+		w.t.Fatal(err)
+	}
+	_ = l.write(msgDigest, nil)
+	for ty := msgDigest; err == nil && ty != msgDone; {
+		ty, _, err = l.read(1+maxChunk, msgDigest, msgEntries, msgDone)
+	}
+	if err := l.write(msgEntries, AppendEntries(nil, e)); err != nil {
+		w.t.Fatal(err)
+	}
+	time.Sleep(50 * time.Millisecond)
+}
+
+// An entry of an epoch of long ago, sent by somebody who has no more of it, holds a host that
+// was asleep up for a while, and not for ever.
+func TestOldEntryBeforeASleep(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.log = slog.New(slog.DiscardHandler)
+		bs := w.meet(3)
+		c := bs[2]
+		old := c.mesh.State().Logs[c.id.ID()][0]
+		for range 2 {
+			c.kill()
+			time.Sleep(time.Second)
+			c.join(bs[0])
+			w.within(20*time.Second, "back", func() bool { return oneMesh(bs...) && c.mesh.State().Heard })
+		}
+		w.plant(w.box("rogue"), c, old)
+		time.Sleep(6 * time.Hour)
+		c.mesh.Doubt()
+		changes := 0
+		w.setWatch(func(b *box) {
+			if b == c && c.mesh.State().Heard {
+				changes++
+			}
+		})
+		took := w.within(pastDoubt+30*time.Second, "heard", func() bool { return c.mesh.State().Heard })
+		t.Logf("heard after %v", took)
+		w.setWatch(nil)
+		if changes == 0 {
+			t.Error("nobody was told")
+		}
+	})
+}
+
+// What was told in whole and waits to be taken up is not pushed out by what others tell in
+// part, and a member whose exchange never ends does not keep it waiting.
+func TestPastIsNotPushedOut(t *testing.T) {
+	bubble(t, func(t *testing.T, _ *world) {
+		m := quietMesh(t, NewSecret())
+		s := scribe{id: m.o.Identity, secret: m.o.Secret}
+		rogue, other := newIdentity(t).ID(), newIdentity(t).ID()
+		tell := func(from peer.ID, x *asked, ps []proven) {
+			var es []Entry
+			for _, p := range ps {
+				es = append(es, p.Entry)
+			}
+			if _, err := m.takeTold(es, from, x); err != nil {
+				t.Fatal(err)
+			}
+		}
+		endless, honest := newAsked(nil, nil), newAsked(nil, nil)
+		tell(rogue, endless, s.past(t, 5, []string{"old"}, nil)[:1])
+		past := s.past(t, 50<<32, []string{"a", "b"}, nil)
+		tell(other, honest, past)
+		m.endTelling(honest)
+		time.Sleep(doubtDrain)
+		m.hear(other, markOf(m, past))
+		if m.State().Heard {
+			t.Error("heard, and it was not taken up")
+		}
+		for i := range uint64(2 * maxPast) {
+			tell(rogue, endless, s.past(t, 6+i, []string{"old"}, nil)[:1])
+		}
+		time.Sleep(pastDoubt)
+		select {
+		case <-m.reroll:
+			if err := m.openEpoch(); err != nil {
+				t.Fatal(err)
+			}
+		default:
+			t.Error("it is not asked for")
+		}
+		if gs := grantsIn(m); !slices.Contains(gs, "a") || !slices.Contains(gs, "b") || !m.State().Heard {
+			t.Errorf("heard %v, with the grants %q", m.State().Heard, gs)
+		}
+	})
+}
+
+// A higher epoch than this host's own that was told in part is waited for without end.
+func TestPartOfAHigherEpochIsWaitedFor(t *testing.T) {
+	bubble(t, func(t *testing.T, _ *world) {
+		m := quietMesh(t, NewSecret())
+		s := scribe{id: m.o.Identity, secret: m.o.Secret}
+		gone, other := newIdentity(t).ID(), newIdentity(t).ID()
+		time.Sleep(doubtDrain)
+		for _, c := range []struct {
+			epoch uint64
+			want  bool
+		}{{5, true}, {50 << 32, false}} {
+			told(t, m, gone, s.past(t, c.epoch, []string{"a", "b"}, nil)[:2])
+			m.hear(other, nil)
+			if m.State().Heard {
+				t.Errorf("epoch %d: heard at once", c.epoch)
+			}
+			time.Sleep(pastDoubt)
+			if heard := m.State().Heard; heard != c.want {
+				t.Errorf("epoch %d: heard %v, want %v", c.epoch, heard, c.want)
+			}
+			m.Doubt()
+			time.Sleep(doubtDrain)
+		}
+	})
+}
