@@ -34,7 +34,8 @@ import (
 // engine is a container engine that knows of containers by name and process.
 type engine struct {
 	*httptest.Server
-	pids   map[string]int // by ID; 0: it does not run
+	pids   map[string]int    // by ID; 0: it does not run
+	hosts  map[string]string // the paths of their hosts files
 	away   bool
 	silent string      // about this container it does not answer, as of one that it is starting
 	waited atomic.Bool // and who asked has given up
@@ -67,7 +68,7 @@ func (e *engine) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		}
 		answer = list
 	case known:
-		answer = map[string]any{"Id": id, "Name": "/" + id[:2], "State": map[string]any{"Running": e.pids[id] != 0, "Pid": e.pids[id]},
+		answer = map[string]any{"Id": id, "Name": "/" + id[:2], "HostsPath": e.hosts[id], "State": map[string]any{"Running": e.pids[id] != 0, "Pid": e.pids[id]},
 			"Config": map[string]any{"Hostname": id[:2]}, "HostConfig": map[string]any{"NetworkMode": "bridge"}, "NetworkSettings": map[string]any{}}
 	default:
 		http.Error(w, `{"message":"no such container"}`, 404)
@@ -328,6 +329,9 @@ func TestAdoptionThatCannotBeWritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.begin()
+	if s := h.ipamReport(h.mesh.State(), nil).Status; !strings.HasPrefix(s, "waiting: what running containers have") {
+		t.Errorf("status: %q", s) // and not that the state may be old, which waits for this
+	}
 	h.alone()
 	waits := func(what string, err error) {
 		t.Helper()
@@ -345,9 +349,6 @@ func TestAdoptionThatCannotBeWritten(t *testing.T) {
 	waits("give", h.mayGiveLocked())
 	h.mu.Unlock()
 	h.really("c2[10.32.0.1/12]")
-	if s := h.ipamReport(h.mesh.State(), nil).Status; !strings.HasPrefix(s, "waiting: what running containers have") {
-		t.Errorf("status: %q", s)
-	}
 	h.adopt()
 	waits("it failed again", h.unadopted)
 	h.db.DB = good

@@ -92,7 +92,7 @@ func (r *Router) attachAs(ctx, wait context.Context, t target, req attachRequest
 	a := r.attached[t.Key]
 	r.mu.Unlock()
 	if err := r.rewriteHosts(a, t.HostsPath, t.Hostname, t.Domainname); err != nil {
-		return none, &Error{Msg: fmt.Sprintf("%s is attached as %v, but its hosts file was not rewritten", req.Container, addrs), Err: err}
+		warn = append(warn, fmt.Sprintf("the hosts file of %s was not rewritten: %s", req.Container, describe(err)))
 	}
 	return changed{addrs, warn}, nil
 }
@@ -127,6 +127,9 @@ func (r *Router) attachLocked(t target, req attachRequest, got []ipam.Allocation
 		return nil, err
 	}
 	if err := r.wire(a.clone()); err != nil {
+		if ended := t.lives(); ended != nil {
+			err = ended
+		}
 		r.mu.Lock()
 		if before != nil {
 			err = errors.Join(err, r.putAttachmentLocked(before))
@@ -135,7 +138,9 @@ func (r *Router) attachLocked(t target, req attachRequest, got []ipam.Allocation
 			before = &attachment{Key: t.Key, NetNS: t.NetNS}
 		}
 		r.mu.Unlock()
-		return nil, errors.Join(err, r.host.Detach(r.port(before)))
+		undo := r.port(before)
+		undo.NetNS = t.NetNS // the container may have been started anew since before
+		return nil, errors.Join(err, r.host.Detach(undo))
 	}
 	return addrs, nil
 }
@@ -352,7 +357,11 @@ func (r *Router) detach(ctx context.Context, container string, raw []string) (ch
 	for _, addr := range gone {
 		r.free(key, addr)
 	}
-	return changed{gone, warnings(r.pass(ctx))}, nil
+	warn := warnings(r.pass(ctx))
+	if err := r.unwriteHosts(ctx, a); err != nil {
+		warn = append(warn, fmt.Sprintf("the hosts file of %s may still name %v: %s", container, gone, describe(err)))
+	}
+	return changed{gone, warn}, nil
 }
 
 func (r *Router) free(key string, addr netip.Addr) {

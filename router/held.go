@@ -154,6 +154,12 @@ func (r *Router) getIP(_ context.Context, q *api.Request) (any, error) {
 	return b.String(), nil
 }
 
+func (r *Router) isAttached(key string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.attached[key] != nil
+}
+
 func notHeld(id string) error {
 	return &Error{Msg: "no such address is held for " + id, Tip: "GET /ip/" + id + " lists what is", Code: 404}
 }
@@ -219,6 +225,8 @@ func (r *Router) freeHeld(ctx context.Context, id string, ip netip.Addr) (string
 	switch {
 	case len(gone) == 0 && len(ending) > 0:
 		return "0\n", nil
+	case len(gone) == 0 && r.isAttached(id): // GET lists what it has
+		return "", &Error{Msg: id + " is attached: its addresses are not a program's to free", Tip: "weft detach " + id, Code: 409}
 	case len(gone) == 0:
 		return "", notHeld(id)
 	}

@@ -1,10 +1,14 @@
 package router
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"strings"
+
+	"weft/docker"
 )
 
 const hostsMark = "# weft"
@@ -21,6 +25,24 @@ func (r *Router) rewriteHosts(a *attachment, path, hostname, domain string) erro
 		addrs = append(addrs, p.Addr())
 	}
 	return rewriteHosts(path, hostname, domain, addrs)
+}
+
+// unwriteHosts takes out of a container's hosts file what it does not have any more. The
+// container is locked.
+func (r *Router) unwriteHosts(ctx context.Context, a *attachment) error {
+	if !a.RewriteHosts || r.o.NoRewriteHosts || !a.docker() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
+	defer cancel()
+	c, err := r.docker.Inspect(ctx, a.Key)
+	switch {
+	case errors.Is(err, docker.ErrNotFound):
+		return nil
+	case err != nil:
+		return r.dockerError(shortKey(a.Key), err)
+	}
+	return r.rewriteHosts(a, c.HostsPath, c.Hostname, c.Domainname)
 }
 
 // rewriteHosts writes nothing where all is as it should be.
@@ -40,7 +62,7 @@ func rewriteHosts(path, hostname, domain string, addrs []netip.Addr) error {
 }
 
 // hostsWith is the hosts file with the mesh's addresses for the hostname, and
-// without other addresses for it.
+// without other addresses for it; with none of the mesh's, what others wrote stays.
 func hostsWith(old, hostname, domain string, addrs []netip.Addr) string {
 	short, _, _ := strings.Cut(hostname, ".")
 	names := []string{hostname}
@@ -60,7 +82,7 @@ func hostsWith(old, hostname, domain string, addrs []netip.Addr) string {
 		for i, f := range fields {
 			own = own || i > 0 && f == hostname
 		}
-		if own || strings.HasSuffix(strings.TrimSpace(line), hostsMark) {
+		if own && len(addrs) > 0 || strings.HasSuffix(strings.TrimSpace(line), hostsMark) {
 			continue
 		}
 		b.WriteString(line)

@@ -117,13 +117,18 @@ func (r *Router) nameRemove(ctx context.Context, q nameRequest) (nameResponse, e
 		if len(ips) == 0 {
 			return none, badRequest("weft dns-remove 10.32.0.9 -h db.weft.local", "name the addresses, or the container, whose names to remove")
 		}
+		var gone []netip.Addr
 		err := r.changeStatic(nil, func(k nameKey) bool {
-			return k.Type == typeAddr && (fqdn == "" || k.Name == fqdn) && slices.Contains(ips, k.Addr)
+			hit := k.Type == typeAddr && (fqdn == "" || k.Name == fqdn) && slices.Contains(ips, k.Addr)
+			if hit {
+				gone = append(gone, k.Addr)
+			}
+			return hit
 		})
 		if err != nil {
 			return none, err
 		}
-		return nameResponse{Name: fqdn, Addresses: ips, Warnings: warnings(r.pass(ctx))}, nil
+		return nameResponse{Name: fqdn, Addresses: once(gone), Warnings: warnings(r.pass(ctx))}, nil
 	}
 	key, unlock, err := r.lockAttached(ctx, q.Container)
 	if err != nil {
@@ -144,7 +149,13 @@ func (r *Router) nameRemove(ctx context.Context, q nameRequest) (nameResponse, e
 	if err != nil {
 		return none, err
 	}
-	return nameResponse{Name: fqdn, Addresses: gone, Warnings: warnings(r.pass(ctx))}, nil
+	return nameResponse{Name: fqdn, Addresses: once(gone), Warnings: warnings(r.pass(ctx))}, nil
+}
+
+// once sorts addresses, and leaves out repetitions: several names may have been of one.
+func once(as []netip.Addr) []netip.Addr {
+	slices.SortFunc(as, netip.Addr.Compare)
+	return slices.Compact(as)
 }
 
 // errNoSuchName answers a removal that would remove nothing.

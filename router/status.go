@@ -234,10 +234,10 @@ func (r *Router) ipamReport(st *mesh.State, names map[peer.ID]string) *IPAMRepor
 	})
 	first, named := b.ledger.Beginning()
 	switch {
+	case unadopted != nil: // which `prime --alone` does not help
+		rep.Status = "waiting: " + describe(unadopted)
 	case unproven:
 		rep.Status = "waiting to hear from another host, since this one's state may not be the latest - 'prime --alone' goes on without"
-	case unadopted != nil:
-		rep.Status = "waiting: " + describe(unadopted)
 	case !ring.Seeded() && named:
 		rep.Status = "awaiting the hosts that are to seed the range"
 		if _, missing := r.beginning.owners(st); len(missing) > 0 && st.Founding.Founder == st.Self {

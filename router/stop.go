@@ -73,7 +73,11 @@ func (r *Router) reset(ctx context.Context, force bool) (warn []string, err erro
 	}
 	ctx = context.WithoutCancel(ctx)
 	defer r.end()
-	errs := r.detachAll(ctx)
+	gone, errs := r.detachAll(ctx)
+	if !gone && !taker.IsZero() { // who takes the space may give out what is in use here
+		taker = peer.ID{}
+		warn = append(warn, fmt.Sprintf("not every container could be taken off the mesh, so this host has handed no address space over; `weft rmpeer %v` on another host takes it", r.id.ID()))
+	}
 	r.leaveCouncil(ctx)
 	if !taker.IsZero() {
 		r.takeLast()
@@ -188,15 +192,15 @@ func (r *Router) findTaker(ctx context.Context) (peer.ID, error) {
 	return peer.ID{}, errors.Join(errs...)
 }
 
-// detachAll takes every container off the mesh, for good.
-func (r *Router) detachAll(ctx context.Context) []error {
+// detachAll takes every container off the mesh, for good, those that no attachment tells of
+// too. It says whether all are gone, for the kernel.
+func (r *Router) detachAll(ctx context.Context) (gone bool, errs []error) {
 	r.mu.Lock()
 	var all []*attachment
 	for _, a := range r.attached {
 		all = append(all, a.clone())
 	}
 	r.mu.Unlock()
-	var errs []error
 	for _, a := range all {
 		// An operation that is under way ends first: it gives back what it took.
 		wait, cancel := context.WithTimeout(ctx, engineTimeout)
@@ -216,7 +220,14 @@ func (r *Router) detachAll(ctx context.Context) []error {
 		r.mu.Unlock()
 		unlock()
 	}
-	return errs
+	left, err := r.host.Attached()
+	for k := range left {
+		errs = append(errs, r.host.Detach(host.Port{Key: k}))
+	}
+	if len(left) > 0 {
+		left, err = r.host.Attached()
+	}
+	return err == nil && len(left) == 0, append(errs, err)
 }
 
 // takeLast takes what was given to this host by a call that it did not wait for:

@@ -80,6 +80,13 @@ func (t target) same(later target) error {
 	return &Error{Msg: t.shown() + " has ended, or was started anew, while it was being attached", Tip: "run the same again", Code: 409}
 }
 
+// lives says that it has ended, if it has.
+func (t target) lives() error {
+	later := t
+	later.NSID, _ = host.NetNSID(t.NetNS)
+	return t.same(later)
+}
+
 // whileAlive is ctx until the container has ended. The engine may be away, and knows
 // no bare namespaces: so its namespace is looked at.
 func (t target) whileAlive(ctx context.Context) (context.Context, func()) {
@@ -93,9 +100,7 @@ func (t target) whileAlive(ctx context.Context) (context.Context, func()) {
 				return
 			case <-tick.C:
 			}
-			later := t
-			later.NSID, _ = host.NetNSID(t.NetNS)
-			if err := t.same(later); err != nil {
+			if err := t.lives(); err != nil {
 				cancel(err)
 			}
 		}
