@@ -227,7 +227,7 @@ func TestModel(t *testing.T) {
 				}
 			},
 			"is launched otherwise": func(t *rapid.T) { m := pick("host"); m.observer = !m.observer },
-			"sees again": func(t *rapid.T) { m := pick("host"); m.deaf = nil },
+			"sees again":            func(t *rapid.T) { m := pick("host"); m.deaf = nil },
 			"notices nothing": func(t *rapid.T) {
 				m, x := pick("host"), pick("of")
 				m.unaware = map[Owner]bool{x.id: true}

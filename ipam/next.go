@@ -35,7 +35,7 @@ func (l *Ledger) Next(e Env) []Fact {
 	carryOut := func(may func(i int, t Takeover) bool) bool {
 		for i, t := range l.takeovers {
 			if t.To == l.self && l.Pending(t) && may(i, t) {
-				for _, g := range l.spoils(i) {
+				for _, g := range l.spoils(i, e) {
 					say(Fact{Kind: FactAccept, Grant: g})
 				}
 				say(Fact{Kind: FactTook, Count: t.ID})
@@ -54,7 +54,7 @@ func (l *Ledger) Next(e Env) []Fact {
 		}
 		return out // what follows from it comes when it is on disk
 	}
-	carryOut(func(i int, t Takeover) bool { return len(l.Unheard(t, e)) == 0 && l.inTurn(i) })
+	carryOut(func(i int, _ Takeover) bool { return l.allHeard(i, e) && l.inTurn(i) })
 	for _, g := range l.gleanings(e) {
 		say(Fact{Kind: FactAccept, Grant: g})
 	}
@@ -134,6 +134,21 @@ func (l *Ledger) Pending(t Takeover) bool {
 	return !l.took[taking{t.To, t.ID}] && l.outranked(t.To) < t.version()
 }
 
+// allHeard says whether all have spoken of the takeover at i, and of those that its host was still to carry out: who has heard of a later
+// one need not have heard of those by force.
+func (l *Ledger) allHeard(i int, e Env) bool {
+	t := l.takeovers[i]
+	if len(l.Unheard(t, e)) > 0 {
+		return false
+	}
+	for k, u := range l.takeovers[:i] {
+		if u.To == t.From && !l.took[taking{u.To, u.ID}] && !l.allHeard(k, e) {
+			return false
+		}
+	}
+	return true
+}
+
 // inTurn says whether all takeovers before the one at i are carried out. What two dead hosts have given each other must not be taken
 // twice: whoever comes second sees what the first has taken. One by force that is not is no matter. Its taker has been heard of this
 // one, and would have carried it out before it said so; or it is dead and taken over, or has departed: then it never will.
@@ -143,7 +158,9 @@ func (l *Ledger) inTurn(i int) bool {
 
 // spoils are the grants by which self carries out the takeover at i: what the dead host owned, without what it had given to hosts that
 // have not accepted it, and never will; and with what it should have taken itself before it died.
-func (l *Ledger) spoils(i int) []Grant {
+//
+// By force it leaves also what others were given, and may accept in this moment: what of that they do not is left over.
+func (l *Ledger) spoils(i int, env Env) []Grant {
 	type estate struct {
 		of           Owner
 		above, below uint32 // versions
@@ -171,13 +188,23 @@ func (l *Ledger) spoils(i int) []Grant {
 	in := func(of Owner, v uint32) bool {
 		return slices.ContainsFunc(all, func(e estate) bool { return e.of == of && e.above < v && v < e.below })
 	}
-	return l.bring(i, l.had(in))
+	forced := l.takeovers[i].Forced
+	return l.bring(i, l.had(in, func(g Grant) bool {
+		return in(g.From, g.Version) && !(forced && l.mayStillAccept(g, env))
+	}))
+}
+
+// mayStillAccept says whether somebody who lives may take what a host that was taken over has given, not having heard of that.
+func (l *Ledger) mayStillAccept(g Grant, e Env) bool {
+	return g.To != l.self && !e.Dead(g.To) && !slices.ContainsFunc(l.takeovers, func(t Takeover) bool {
+		return (t.From == g.From || t.From == g.To) && g.Version < t.version() && l.sees(g.To, t)
+	})
 }
 
 // had are the parts that of says that hosts had, by the version of the grant, once what they have given at such versions, and nobody
 // has accepted, is void.
-func (l *Ledger) had(of func(h Owner, version uint32) bool) []Part {
-	r, _ := newRing(l.whole, l.baseParts(), slices.DeleteFunc(slices.Concat(l.grants, l.void), func(g Grant) bool { return of(g.From, g.Version) && !l.accepts[g] }))
+func (l *Ledger) had(of func(h Owner, version uint32) bool, void func(Grant) bool) []Part {
+	r, _ := newRing(l.whole, l.baseParts(), slices.DeleteFunc(slices.Concat(l.grants, l.void), func(g Grant) bool { return void(g) && !l.accepts[g] }))
 	return slices.DeleteFunc(r.parts, func(p Part) bool { return !of(p.Owner, p.Version) })
 }
 
@@ -234,7 +261,7 @@ func (l *Ledger) orphans() []Part {
 	}
 	slices.SortFunc(gifts, func(a, b Grant) int { return a.Prefix.Compare(b.Prefix) })
 	var out []Part
-	for _, p := range l.had(lost) {
+	for _, p := range l.had(lost, func(g Grant) bool { return lost(g.From, g.Version) }) {
 		if forced(p.Owner, p.Version) {
 			out = append(out, p)
 			continue
@@ -376,7 +403,8 @@ func (l *Ledger) agree(e Env, by Owner, v Value) bool {
 func (l *Ledger) Mortal(h Owner) bool {
 	for _, t := range slices.Backward(l.takeovers) {
 		if t.From == h {
-			return l.sees(h, t) || t.Forced && slices.Contains(l.electors, h) || slices.ContainsFunc(l.ring.parts, func(p Part) bool { return p.Owner == h && (p.Version > t.version() || !l.Pending(t)) })
+			return l.sees(h, t) || t.Forced && slices.Contains(l.electors, h) || slices.ContainsFunc(l.ring.parts, func(p Part) bool { return p.Owner == h && (p.Version > t.version() || !l.Pending(t)) }) ||
+				slices.ContainsFunc(l.takeovers, func(u Takeover) bool { return u.To == h && u.ID > t.ID && l.Pending(u) })
 		}
 	}
 	return true

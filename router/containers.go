@@ -148,7 +148,10 @@ func (r *Router) containerStarted(c docker.Container) error {
 	if err != nil {
 		return err
 	}
-	return r.rewriteHosts(todo, c.HostsPath, c.Hostname, c.Domainname)
+	if err := r.rewriteHosts(todo, c.HostsPath, c.Hostname, c.Domainname); err != nil {
+		r.log.Warn("the container is attached, and its hosts file is not rewritten", "container", todo.Name, "err", err)
+	}
+	return nil
 }
 
 // wire gives a living container its interface, stores its attachment and makes

@@ -70,10 +70,13 @@ func (r *Router) addLingeringLocked(names map[nameKey]bool, others func(netip.Ad
 			here[k.Name] = append(rs, own(k))
 		}
 	}
-	table := r.zone.table.Load()
+	table, there := r.zone.table.Load(), map[string][]dns.Record{}
 	for k := range r.linger {
+		if _, looked := there[k.Name]; !looked {
+			there[k.Name] = table.At(k.Name)
+		}
 		replaced := slices.ContainsFunc(here[k.Name], func(o dns.Record) bool { return replaces(o, own(k)) })
-		elsewhere := slices.ContainsFunc(table.At(k.Name), func(o dns.Record) bool {
+		elsewhere := slices.ContainsFunc(there[k.Name], func(o dns.Record) bool {
 			o.Down = false
 			return !mine[o] && replaces(o, own(k))
 		})

@@ -50,7 +50,7 @@ func (a *attachment) mainName() (string, bool) {
 	return first, first != ""
 }
 
-// offers are what a container's exposed ports and labels say, sorted, each once.
+// offers are what a container's exposed ports and labels say, sorted, each once, maxOffers at most.
 func offers(c docker.Container, domain string) []offer {
 	var out []offer
 	for _, p := range c.Exposed {
@@ -95,8 +95,18 @@ func offers(c docker.Container, domain string) []offer {
 		}
 	}
 	slices.SortFunc(out, offer.compare)
-	return slices.Compact(out)
+	if out = slices.Compact(out); len(out) > maxOffers { // ports that nobody has named go first, the highest of them
+		named := func(o offer) int { return min(1, len(o.Service)+len(o.Text)) }
+		slices.SortStableFunc(out, func(a, b offer) int { return named(b) - named(a) })
+		out = out[:maxOffers]
+		slices.SortFunc(out, offer.compare)
+	}
+	return out
 }
+
+// maxOffers is how much a container may offer beside its names. An image can expose all ports there are, and
+// the names of all containers of a host share its log.
+const maxOffers = 256
 
 // services are the SRV and TXT records of a container whose main name is fqdn: for each port one there; for
 // each service one at _SERVICE._PROTO before that name and one before the domain; and its texts. The SRV
