@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"weft/peer"
@@ -62,6 +63,7 @@ func (m *Mesh) takeOf(es []Entry, from peer.ID, asked bool, exchange *asked) (ne
 	m.mu.Lock()
 	for _, p := range ps {
 		if p.Author == m.id && m.own.open {
+			changed = p.Kind == KindDepart && m.noticeDepartureLocked() || changed
 			own = m.takeOwnLocked(p, from, asked) || own
 			continue
 		}
@@ -98,6 +100,16 @@ func (m *Mesh) takeOf(es []Entry, from peer.ID, asked bool, exchange *asked) (ne
 	}
 	m.checkPayloads(ch.put, b)
 	return ch.put, lie
+}
+
+// noticeDepartureLocked tells the operator that this host has left the mesh for good, as others
+// know, and that its state is from before that: nobody takes what it writes.
+func (m *Mesh) noticeDepartureLocked() (news bool) {
+	if own := m.ownEpochLocked(); own != nil && slices.ContainsFunc(own.entries, func(o Entry) bool { return o.Kind == KindDepart }) {
+		return false
+	}
+	return m.notices.set("departed", "this host was reset and has left the mesh for good, and its state was put back from before that: "+
+		"the others take nothing from it. Run `weft reset --force` here and launch it again: it gets an identity of its own", time.Now())
 }
 
 func (m *Mesh) noticeForkLocked(id peer.ID) (news bool) {
