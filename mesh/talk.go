@@ -31,7 +31,7 @@ const (
 	turnMemory = time.Minute          // for which it counts that one has asked, unless it asks again
 	maxTurns   = 1024                 // that are remembered
 	brokeWait  = 5 * time.Second
-	brokeMost  = 2 // that count
+	brokeMost  = 6 // that count
 )
 
 // talks are the exchanges under way.
