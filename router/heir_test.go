@@ -3,7 +3,9 @@ package router
 import (
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"weft/ipam"
@@ -144,4 +146,33 @@ func TestEnvIsOfOneMoment(t *testing.T) {
 	if !e.Dead(ipam.Owner{5}) || e.Dead(ipam.Owner{3}) {
 		t.Error("who is dead follows the router")
 	}
+}
+
+// Whoever asks between a takeover's decision and its execution waits for that, and not for ever.
+func TestCarriedOutSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, pending := heirs5(t, seen(1, 5)...)
+		_, done := heirs5(t, append(seen(1, 5), ipam.Fact{By: ipam.Owner{2}, Kind: ipam.FactTook, Count: 3})...)
+		first := pending.ledger.Takeovers()[0]
+		if !pending.ledger.Pending(first) || done.ledger.Pending(first) {
+			t.Fatal("the first is pending, or is not")
+		}
+		var now atomic.Pointer[books]
+		now.Store(pending)
+		wait := func() (*books, time.Duration) {
+			start := time.Now()
+			b := r.carriedOut(t.Context(), pending, first, func() (*books, error) { return now.Load(), nil })
+			return b, time.Since(start)
+		}
+		if b, took := wait(); b != pending || took != settlePatience {
+			t.Errorf("gave up after %v", took)
+		}
+		time.AfterFunc(time.Second, func() {
+			now.Store(done)
+			r.passes.wake()
+		})
+		if b, took := wait(); b != done || took != time.Second {
+			t.Errorf("went on after %v", took)
+		}
+	})
 }

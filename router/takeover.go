@@ -20,6 +20,10 @@ const methodTake = "space.take"
 // electors are there.
 const takePatience = 20 * time.Second
 
+// settlePatience is how long a takeover that is decided is waited for: it is carried out in
+// the next moment, if nothing is in its way.
+const settlePatience = 5 * time.Second
+
 // removed is the answer of DELETE /peer/{id}.
 type removed struct {
 	Peer     string `json:"peer"`
@@ -77,7 +81,7 @@ func (r *Router) removePeer(ctx context.Context, name string, force bool) (remov
 		return out, &Error{Msg: fmt.Sprintf("%s is alive", shown), Tip: "run `weft reset` on it: it hands its address space over", Code: 409}
 	case !b.ledger.Mortal(dead):
 		t := takenBefore(b, dead)
-		if b.ledger.Pending(t) && t.To == ipam.Owner(b.st.Self) {
+		if b = r.carriedOut(ctx, b, t, r.booksNow); b.ledger.Pending(t) && t.To == ipam.Owner(b.st.Self) {
 			return out, r.whyNotTaken(b, h, shown, nil)
 		}
 		if b.ledger.Pending(t) {
@@ -130,6 +134,27 @@ func (r *Router) removePeer(ctx context.Context, name string, force bool) (remov
 		case <-again:
 		case <-ctx.Done():
 			return out, r.whyNotTaken(b, h, shown, before)
+		}
+	}
+}
+
+// carriedOut waits, for a while, until a takeover is no longer pending, and returns the newest
+// books that look has.
+func (r *Router) carriedOut(ctx context.Context, b *books, t ipam.Takeover, look func() (*books, error)) *books {
+	ctx, cancel := context.WithTimeout(ctx, settlePatience)
+	defer cancel()
+	for {
+		again := r.passes.next()
+		if now, err := look(); err == nil {
+			b = now
+		}
+		if !b.ledger.Pending(t) {
+			return b
+		}
+		select {
+		case <-again:
+		case <-ctx.Done():
+			return b
 		}
 	}
 }
