@@ -150,3 +150,34 @@ func (g SignedGrant) Check() error {
 	}
 	return nil
 }
+
+// seedGrants shares whole out to hosts: 16 blocks, or as many as it takes, the first hosts getting one more if they do not come out even.
+func seedGrants(whole netip.Prefix, hosts []Owner) []Grant {
+	bits, blocks := 4, 16
+	for blocks < 2*len(hosts) {
+		bits, blocks = bits+1, blocks*2
+	}
+	for whole.Bits()+bits > whole.Addr().BitLen() {
+		bits, blocks = bits-1, blocks/2
+	}
+	var gs []Grant
+	next := whole.Masked().Addr()
+	for i, h := range hosts {
+		n := blocks / len(hosts)
+		if i < blocks%len(hosts) {
+			n++
+		}
+		if n == 0 {
+			break
+		}
+		first, last := next, netip.Addr{}
+		for range n {
+			last = lastAddr(netip.PrefixFrom(next, whole.Bits()+bits))
+			next = last.Next()
+		}
+		for _, p := range appendCIDRs(nil, first, last) {
+			gs = append(gs, Grant{Prefix: p, To: h, Version: 1})
+		}
+	}
+	return gs
+}

@@ -1,39 +1,11 @@
 package ipam
 
 import (
-	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
 	"sync"
 )
-
-// Takeover is that all that From owned is To's: by a decision, or by force.
-type Takeover struct {
-	From, To Owner
-	Forced   bool   // by an operator, without a majority
-	ID       uint32 // twice the instance, and one more if it was decided; of forced ones several may have the same
-}
-
-// version is that of the grants by which To takes what From had. It does not depend on what else is decided: what was taken by force
-// stays taken, whatever a majority has decided meanwhile. It gives way to a decision about the same host.
-func (t Takeover) version() uint32 { return t.ID * takeoverStep }
-
-func (t Takeover) compare(o Takeover) int {
-	return cmp.Or(cmp.Compare(t.ID, o.ID), t.From.Compare(o.From))
-}
-
-// taking is that a host has carried out a takeover.
-type taking struct {
-	by Owner
-	id uint32
-}
-
-// hearing is that a host has heard of a takeover by force.
-type hearing struct {
-	by, from Owner
-	id       uint32
-}
 
 // step is how an instance was decided.
 type step struct {
@@ -227,35 +199,6 @@ func (l *Ledger) walk(votes map[uint32]map[Owner][]Vote, forced map[uint32][]Fac
 	}
 }
 
-func compareForce(a, b Fact) int {
-	return cmp.Or(a.By.Compare(b.By), a.Vote.Value.Hosts[0].Compare(b.Vote.Value.Hosts[0]))
-}
-
-// ahead is how many instances behind the open one a takeover by force still counts. What its author took for decided can be open again:
-// votes of hosts that it had forced before have come late, and have changed who decides. Without a bound one member could use up the
-// versions that there are.
-const ahead = 64
-
-// force adds the takeovers that were forced: of the same host in the same instance one counts.
-func (l *Ledger) force(forced map[uint32][]Fact) {
-	for i, fs := range forced {
-		if i > l.open.instance+ahead {
-			continue
-		}
-		slices.SortFunc(fs, compareForce)
-		for _, f := range fs {
-			t := forcedTakeover(f)
-			if slices.ContainsFunc(l.takeovers, func(o Takeover) bool { return o.From == t.From && o.ID == t.ID }) {
-				continue
-			}
-			// What came after it, and is in the base, leaves nothing of it.
-			if l.base == nil || !slices.ContainsFunc(l.base.Takeovers, func(o Takeover) bool { return o.From == t.From && o.ID > t.ID }) {
-				l.takeovers = append(l.takeovers, t)
-			}
-		}
-	}
-}
-
 // vouch finds the first council that vouches for the base.
 func (l *Ledger) vouch(votes map[uint32]map[Owner][]Vote) {
 	s := l.steps[l.base.Instance]
@@ -271,28 +214,6 @@ func (l *Ledger) vouch(votes map[uint32]map[Owner][]Vote) {
 			l.voucher = i
 		}
 	}
-}
-
-func decidedID(instance uint32) uint32 { return 2*instance + 1 }
-func isForced(id uint32) bool          { return id%2 == 0 }
-
-func forcedTakeover(f Fact) Takeover {
-	return Takeover{From: f.Vote.Value.Hosts[0], To: f.By, Forced: true, ID: 2 * f.Vote.Instance}
-}
-
-// Overruled are takeovers that self's operator has forced and that do not count, since another one by force came first, or of which a
-// part is another's: a takeover of the same host was decided, and carried out before it could be heard of this one.
-func (l *Ledger) Overruled() []Takeover {
-	return slices.DeleteFunc(slices.Clone(l.forced), func(t Takeover) bool {
-		if !slices.Contains(l.takeovers, t) { // then it is over, or does not count
-			return l.base != nil && slices.ContainsFunc(l.base.Takeovers, func(o Takeover) bool { return o.From == t.From && o.ID > t.ID })
-		}
-		return !slices.ContainsFunc(l.takeovers, func(o Takeover) bool {
-			return o.From == t.From && o.To != t.To && o.ID > t.ID && slices.ContainsFunc(l.ring.parts, func(p Part) bool {
-				return p.Owner == o.To && p.Version == o.version() && slices.ContainsFunc(l.spoilsOf[t.ID], p.Prefix.Overlaps)
-			})
-		})
-	})
 }
 
 // apply makes the electors what v leaves.
@@ -370,16 +291,6 @@ func (l *Ledger) tooHigh(g Grant) bool {
 	return g.Version/takeoverStep > last+2
 }
 
-// outranked is the version of the last takeover of a host's space: what it had or gave by lower ones is void.
-func (l *Ledger) outranked(h Owner) uint32 {
-	for _, t := range slices.Backward(l.takeovers) {
-		if t.From == h {
-			return t.version()
-		}
-	}
-	return 0
-}
-
 // mayAccept says whether self may take what it was given. What comes from or to a host whose space was taken over since may be
 // somebody else's by now.
 func (l *Ledger) mayAccept(g Grant) bool {
@@ -398,20 +309,6 @@ func (l *Ledger) usable() []netip.Prefix {
 		}
 	}
 	return merge(out)
-}
-
-// merge joins neighbours of sorted, disjoint prefixes.
-func merge(ps []netip.Prefix) []netip.Prefix {
-	var out []netip.Prefix
-	for i := 0; i < len(ps); i++ {
-		first, last := ps[i].Addr(), lastAddr(ps[i])
-		for i+1 < len(ps) && ps[i+1].Addr() == last.Next() {
-			i++
-			last = lastAddr(ps[i])
-		}
-		out = appendCIDRs(out, first, last)
-	}
-	return out
 }
 
 // Ring says who owns what, as far as is known here.
@@ -501,19 +398,6 @@ func (l *Ledger) Heard() (n int) {
 // Seeds are the hosts that an election shared the range out to; nil if there was none.
 func (l *Ledger) Seeds() []Owner { return slices.Clone(l.seeds) }
 
-// Takeovers are those that were decided or forced, in the order of their IDs.
-func (l *Ledger) Takeovers() []Takeover { return slices.Clone(l.takeovers) }
-
-// Lost is the last takeover of self's space, if it was ever taken over.
-func (l *Ledger) Lost() (Takeover, bool) {
-	for _, t := range slices.Backward(l.takeovers) {
-		if t.From == l.self {
-			return t, true
-		}
-	}
-	return Takeover{}, false
-}
-
 // Donate decides what self gives to a host that asks, as the function Donate does.
 func (l *Ledger) Donate(to Owner, used func(netip.Prefix) bool, subnet netip.Prefix) []Grant {
 	return l.lift(Donate(l.own(), l.self, to, used, subnet))
@@ -540,42 +424,3 @@ func (l *Ledger) lift(gs []Grant) []Grant {
 	}
 	return gs
 }
-
-// seedGrants shares whole out to hosts: 16 blocks, or as many as it takes, the first hosts getting one more if they do not come out even.
-func seedGrants(whole netip.Prefix, hosts []Owner) []Grant {
-	bits, blocks := 4, 16
-	for blocks < 2*len(hosts) {
-		bits, blocks = bits+1, blocks*2
-	}
-	for whole.Bits()+bits > whole.Addr().BitLen() {
-		bits, blocks = bits-1, blocks/2
-	}
-	var gs []Grant
-	next := whole.Masked().Addr()
-	for i, h := range hosts {
-		n := blocks / len(hosts)
-		if i < blocks%len(hosts) {
-			n++
-		}
-		if n == 0 {
-			break
-		}
-		first, last := next, netip.Addr{}
-		for range n {
-			last = lastAddr(netip.PrefixFrom(next, whole.Bits()+bits))
-			next = last.Next()
-		}
-		for _, p := range appendCIDRs(nil, first, last) {
-			gs = append(gs, Grant{Prefix: p, To: h, Version: 1})
-		}
-	}
-	return gs
-}
-
-// Brings says whether g is one of the grants by which a takeover was carried out.
-func (t Takeover) Brings(g Grant) bool {
-	return g.From == t.From && g.To == t.To && g.Version == t.version()
-}
-
-// Size is the number of addresses of p; the largest uint64 stands for all that is more.
-func Size(p netip.Prefix) uint64 { return countOf(p).saturated() }

@@ -119,3 +119,20 @@ func (c count) saturated() uint64 {
 	}
 	return c.lo
 }
+
+// merge joins neighbours of sorted, disjoint prefixes.
+func merge(ps []netip.Prefix) []netip.Prefix {
+	var out []netip.Prefix
+	for i := 0; i < len(ps); i++ {
+		first, last := ps[i].Addr(), lastAddr(ps[i])
+		for i+1 < len(ps) && ps[i+1].Addr() == last.Next() {
+			i++
+			last = lastAddr(ps[i])
+		}
+		out = appendCIDRs(out, first, last)
+	}
+	return out
+}
+
+// Size is the number of addresses of p; the largest uint64 stands for all that is more.
+func Size(p netip.Prefix) uint64 { return countOf(p).saturated() }
