@@ -163,6 +163,49 @@ func TestRoguesAnswerAndAreSilent(t *testing.T) {
 	}
 }
 
+// Nor do made-up hosts that come ever anew, from a few addresses, even if the join of the one that is lost broke off before.
+func TestFreshRoguesAnswerAndAreSilent(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.log = slog.New(slog.DiscardHandler)
+		bs := w.meet(2)
+		a, b := bs[0], bs[1]
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		hosts, port := make([]*box, 16), uint16(7000)
+		for i := range hosts {
+			hosts[i] = w.box(fmt.Sprint("rogue", i))
+		}
+		moreFor := func(d time.Duration, until func() bool) (took time.Duration) {
+			for ; took < d && !until(); took += time.Second {
+				for range 10 {
+					port++
+					hosts[int(port)%len(hosts)].idles(ctx, port, a, b)
+				}
+				time.Sleep(time.Second)
+			}
+			return took
+		}
+		w.cut(bs[:1], bs[1:])
+		moreFor(25*time.Second, func() bool { return false })
+		for _, x := range bs {
+			x.mesh.talks.mu.Lock()
+			if n := x.mesh.talks.joins.n; n != joiners {
+				t.Errorf("made-up hosts have %d of %d places", n, joiners)
+			}
+			for _, y := range bs {
+				if x != y {
+					x.mesh.talks.broke[y.id.ID()] = broken{n: 3, last: time.Now()}
+				}
+			}
+			x.mesh.talks.mu.Unlock()
+		}
+		w.heal(bs[:1], bs[1:])
+		if took := moreFor(2*healWithin, func() bool { return a.sees(b) == Alive && b.sees(a) == Alive }); took > healWithin {
+			t.Errorf("not healed after %v", took)
+		}
+	})
+}
+
 // A host that has lost its disk is back soon, however often others have its former start asked for.
 func TestChallengesAreNotUsedUp(t *testing.T) {
 	for _, with := range []int{8} {

@@ -13,10 +13,11 @@ import (
 // An exchange of logs may take all that the way between two hosts carries, and several
 // beside each other none gets on. So two hosts have one at a time, whoever has begun it
 // and what for. A host serves so many at a time; others wait for a moment before they
-// are sent away, and of those that wait the one that has asked first is next, also if it
-// was sent away since. When two begin at each other at the same moment, the exchange of
-// the one with the lower ID goes first. Each holds one message of the other's in memory,
-// of 256 KiB at most, and what it brings waits for the disk (drain).
+// are sent away. Of those that wait the one whose address has the fewest places is next,
+// and of those with as many the one that has asked first, also if it was sent away since.
+// When two begin at each other at the same moment, the exchange of the one with the lower
+// ID goes first. Each holds one message of the other's in memory, of 256 KiB at most, and
+// what it brings waits for the disk (drain).
 const (
 	joiners    = 32 // joins that this host has begun and that exchange logs or make a tunnel
 	served     = 8  // exchanges that are served through the tunnel; and as many on the underlay
@@ -40,7 +41,7 @@ type talks struct {
 
 	mu      sync.Mutex // guards the fields below, and those of lanes and talks
 	now     map[peer.ID][]*talk
-	waiting []*talk // who has asked first comes first
+	waiting []*talk // in the order in which they have asked; see startLocked
 	asked   map[peer.ID]turn
 	broke   map[peer.ID]broken
 
@@ -331,22 +332,42 @@ func (t *talks) askLocked(k *talk, now time.Time) {
 	t.waiting = slices.Insert(t.waiting, i, k)
 }
 
-// startLocked starts all that may.
+// startLocked starts all that may: who has the fewest places at its address first, and of
+// those with as many who has asked first. Identities cost nothing, addresses do.
 func (t *talks) startLocked() {
-	t.waiting = slices.DeleteFunc(t.waiting, func(k *talk) bool {
-		l := k.lane
-		if !t.freeLocked(k) || l != nil && (l.n >= l.most || l.from[k.from] >= l.each) {
-			return false
+	for {
+		next := -1
+		for i, k := range t.waiting {
+			if t.mayLocked(k) && (next < 0 || k.beside() < t.waiting[next].beside()) {
+				next = i
+			}
 		}
+		if next < 0 {
+			return
+		}
+		k := t.waiting[next]
+		t.waiting = slices.Delete(t.waiting, next, next+1)
 		k.since = time.Now()
-		if t.now[k.id] = append(t.now[k.id], k); l != nil {
-			l.n++
-			l.from[k.from]++
+		if t.now[k.id] = append(t.now[k.id], k); k.lane != nil {
+			k.lane.n++
+			k.lane.from[k.from]++
 		}
 		delete(t.asked, k.id)
 		close(k.started)
-		return true
-	})
+	}
+}
+
+// beside is how many places its address has.
+func (k *talk) beside() int {
+	if k.lane == nil {
+		return 0
+	}
+	return k.lane.from[k.from]
+}
+
+// mayLocked tells that there is a place for k, and nothing that it would be beside.
+func (t *talks) mayLocked(k *talk) bool {
+	return t.freeLocked(k) && (k.lane == nil || k.lane.n < k.lane.most && k.beside() < k.lane.each)
 }
 
 // freeLocked tells that nothing is under way with the other host that k would be beside.

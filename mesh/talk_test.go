@@ -135,6 +135,21 @@ func TestTurnsOfOneAddress(t *testing.T) {
 	x.goes("another address", x.ask(100, 10), true)
 }
 
+// Of those that wait, the one whose address has the fewest places is next; of those with as many, who has asked first.
+func TestTurnsAreSharedByAddresses(t *testing.T) {
+	x := newTurns(t, 1)
+	busy := make([]*talk, served)
+	for i := range busy {
+		busy[i] = x.ask(byte(10+i), byte(9+i/3)) // three, three and two
+	}
+	again, two, fresh, later := x.ask(100, 9), x.ask(101, 11), x.ask(102, 100), x.ask(103, 101)
+	for i, next := range []*talk{fresh, later, again, two} { // when address 9 has two, one, none
+		x.goes(fmt.Sprint("not yet ", i), next, false)
+		busy[i].end()
+		x.goes(fmt.Sprint("next ", i), next, true)
+	}
+}
+
 // Who begins another exchange has none. One that it has begun before ends at once, and
 // one that this host has begun with its former start; this host's own may go on.
 func TestTurnsOfWhoIsGone(t *testing.T) {
