@@ -95,7 +95,15 @@ func TestConsensusOfThree(t *testing.T) {
 			hs := newHosts(t, lab, netlab.HostOptions{}, "host1", "host2", "host3")
 			do(t, hs[0], "launch", "--ipalloc-init", how)
 			if how != "consensus=3" {
-				says(t, hs[0], 10*time.Second, []string{"status"}, "awaiting the hosts that are to seed the range: host2, host3")
+				await := func() {
+					says(t, hs[0], 10*time.Second, []string{"status"}, "awaiting the hosts that are to seed the range: host2, host3")
+				}
+				await()
+				if err := hs[0].Kill(); err != nil {
+					t.Fatal(err)
+				}
+				do(t, hs[0], "launch", "--resume") // without the flag, as a unit does it
+				await()
 			}
 			token := do(t, hs[0], "token")
 			for _, h := range hs[1:] {

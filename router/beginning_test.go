@@ -34,6 +34,34 @@ func TestWhoSeeds(t *testing.T) {
 	}
 }
 
+// A founder that has lost whom it was to name says so, and others say who is to name them.
+func TestNobodyIsNamed(t *testing.T) {
+	f := newFounder(t)
+	r := f.start()
+	p, err := encodeFact(ipam.Fact{By: ipam.Owner(f.id.ID()), Kind: ipam.FactInit, First: 2, Named: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.mesh.Append(mesh.Draft{Kind: mesh.KindGrant, Payload: p}); err != nil {
+		t.Fatal(err)
+	}
+	const await = "awaiting the hosts that are to seed the range"
+	status := func(want string) {
+		t.Helper()
+		if s := r.ipamReport(r.mesh.State(), nil).Status; s != await+want {
+			t.Errorf("status %q, want %q", s, await+want)
+		}
+	}
+	status(" - launch this host with --ipalloc-init seed=HOST,… to name them")
+	r.beginning.seeds = []string{"host1", "host2"}
+	status(": host1, host2")
+	st := *r.mesh.State()
+	st.Self = peer.ID{1}
+	if s := r.ipamReport(&st, nil).Status; s != await+", which "+r.show(&st, ipam.Owner(f.id.ID()))+" names" {
+		t.Errorf("another host's status: %q", s)
+	}
+}
+
 // Each ballot is an entry for ever: who is not answered has tried 40 times in a day at most.
 func TestBallotsInVain(t *testing.T) {
 	n := 0

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/json"
@@ -22,11 +23,13 @@ type membership struct {
 	Founding mesh.Founding // zero: not known yet, the host is a newcomer
 	Founded  bool          // this launch founded the mesh
 	Targets  []string
+	Init     string // as Options.Init, or what a launch before said
 }
 
 const (
 	keyFounding = "founding"
 	keyTargets  = "targets"
+	keyInit     = "init"
 
 	keyGeneration = "generation"
 	keyBridge     = "bridge"
@@ -67,6 +70,7 @@ func resolveMembership(o Options, db store, crashed bool) (membership, error) {
 		return m, err
 	}
 
+	m.Init = cmp.Or(o.Init, string(kept[keyInit]))
 	m.Targets = slices.Clone(o.Targets)
 	given, err := givenSecret(o, &m)
 	if err != nil {
@@ -192,7 +196,7 @@ func (m membership) commit(o Options, db store) error {
 	if err != nil {
 		return err
 	}
-	put[keyTargets] = t
+	put[keyTargets], put[keyInit] = t, []byte(m.Init)
 	var del []string
 	if m.Founding.IsZero() {
 		del = []string{keyFounding}
@@ -209,7 +213,7 @@ func (r *Router) forgetMembership() error {
 	if len(r.o.Targets) == 0 && r.o.Token == "" {
 		return nil // an earlier launch, which was a success, chose this mesh
 	}
-	if err := r.db.Apply(bucketRouter, nil, []string{keyTargets, keyFounding}); err != nil {
+	if err := r.db.Apply(bucketRouter, nil, []string{keyTargets, keyFounding, keyInit}); err != nil {
 		return err
 	}
 	if err := os.Remove(filepath.Join(r.o.StateDir, tokenFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {

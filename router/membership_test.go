@@ -137,6 +137,16 @@ func TestALaunchWithPeersNeverFounds(t *testing.T) {
 	}
 }
 
+// How the ring begins is said once.
+func TestALaunchWithoutInitKeepsIt(t *testing.T) {
+	dir, db := t.TempDir(), memory{}
+	for _, c := range []struct{ said, is string }{{"seed=a,b", "seed=a,b"}, {"", "seed=a,b"}, {"consensus", "consensus"}, {"", "consensus"}} {
+		if m, err := launch(t, dir, db, false, Options{Init: c.said}); err != nil || m.Init != c.is {
+			t.Errorf("%q: %+v %v", c.said, m, err)
+		}
+	}
+}
+
 func TestAPasswordFoundsAndJoinsTheSameMesh(t *testing.T) {
 	a, err := launch(t, t.TempDir(), memory{}, false, Options{Password: testPassword})
 	if err != nil || !a.Founded {

@@ -175,9 +175,6 @@ func New(o Options) (_ *Router, err error) {
 		return nil, err
 	}
 	r.fresh = r.fresh && empty
-	if r.beginning, err = parseBeginning(o.Init); err != nil {
-		return nil, err
-	}
 	db, damaged, err := openState(filepath.Join(o.StateDir, "state.db"))
 	if err != nil {
 		return nil, err
@@ -191,6 +188,9 @@ func New(o Options) (_ *Router, err error) {
 		if r.damaged != "" && errors.As(err, &e) {
 			err = &Error{Msg: r.damaged, Err: err, Code: e.Code, Tip: e.Tip}
 		}
+		return nil, err
+	}
+	if r.beginning, err = parseBeginning(r.member.Init); err != nil {
 		return nil, err
 	}
 	if err := r.checkBeginning(); err != nil {

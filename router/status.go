@@ -240,7 +240,12 @@ func (r *Router) ipamReport(st *mesh.State, names map[peer.ID]string) *IPAMRepor
 		rep.Status = "waiting to hear from another host, since this one's state may not be the latest - 'prime --alone' goes on without"
 	case !ring.Seeded() && named:
 		rep.Status = "awaiting the hosts that are to seed the range"
-		if _, missing := r.beginning.owners(st); len(missing) > 0 && st.Founding.Founder == st.Self {
+		switch _, missing := r.beginning.owners(st); {
+		case st.Founding.Founder != st.Self:
+			rep.Status += ", which " + r.show(st, ipam.Owner(st.Founding.Founder)) + " names"
+		case r.beginning.seeds == nil: // its state was lost
+			rep.Status += " - launch this host with --ipalloc-init seed=HOST,… to name them"
+		case len(missing) > 0:
 			rep.Status += ": " + strings.Join(missing, ", ")
 		}
 	case !ring.Seeded() && first > 0:

@@ -52,7 +52,8 @@ a majority of them is enough once somebody waits for an address, and then those
 that are there share it. With seed=HOST,… the hosts named do.
 Both are for the launch that founds; those that join take the mesh's way. A host
 launched as observer takes part in no decision and asks for addresses only when
-a container needs one.
+a container needs one. What was given is kept for launches without the flag; an
+observer becomes like the others with --ipalloc-init consensus.
 
 With --foreground the router ends with a signal, and its tunnel stays up until
 it is launched again, as after a crash: weft stop takes it down.
@@ -83,7 +84,7 @@ func (f *launchFlags) define(cmd *cobra.Command) {
 	fs.StringSliceVar(&f.o.Advertise, "advertise-address", nil, "address[:port] at which others reach this host (default found out)")
 	fs.StringVar(&f.ipallocRange, "ipalloc-range", router.DefaultRange.String(), "addresses to give to containers; empty: none are given")
 	fs.StringVar(&f.subnet, "ipalloc-default-subnet", "", "subnet for containers that name none (default the range)")
-	fs.StringVar(&f.o.Init, "ipalloc-init", "", "how a mesh that is founded shares out the range: consensus[=N], seed=HOST,… or observer (default: it begins with the founder)")
+	fs.StringVar(&f.o.Init, "ipalloc-init", "", "how a mesh that is founded shares out the range: consensus[=N], seed=HOST,… or observer (default: as launched before, or it begins with the founder)")
 	fs.BoolVar(&f.o.NoDiscovery, "no-discovery", false, "dial the peers given only, not every host that is remembered")
 	fs.BoolVar(&f.o.Resume, "resume", false, "also use the peers of the last run")
 	fs.BoolVar(&f.o.NoDNS, "no-dns", false, "serve no names")
