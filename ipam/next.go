@@ -286,15 +286,32 @@ func (l *Ledger) gleanings(e Env) []Grant {
 	if len(l.orphaned) == 0 || !l.inTurn(len(l.takeovers)) || slices.ContainsFunc(l.takeovers, func(t Takeover) bool { return len(l.Unheard(t, e)) > 0 }) {
 		return nil
 	}
-	for i, t := range slices.Backward(l.takeovers) {
-		if !l.Pending(t) {
-			if t.To != l.self {
-				break
-			}
-			return l.bring(i, l.orphaned)
-		}
+	if i := l.lastTaken(); i >= 0 && l.takeovers[i].To == l.self {
+		return l.bring(i, l.orphaned)
 	}
 	return nil
+}
+
+// lastTaken finds the last takeover that is carried out; -1: none.
+func (l *Ledger) lastTaken() int {
+	for i, t := range slices.Backward(l.takeovers) {
+		if !l.Pending(t) {
+			return i
+		}
+	}
+	return -1
+}
+
+// LeftOver is what takeovers have left over and nobody has taken yet, and who is to take it. Without that host it stays nobody's.
+func (l *Ledger) LeftOver() (ps []netip.Prefix, taker Owner) {
+	i := l.lastTaken()
+	if len(l.orphaned) == 0 || i < 0 {
+		return nil, Owner{}
+	}
+	for _, p := range l.orphaned {
+		ps = append(ps, p.Prefix)
+	}
+	return ps, l.takeovers[i].To
 }
 
 // wish is what self would have decided. What concerns everybody is left to the first elector in reach, so that electors do not outbid

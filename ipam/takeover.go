@@ -74,8 +74,25 @@ func (l *Ledger) force(forced map[uint32][]Fact) {
 }
 
 // Overruled are takeovers that self's operator has forced and that do not count, since another one by force came first, or of which a
-// part is another's: a takeover of the same host was decided, and carried out before it could be heard of this one.
+// part is another's: a takeover of the same host was decided, and carried out before it could be heard of this one. And those that were
+// decided, and carried out by self, in a council that force had made, and that votes of hosts which it had removed have undone.
 func (l *Ledger) Overruled() []Takeover {
+	return slices.Concat(l.overruledForce(), l.undone())
+}
+
+func (l *Ledger) undone() (out []Takeover) {
+	for g := range l.accepts {
+		t := Takeover{From: g.From, To: g.To, ID: g.Version / takeoverStep}
+		if g.To == l.self && t.Brings(g) && !isForced(t.ID) && (l.base == nil || t.ID > decidedID(l.base.Instance)) &&
+			!slices.Contains(l.takeovers, t) && !slices.Contains(out, t) {
+			out = append(out, t)
+		}
+	}
+	slices.SortFunc(out, Takeover.compare)
+	return out
+}
+
+func (l *Ledger) overruledForce() []Takeover {
 	return slices.DeleteFunc(slices.Clone(l.forced), func(t Takeover) bool {
 		if !slices.Contains(l.takeovers, t) { // then it is over, or does not count
 			return l.base != nil && slices.ContainsFunc(l.base.Takeovers, func(o Takeover) bool { return o.From == t.From && o.ID > t.ID })

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -175,4 +176,41 @@ func TestCarriedOutSoon(t *testing.T) {
 			t.Errorf("went on after %v", took)
 		}
 	})
+}
+
+// A host was taken over before, by one that has left since, and came back; why the second takeover waits has nothing to do with that.
+func TestWhyTheSecondTakeoverWaits(t *testing.T) {
+	o := func(i byte) ipam.Owner { return ipam.Owner{i} }
+	v := ipam.Value{Op: ipam.OpTake, Hosts: []ipam.Owner{o(5), o(1)}}
+	ballot := ipam.Ballot{Round: 1, By: o(1)}
+	r, b := heirs5(t, append(seen(5, 3),
+		ipam.Fact{By: o(2), Kind: ipam.FactTook, Count: 3}, ipam.Fact{By: o(3), Kind: ipam.FactTook, Count: 5},
+	)...)
+	facts := append(b.folded.Facts, ipam.Fact{By: o(1), Kind: ipam.FactVote, Vote: ipam.Vote{Instance: 3, Promised: ballot, Intent: v, Accepted: ballot, Value: v}})
+	b.ledger = ipam.NewLedger(o(1), o(1), pfx("10.0.0.0/24"), facts)
+	b.folded.Gone[peer.ID{2}] = true
+	r.books.Store(b)
+	h, _ := b.st.Host(peer.ID{5})
+	if taken, _ := takenBefore(b, o(5)); taken.To != o(1) || !b.ledger.Pending(taken) {
+		t.Fatal(b.ledger.Takeovers())
+	}
+	err := r.whyNotTaken(b, h, "host5", nil)
+	if strings.Contains(err.Error(), "left the mesh") || !strings.Contains(err.Error(), "may have been given space") {
+		t.Errorf("%v", err)
+	}
+}
+
+// Enough of those that decide are in reach, but not all of them have missed the host for long enough: that is a matter of a minute, not of force.
+func TestWhyAMajorityInReachIsNotEnough(t *testing.T) {
+	r, b := heirs5(t)
+	h, _ := b.st.Host(peer.ID{3})
+	err := r.whyNotTaken(b, h, "host3", nil)
+	var e *Error
+	if !errors.As(err, &e) || !strings.Contains(e.Msg, "1 of the 1 hosts that own addresses have to take host3 for dead; so many are in reach") || strings.Contains(e.Tip, "force") || !strings.Contains(e.Tip, "try again in a minute") {
+		t.Errorf("%v", err)
+	}
+	b.st.Hosts[0].Liveness, b.st.Hosts[0].Self = mesh.Failed, false // the only one that decides
+	if err := r.whyNotTaken(b, h, "host3", nil); !errors.As(err, &e) || !strings.Contains(e.Msg, "1 of 1 are needed, and 0 are in reach (not: ") || !strings.Contains(e.Tip, "--force") {
+		t.Errorf("%v", err)
+	}
 }

@@ -213,6 +213,9 @@ func (r *Router) look() *view {
 		stray = r.alloc.Stray()
 		if old := r.view.Load(); old == nil || !slices.Equal(old.Stray, stray) {
 			r.pokeNames() // theirs are not answered here
+			for _, s := range stray {
+				r.log.Warn("the address of a container is not this host's any more: it is taken off", "container", s.Container, "address", s.Addr)
+			}
 		}
 	}
 	st, whole := v.State, v.State.Founding.Range

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -325,10 +326,8 @@ func (r *Router) spaceNotices(v *view, st *mesh.State) []string {
 	b := &books{st: st, folded: v.Folded, ledger: v.Ledger}
 	e := r.envLocked(b)
 	r.mu.Unlock()
-	if t, ok := v.Ledger.Lost(); ok {
-		for _, s := range v.Stray {
-			out = append(out, fmt.Sprintf("%s is out of reach: its address %v is %s's, which took over while this host was away; detach and attach it again", names[s.Container], s.Addr.Addr(), r.show(st, t.To)))
-		}
+	for _, s := range v.Stray {
+		out = append(out, r.strayText(v, st, names[s.Container], s.Addr.Addr()))
 	}
 	if n := saidOfRing(st); n > fullToTake*3/4 {
 		out = append(out, fmt.Sprintf("this host's log holds %d of at most %d entries about the ring, and takes no more address space from %d on: see \"A mesh that has had many hosts\" in docs/operations.md", n, mesh.MaxSnapshot, fullToTake))
@@ -338,8 +337,15 @@ func (r *Router) spaceNotices(v *view, st *mesh.State) []string {
 			out = append(out, fmt.Sprintf("%s has left the mesh, and what it had (%s) is nobody's: weft rmpeer %v", r.show(st, ipam.Owner(h.ID)), strings.Trim(fmt.Sprint(n), "[]"), h.ID))
 		}
 	}
+	if ps, taker := v.Ledger.LeftOver(); len(ps) > 0 && !e.Alive(taker) {
+		out = append(out, fmt.Sprintf("%s, which was to take what takeovers have left over (%s), is out of reach or has left: as long as it is, that is nobody's; if it does not come back: weft rmpeer %v", r.show(st, taker), strings.Trim(fmt.Sprint(ps), "[]"), peer.ID(taker)))
+	}
 	for _, t := range v.Ledger.Overruled() {
-		out = append(out, fmt.Sprintf("this host took over from %s by force, which does not count, or not for all that it had: others have taken over from it meanwhile; containers here that have its addresses are to be detached and attached again", r.show(st, t.From)))
+		why := "by force, which does not count, or not for all that it had: others have taken over from it meanwhile"
+		if !t.Forced {
+			why = "by a decision that is undone: it was made without hosts that were removed by force, and one of those has been heard since"
+		}
+		out = append(out, fmt.Sprintf("this host took over from %s %s; containers here that have its addresses are to be detached and attached again", r.show(st, t.From), why))
 	}
 	for _, t := range v.Ledger.Takeovers() {
 		if v.Ledger.Pending(t) {
@@ -351,6 +357,19 @@ func (r *Router) spaceNotices(v *view, st *mesh.State) []string {
 		}
 	}
 	return out
+}
+
+// strayText says that a container's address is not this host's any more: it was taken over with
+// the rest, or was given by a host whose taker did not know of that, or by a takeover that is undone.
+func (r *Router) strayText(v *view, st *mesh.State, name string, a netip.Addr) string {
+	whose := "nobody's"
+	if o := v.Ring.Owner(a); !o.IsZero() {
+		whose = r.show(st, o) + "'s"
+		if t, ok := v.Ledger.Lost(); ok && o == t.To {
+			whose += ", which took over while this host was away"
+		}
+	}
+	return fmt.Sprintf("%s is out of reach: its address %v is %s; detach and attach it again", name, a, whose)
 }
 
 func (r *Router) dnsReport(st *mesh.State) *DNSReport {

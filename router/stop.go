@@ -159,6 +159,10 @@ func (r *Router) heirLocked() error {
 				Tip: fmt.Sprintf("%s; or leave it to others, and run `weft rmpeer %v` on one of them then: weft reset --force", tip, b.st.Self)}
 		}
 	}
+	if ps, taker := b.ledger.LeftOver(); len(ps) > 0 && taker == ipam.Owner(b.st.Self) {
+		return &Error{Msg: fmt.Sprintf("this host is to take what takeovers have left over (%s), and can not before all hosts have heard of them", strings.Trim(fmt.Sprint(ps), "[]")), Code: 409,
+			Tip: fmt.Sprintf("bring them into reach, or remove them (weft rmpeer) if they are dead; or leave it to others, and run `weft rmpeer %v` on one of them then: weft reset --force", b.st.Self)}
+	}
 	return nil
 }
 

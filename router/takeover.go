@@ -80,11 +80,15 @@ func (r *Router) removePeer(ctx context.Context, name string, force bool) (remov
 	case h.Liveness == mesh.Alive && !gone:
 		return out, &Error{Msg: fmt.Sprintf("%s is alive", shown), Tip: "run `weft reset` on it: it hands its address space over", Code: 409}
 	case !b.ledger.Mortal(dead):
-		t := takenBefore(b, dead)
-		if b = r.carriedOut(ctx, b, t, r.booksNow); b.ledger.Pending(t) && t.To == ipam.Owner(b.st.Self) {
+		t, _ := takenBefore(b, dead)
+		b = r.carriedOut(ctx, b, t, r.booksNow)
+		switch pending, mine := b.ledger.Pending(t), t.To == ipam.Owner(b.st.Self); {
+		case mine && pending:
 			return out, r.whyNotTaken(b, h, shown, nil)
-		}
-		if b.ledger.Pending(t) {
+		case mine: // asked again: it is as wanted
+			out.IPs, out.Forced = taken(b, t), t.Forced
+			return out, nil
+		case pending:
 			r.mu.Lock()
 			e := r.envLocked(b)
 			r.mu.Unlock()
@@ -171,13 +175,13 @@ func tooSoon(shown, name string, away time.Duration, seen bool) error {
 }
 
 // takenBefore finds the last takeover of a host's space.
-func takenBefore(b *books, dead ipam.Owner) (t ipam.Takeover) {
-	for _, x := range b.ledger.Takeovers() {
-		if x.From == dead {
-			t = x
+func takenBefore(b *books, dead ipam.Owner) (ipam.Takeover, bool) {
+	for _, t := range slices.Backward(b.ledger.Takeovers()) {
+		if t.From == dead {
+			return t, true
 		}
 	}
-	return t
+	return ipam.Takeover{}, false
 }
 
 // taken counts the addresses that a takeover has brought.
@@ -320,11 +324,9 @@ func (r *Router) whyNotTaken(b *books, h mesh.Host, shown string, before []ipam.
 	r.mu.Lock()
 	e := r.envLocked(b)
 	r.mu.Unlock()
-	for _, t := range b.ledger.Takeovers() {
-		if t.From == ipam.Owner(h.ID) && !slices.Contains(before, t) {
-			why, tip := r.waitsFor(b, e, t)
-			return &Error{Msg: fmt.Sprintf("it is decided that this host takes over from %s, but not in force yet: %s", shown, why), Code: 409, Tip: tip}
-		}
+	if t, ok := takenBefore(b, ipam.Owner(h.ID)); ok && !slices.Contains(before, t) {
+		why, tip := r.waitsFor(b, e, t)
+		return &Error{Msg: fmt.Sprintf("it is decided that this host takes over from %s, but not in force yet: %s", shown, why), Code: 409, Tip: tip}
 	}
 	electors := b.ledger.Electors()
 	var missing []ipam.Owner
@@ -334,6 +336,10 @@ func (r *Router) whyNotTaken(b *books, h mesh.Host, shown string, before []ipam.
 		}
 	}
 	quorum := len(electors)/2 + 1
+	if len(electors)-len(missing) >= quorum {
+		return &Error{Msg: fmt.Sprintf("%d of the %d hosts that own addresses have to take %s for dead; so many are in reach, and not all of them have missed it for %v yet: their routers may have started since", quorum, len(electors), shown, deadAfter), Code: 409,
+			Tip: fmt.Sprintf("try again in a minute: weft rmpeer %s", h.ID)}
+	}
 	return &Error{Msg: fmt.Sprintf("no majority of those that own addresses has confirmed that %s is dead: %d of %d are needed, and %d are in reach (not: %s)", shown, quorum, len(electors), len(electors)-len(missing), r.showAll(b.st, missing)), Code: 409,
 		Tip: fmt.Sprintf("bring more of them back; or, if it is certain that %s never comes back: weft rmpeer --force %s", shown, h.ID)}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"sync"
 
 	"github.com/spf13/cobra"
 )
@@ -26,7 +27,9 @@ func newRmpeerCmd(a *app) *cobra.Command {
 a nickname or a peer ID. It is refused while the host is alive or was seen within
 the last minute, and without a majority of the hosts that own addresses which sees
 it failed. Only name a host that does not run any more: one that is merely cut off
-goes on using its addresses, which containers of other hosts get as well.
+goes on using its addresses, which containers of other hosts get as well. So does a
+host that joined through it while both were cut off, and of which nobody else knows.
+If several are dead, name them all: one may have to wait for another.
 
 With --force this host decides alone, at the operator's risk.`,
 		Example: "  weft rmpeer host3",
@@ -34,11 +37,11 @@ With --force this host decides alone, at the operator's risk.`,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			var out []removedPeer
 			var errs []error
-			for _, name := range names {
+			for i, remove := range a.rmpeers(cmd.Context(), names, force) {
 				if force {
-					fmt.Fprintf(a.stderr, "weft: warning: by force nobody else is asked: if %s, or a host that it has given space to, still runs somewhere, its addresses are given to others as well\n", name)
+					fmt.Fprintf(a.stderr, "weft: warning: by force nobody else is asked: if %s, or a host that it has given space to, still runs somewhere, its addresses are given to others as well\n", names[i])
 				}
-				r, err := a.rmpeer(cmd.Context(), name, force)
+				r, err := remove()
 				if err != nil {
 					errs = append(errs, err)
 					continue
@@ -56,6 +59,18 @@ With --force this host decides alone, at the operator's risk.`,
 	cmd.Flags().BoolVar(&force, "force", false, "take over without a majority")
 	jsonFlag(cmd, &asJSON)
 	return a.socketFlags(cmd)
+}
+
+// rmpeers asks for the takeover of each host when its function is called. Those that a
+// majority decides are asked for together: one may have to wait for another of them.
+func (a *app) rmpeers(ctx context.Context, names []string, force bool) (removes []func() (removedPeer, error)) {
+	for _, name := range names {
+		remove := sync.OnceValues(func() (removedPeer, error) { return a.rmpeer(ctx, name, force) })
+		if removes = append(removes, remove); !force {
+			go func() { _, _ = remove() }()
+		}
+	}
+	return removes
 }
 
 func (a *app) rmpeer(ctx context.Context, name string, force bool) (r removedPeer, err error) {
