@@ -214,3 +214,45 @@ func TestWhyAMajorityInReachIsNotEnough(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// Who is to take what its takeover by force has left over is not reset before it has; without it, that is nobody's, and said.
+func TestLeftOver(t *testing.T) {
+	r, b := heirs5(t)
+	o, whole := func(i byte) ipam.Owner { return ipam.Owner{i} }, pfx("10.0.0.0/24")
+	facts := []ipam.Fact{{By: o(1), Kind: ipam.FactGrant, Grant: ipam.Seed(whole, o(1))}}
+	part := ipam.Grant{Prefix: pfx("10.0.0.128/25"), From: o(1), To: o(5), Version: 2}
+	gift := ipam.Grant{Prefix: pfx("10.0.0.192/26"), From: o(5), To: o(2), Version: 3} // not accepted yet
+	facts = append(facts, ipam.Fact{By: o(1), Kind: ipam.FactGrant, Grant: part}, ipam.Fact{By: o(5), Kind: ipam.FactAccept, Grant: part}, ipam.Fact{By: o(5), Kind: ipam.FactGrant, Grant: gift})
+	fold := func() {
+		b.folded.Facts = facts
+		b.ledger = ipam.NewLedger(o(1), o(1), whole, facts)
+		r.books.Store(b)
+	}
+	fold()
+	facts = append(facts, b.ledger.Force(o(5)))
+	for range 3 {
+		fold()
+		r.mu.Lock()
+		e := r.envLocked(b)
+		r.mu.Unlock()
+		facts = append(facts, b.ledger.Next(e)...)
+	}
+	fold()
+	if ps, taker := b.ledger.LeftOver(); len(ps) != 1 || ps[0] != gift.Prefix || taker != o(1) {
+		t.Fatalf("left over is %v, for %v", ps, taker)
+	}
+	var e *Error
+	if err := r.heirLocked(); !errors.As(err, &e) || !strings.Contains(e.Msg, "this host is to take what takeovers have left over (10.0.0.192/26)") || !strings.Contains(e.Tip, "weft reset --force") {
+		t.Errorf("a reset: %v", err)
+	}
+	notices := func() string {
+		return strings.Join(r.spaceNotices(&view{Ledger: b.ledger, Folded: b.folded, Ring: b.ledger.Ring()}, b.st), "\n")
+	}
+	if s := notices(); strings.Contains(s, "left over") {
+		t.Errorf("notices %q", s)
+	}
+	b.st.Hosts[0].Liveness, b.st.Hosts[0].Self = mesh.Failed, false // as another host sees it
+	if s := notices(); !strings.Contains(s, "host1), which was to take what takeovers have left over (10.0.0.192/26), is out of reach or has left") || !strings.Contains(s, "weft rmpeer "+peer.ID{1}.String()) {
+		t.Errorf("notices %q", s)
+	}
+}
