@@ -30,7 +30,7 @@ unit: ## unit and kernel tests of every package but integration, with the race d
 	$(GO) test -race -timeout 5m $$($(GO) list ./... | grep -v /integration)
 
 bubbles: ## simulations in virtual time, without the race detector (see docs/decisions.md)
-	$(GO) test -timeout 10m ./mesh/... ./internal/simnet/...
+	$(GO) test -timeout 15m ./mesh/... ./internal/simnet/...
 	$(GO) test -timeout 5m ./ipam -rapid.checks=200
 
 sim: sim-ipam ## more random stories of hosts (`make sim SEEDS=10000`), or one again, told at length (`make sim SEED=17`)
