@@ -135,9 +135,9 @@ func hostsWith(old, hostname, domain string, addrs []netip.Addr) string {
 		fmt.Fprintf(&b, "%s\t%s %s\n", a, strings.Join(names, " "), hostsMark)
 	}
 	for line := range strings.Lines(old) {
-		fields := strings.Fields(line)
+		entry, _, _ := strings.Cut(line, "#")
 		own := false
-		for i, f := range fields {
+		for i, f := range strings.Fields(entry) {
 			own = own || i > 0 && f == hostname
 		}
 		if own && len(addrs) > 0 || strings.HasSuffix(strings.TrimSpace(line), hostsMark) {

@@ -24,6 +24,15 @@ func TestHostsFile(t *testing.T) {
 	}
 }
 
+// Comments name nobody.
+func TestHostsFileComments(t *testing.T) {
+	old := "10.1.1.1\tdb # backend of web\n# the web server\n127.0.0.1 localhost #web web\n"
+	got := hostsWith(old+"172.17.0.2\tweb # as web was\n", "web", "", []netip.Addr{netip.MustParseAddr("10.32.0.1")})
+	if want := "10.32.0.1\tweb # weft\n" + old; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 // Whoever is root in a container makes its hosts file what he likes, at no cost: what is no file of usual size is left alone, at once.
 func TestHostsFileThatIsNone(t *testing.T) {
 	addrs := []netip.Addr{netip.MustParseAddr("10.32.0.1")}
