@@ -3,7 +3,7 @@
 // here can be. dnsperf asks; see `make bench-dns`.
 //
 // It starts one server at a time on a loopback port, in a process of its own, with 10, 10,000 and 100,000
-// names, round after round, so that what else the machine does meets all of them alike. The first run of each asks as fast as
+// names, round after round, so that what else the machine does meets all of them, and all sizes, alike. The first run of each asks as fast as
 // it can, which gives queries per second; the second asks at a fixed rate, which gives latencies that do not measure dnsperf's
 // own queue. Memory is the server's resident set after both; CPU is the server's time, in user and system mode, for one question
 // of the first run: it says most where dnsperf and the server share few processors. Each figure is the median of
@@ -66,29 +66,28 @@ func compare(sizes, only string, seconds, rounds, rate int, coredns string) erro
 		return err
 	}
 	defer os.RemoveAll(dir)
-	servers := chosen(only, coredns)
 	var c comparison
+	var works []work // of each row
 	for s := range strings.SplitSeq(sizes, ",") {
 		names, err := strconv.Atoi(s)
 		if err != nil {
 			return err
 		}
-		w := work{dir: dir, names: names}
+		w := work{dir: filepath.Join(dir, s), names: names}
 		if err := w.prepare(); err != nil {
 			return err
 		}
-		rs := map[string][]result{}
-		for range rounds {
-			for _, name := range servers {
-				r, err := w.measure(name, coredns, seconds, rate)
-				if err != nil {
-					return fmt.Errorf("%s with %d names: %w", name, names, err)
-				}
-				rs[name] = append(rs[name], r)
-			}
+		for _, server := range chosen(only, coredns) {
+			c, works = append(c, row{server: server, names: names}), append(works, w)
 		}
-		for _, name := range servers {
-			c = append(c, row{name, names, rs[name]})
+	}
+	for range rounds {
+		for i := range c {
+			r, err := works[i].measure(c[i].server, coredns, seconds, rate)
+			if err != nil {
+				return fmt.Errorf("%s with %d names: %w", c[i].server, c[i].names, err)
+			}
+			c[i].rounds = append(c[i].rounds, r)
 		}
 	}
 	if err := c.print(os.Stdout); err != nil {
@@ -111,6 +110,9 @@ type work struct {
 func (w work) path(name string) string { return filepath.Join(w.dir, name) }
 
 func (w work) prepare() error {
+	if err := os.MkdirAll(w.dir, 0o755); err != nil {
+		return err
+	}
 	var hosts, queries, local strings.Builder
 	for i := range w.names {
 		a := address(i)
