@@ -117,13 +117,16 @@ func (w *writer) record(owner, rtype uint16, data string) int {
 	return at
 }
 
+// room is more records than still fit: at least one of as many finds none, and the reply says that it is cut.
+func (w *writer) room() int { return max(0, w.limit-len(w.b))/12 + 1 }
+
 // all appends the records of a name that a question asks for, and says whether
 // there are any. Apexes have SOA and NS records too.
 func (w *writer) all(t *Table, q *query, n *node, owner uint16) bool {
 	before := w.an
 	if q.qtype != miekg.TypeANY {
 		es := n.of(q.qtype)
-		ps := t.pick(q.pickBuf[:0], es)
+		ps := t.pick(q.pickBuf[:0], es, w.room())
 		for _, p := range ps {
 			if w.record(owner, q.qtype, es[p.at].data) == 0 {
 				break
@@ -135,7 +138,7 @@ func (w *writer) all(t *Table, q *query, n *node, owner uint16) bool {
 	} else {
 		for from := 0; from < len(n.entries); {
 			es := n.of(n.entries[from].rtype)
-			for _, p := range t.pick(nil, es) {
+			for _, p := range t.pick(nil, es, w.room()) {
 				w.record(owner, es[p.at].rtype, es[p.at].data)
 			}
 			from += len(es)
@@ -218,7 +221,7 @@ next:
 		}
 		for _, rtype := range []uint16{miekg.TypeA, miekg.TypeAAAA} {
 			es := to.node.of(rtype)
-			for _, p := range t.pick(q.pickBuf[:0], es) {
+			for _, p := range t.pick(q.pickBuf[:0], es, w.room()) {
 				if w.record(0xc000|uint16(data+6), rtype, es[p.at].data) == 0 {
 					break
 				}

@@ -54,7 +54,7 @@ type batched struct {
 	send        func(fd uintptr) bool
 	sending     []mmsghdr
 
-	quota int // packets of one source in a batch that are answered
+	quota int // packets of one source in a batch that are answered; zero: one, and of a source that has half of a batch none
 }
 
 func newBatched(s *Server, conn *net.UDPConn) (*batched, error) {
@@ -128,7 +128,7 @@ func (b *batched) answer(ctx context.Context) (n int) {
 	for i := range b.read {
 		packet, q := b.packet(i), &b.q[asked]
 		switch {
-		case b.quota < batch && b.before(i) >= b.quota:
+		case b.quota < batch && b.over(i):
 			s.shed.Add(1)
 		case !q.parse(packet):
 			b.hand(ctx, packet, b.source(i))
@@ -223,7 +223,8 @@ func swap(port uint16) uint16 {
 // socket's queue is full and the kernel drops packets of all clients alike. So, with the
 // queue more than half full, the sources that send most are answered less and less,
 // down to one packet of theirs in a batch: dropping is cheap, the queue drains, and the others get
-// through.
+// through. An answer can take so long that the queue does not drain even then: who has sent
+// half of a batch gets none for that time.
 func (b *batched) fairness() {
 	if b.read < batch && b.quota == batch {
 		return
@@ -237,21 +238,28 @@ func (b *batched) fairness() {
 		full = errno == 0 && info[unix.SK_MEMINFO_RMEM_ALLOC] > info[unix.SK_MEMINFO_RCVBUF]/2
 	})
 	if full {
-		b.quota = max(1, b.quota/2)
+		b.quota /= 2
 	} else {
 		b.quota = min(batch, b.quota+1)
 	}
 }
 
-// before counts the packets of the same source address that came in the batch before
-// the i-th.
-func (b *batched) before(i int) (n int) {
-	for j := range i {
+// over says that the source of the i-th packet has had what is its due in this batch.
+func (b *batched) over(i int) bool {
+	if b.quota > 0 {
+		return b.before(i, i) >= b.quota
+	}
+	return b.before(i, i) > 0 || b.before(i, b.read) >= batch/2
+}
+
+// before counts the packets of the source of the i-th among the first n of the batch.
+func (b *batched) before(i, n int) (same int) {
+	for j := range n {
 		if b.names[j].Family == b.names[i].Family && b.sameSource(i, j) {
-			n++
+			same++
 		}
 	}
-	return n
+	return same
 }
 
 func (b *batched) sameSource(i, j int) bool {

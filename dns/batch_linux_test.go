@@ -35,7 +35,7 @@ func TestOneSourceDoesNotTakeAll(t *testing.T) {
 	from(5, 2)
 	from(batch-1, 3)
 	b.read = batch
-	for _, c := range []struct{ quota, answered int }{{batch, batch}, {8, 10}, {1, 3}} {
+	for _, c := range []struct{ quota, answered int }{{batch, batch}, {8, 10}, {1, 3}, {0, 2}} {
 		b.quota = c.quota
 		before := s.shed.Load()
 		if n := b.answer(t.Context()); n != c.answered {
@@ -45,8 +45,19 @@ func TestOneSourceDoesNotTakeAll(t *testing.T) {
 			t.Errorf("quota %d: %d counted as shed", c.quota, shed)
 		}
 	}
-	// An idle socket gives everybody everything again.
-	b.quota = 1
+	// Of many sources that fill a queue together each is answered, once in a batch.
+	for i := range batch {
+		from(i, byte(i%3))
+	}
+	b.quota = 0
+	if n := b.answer(t.Context()); n != 3 {
+		t.Errorf("%d sources are answered that have a third of a batch each", n)
+	}
+	// An idle socket gives everybody everything again, and who was given nothing something at once.
+	b.fairness()
+	if b.quota != 1 {
+		t.Errorf("quota %d when the queue has drained", b.quota)
+	}
 	for range batch {
 		b.fairness()
 	}
@@ -147,9 +158,46 @@ func TestQuotaFollowsTheQueue(t *testing.T) {
 		c.Write(make([]byte, 100))
 	}
 	b.read = batch
+	for quota := batch / 2; quota > 0; quota /= 2 {
+		b.fairness()
+		if b.quota != quota {
+			t.Errorf("quota %d with a full queue, want %d", b.quota, quota)
+		}
+	}
 	b.fairness()
-	if b.quota != batch/2 {
-		t.Errorf("quota %d with a full queue", b.quota)
+	b.fairness()
+	if b.quota != 0 {
+		t.Errorf("quota %d with a queue that stays full", b.quota)
+	}
+}
+
+// One client that asks fast and alone is answered always: there is no queue that is half full.
+func TestAloneAndFast(t *testing.T) {
+	s, addr := start(t, Options{})
+	c, err := net.Dial("udp4", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	packet, _ := question("db.weft.local.", miekg.TypeA).Pack()
+	buf := make([]byte, 512)
+	for round := range 50 {
+		for range 2 * batch {
+			if _, err := c.Write(packet); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i := range 2 * batch {
+			if _, err := c.Read(buf); err != nil {
+				t.Fatalf("round %d: %d answers: %v; %+v", round, i, err, s.Counters())
+			}
+		}
+	}
+	if n := s.Counters().Shed; n > 0 {
+		t.Errorf("%d are counted as shed", n)
 	}
 }
 

@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"cmp"
 	"math/rand/v2"
 	"slices"
 
@@ -78,7 +79,7 @@ func (t *Table) alias(n *node, qtype uint16) (target string, ok bool) {
 			return "", false
 		}
 	}
-	ps := t.pick(nil, es)
+	ps := t.pick(nil, es, len(es))
 	if len(ps) == 0 {
 		return "", false
 	}
@@ -116,8 +117,9 @@ type picked struct {
 // pick gives the entries, all of one name and type, that are to be answered: of hosts
 // that are not hidden, without those that are down unless all are, each
 // data once, nearest first and shuffled within a rank, so that the containers
-// of a name share the load.
-func (t *Table) pick(ps []picked, es []entry) []picked {
+// of a name share the load. Of more than most it gives the first in that order, most of them: a name may have
+// thousands, and who has no place in the answer is not worth a place in the order.
+func (t *Table) pick(ps []picked, es []entry, most int) []picked {
 	if len(es) == 1 {
 		if t.hosts.list[es[0].host].Hidden {
 			return ps
@@ -131,25 +133,43 @@ func (t *Table) pick(ps []picked, es []entry) []picked {
 			break
 		}
 	}
+	last := -1 // the entry that was taken last, which still is
 	for i := range es {
-		h := t.hosts.list[es[i].host]
+		h := &t.hosts.list[es[i].host]
 		if h.Hidden || up && es[i].down {
 			continue
 		}
-		key := uint64(h.Rank)<<32 | uint64(rand.Uint32())
-		if n := len(ps); n > 0 && es[ps[n-1].at].data == es[i].data {
-			ps[n-1].key = min(ps[n-1].key, key) // what several say counts once, at the nearest
+		p := picked{uint64(h.Rank)<<32 | uint64(rand.Uint32()), i}
+		full := len(ps) == most
+		switch {
+		case full && p.key >= ps[0].key:
 			continue
+		case last >= 0 && es[last].data == es[i].data: // what several say counts once, at the nearest
+			at := len(ps) - 1
+			for ps[at].at != last {
+				at--
+			}
+			if p.key >= ps[at].key {
+				continue
+			}
+			ps[at] = p
+			if full {
+				sink(ps, at)
+			}
+		case full:
+			ps[0] = p
+			sink(ps, 0)
+		default:
+			if ps = append(ps, p); len(ps) == most {
+				for at := most/2 - 1; at >= 0; at-- {
+					sink(ps, at)
+				}
+			}
 		}
-		ps = append(ps, picked{key, i})
+		last = i
 	}
 	if len(ps) > 24 {
-		slices.SortFunc(ps, func(a, b picked) int {
-			if a.key < b.key {
-				return -1
-			}
-			return 1
-		})
+		slices.SortFunc(ps, func(a, b picked) int { return cmp.Compare(a.key, b.key) })
 		return ps
 	}
 	for i := 1; i < len(ps); i++ {
@@ -158,4 +178,19 @@ func (t *Table) pick(ps []picked, es []entry) []picked {
 		}
 	}
 	return ps
+}
+
+// sink mends a heap, the first of which has the greatest key, from one place down.
+func sink(ps []picked, at int) {
+	for {
+		to := 2*at + 1
+		if to+1 < len(ps) && ps[to+1].key > ps[to].key {
+			to++
+		}
+		if to >= len(ps) || ps[to].key <= ps[at].key {
+			return
+		}
+		ps[at], ps[to] = ps[to], ps[at]
+		at = to
+	}
 }

@@ -16,16 +16,17 @@ import (
 // BenchmarkScattered answers whole batches, as they come from the kernel and up to where they would go back to it, that ask for the names
 // of a table in an order that no cache likes. The questions are written into the buffers of the batch, so that what is missed is the
 // table and not a list of questions. Warm is with nothing else going on. Cold is as in service, where the kernel and other programs have the
-// processor between two batches and leave little in its second cache, here of 4 MiB at most. cpu-ns is the thread's own time for one
+// processor between two batches and leave little in its second cache, here of 4 MiB at most. Alone is cold, with one question in a batch. cpu-ns is the thread's own time for one
 // question, which says more than the clock on a machine that does other things, too.
 func BenchmarkScattered(b *testing.B) {
 	for _, size := range []int{10, 10000, 100000} {
-		b.Run("warm/"+strconv.Itoa(size), func(b *testing.B) { benchmarkScattered(b, size, nil) })
-		b.Run("cold/"+strconv.Itoa(size), func(b *testing.B) { benchmarkScattered(b, size, make([]byte, 4<<20)) })
+		b.Run("warm/"+strconv.Itoa(size), func(b *testing.B) { benchmarkScattered(b, size, batch, nil) })
+		b.Run("cold/"+strconv.Itoa(size), func(b *testing.B) { benchmarkScattered(b, size, batch, make([]byte, 4<<20)) })
+		b.Run("alone/"+strconv.Itoa(size), func(b *testing.B) { benchmarkScattered(b, size, 1, make([]byte, 4<<20)) })
 	}
 }
 
-func benchmarkScattered(b *testing.B, size int, others []byte) {
+func benchmarkScattered(b *testing.B, size, questions int, others []byte) {
 	e := NewTable("weft.local", []netip.Prefix{netip.MustParsePrefix("10.32.0.0/12")}, nil).Edit()
 	for i := range size {
 		name := strconv.Itoa(1000000+i) + ".weft.local"
@@ -52,14 +53,14 @@ func benchmarkScattered(b *testing.B, size int, others []byte) {
 		*(*unix.RawSockaddrInet4)(unsafe.Pointer(&in.names[i])) = unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: [4]byte{127, 0, 0, 1}}
 		in.in[i].n = uint32(copy(in.buf[i], packet))
 	}
-	in.read = batch
+	in.read = questions
 
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	runtime.GC()
 	random, rounds, took := uint64(1), 0, time.Duration(0)
 	for b.Loop() {
-		for i := range batch {
+		for i := range questions {
 			random ^= random << 13
 			random ^= random >> 7
 			random ^= random << 17
@@ -74,12 +75,12 @@ func benchmarkScattered(b *testing.B, size int, others []byte) {
 		begin := threadTime(b)
 		n := in.answer(b.Context())
 		took += threadTime(b) - begin
-		if n != batch {
+		if n != questions {
 			b.Fatalf("%d answers", n)
 		}
 		rounds++
 	}
-	b.ReportMetric(float64(took)/float64(rounds*batch), "cpu-ns/question")
+	b.ReportMetric(float64(took)/float64(rounds*questions), "cpu-ns/question")
 	b.ReportMetric(0, "ns/op")
 	if s.Counters().Failed > 0 || len(in.reply[0]) != len(packet)+16 {
 		b.Fatalf("the last answer is %x", in.reply[0])

@@ -342,7 +342,7 @@ func (t *Table) Lookup(name string) []netip.Addr {
 		var addrs []netip.Addr
 		for _, rtype := range []uint16{miekg.TypeA, miekg.TypeAAAA} {
 			es := found.node.of(rtype)
-			for _, p := range t.pick(nil, es) {
+			for _, p := range t.pick(nil, es, len(es)) {
 				a, _ := netip.AddrFromSlice([]byte(es[p.at].data))
 				addrs = append(addrs, a)
 			}

@@ -284,7 +284,7 @@ func watchEvents(t *testing.T, h *netlab.Host) func() string {
 	}
 }
 
-// TestFreshness measures how long it takes from the end of `docker start` and `docker stop` on one host to the
+// TestFreshness measures how long it takes, 4 s at most, from the end of `docker start` and `docker stop` on one host to the
 // answer on two others, while containers come and go on all three. WEFT_FRESHNESS is how
 // often; `make freshness` does it a thousand times.
 func TestFreshness(t *testing.T) {
@@ -422,9 +422,12 @@ func TestFreshness(t *testing.T) {
 		return took[min(len(took)-1, int(p*float64(len(took))))].Round(100 * time.Microsecond)
 	}
 	t.Logf("%d changes seen by two hosts each, after the engine said it was done: p50 %v, p99 %v, worst %v; %d addresses changed hands", 2*rounds, at(0.5), at(0.99), at(1), had.changes())
+	if at(1) > 4*time.Second { // beside other tests, too: what is later has been missed, and found by a look round
+		t.Error("the worst is to be 4 s at most")
+	}
 	if rounds >= 100 { // a measurement, on a machine that does nothing else
-		if at(0.99) > time.Second || at(1) > 4*time.Second {
-			t.Error("p99 is to be 1 s at most, and the worst 4 s")
+		if at(0.99) > time.Second {
+			t.Error("p99 is to be 1 s at most")
 		}
 		if n := had.changes(); n < rounds/4 {
 			t.Errorf("%d addresses have changed hands: not enough to be answered with another's", n)

@@ -4,14 +4,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"weft/docker"
 )
 
-const hostsMark = "# weft"
+const (
+	hostsMark = "# weft"
+	// maxHosts is how large a hosts file is rewritten, in bytes: root in the container writes it, too, and makes it as large as the
+	// disk allows, or larger without a byte on it.
+	maxHosts = 1 << 20
+)
 
 // rewriteHosts makes a container's own name mean its addresses on the mesh, in
 // its /etc/hosts, if that was asked for. The file is changed in place: it is bind-mounted into the
@@ -47,18 +55,68 @@ func (r *Router) unwriteHosts(ctx context.Context, a *attachment) error {
 
 // rewriteHosts writes nothing where all is as it should be.
 func rewriteHosts(path, hostname, domain string, addrs []netip.Addr) error {
-	old, err := os.ReadFile(path)
+	old, err := readHosts(path)
 	if err != nil {
 		return fmt.Errorf("read hosts file: %w", err)
 	}
-	text := hostsWith(string(old), hostname, domain, addrs)
-	if text == string(old) {
+	text := hostsWith(old, hostname, domain, addrs)
+	if text == old {
 		return nil
 	}
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+	if err := writeHosts(path, text); err != nil {
 		return fmt.Errorf("write hosts file: %w", err)
 	}
 	return nil
+}
+
+func readHosts(path string) (string, error) {
+	f, err := openHosts(path, os.O_RDONLY)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	return hostsIn(f)
+}
+
+// hostsIn reads a byte more than is rewritten, at most.
+func hostsIn(f *os.File) (string, error) {
+	b, err := io.ReadAll(io.LimitReader(f, maxHosts+1))
+	if err == nil && len(b) > maxHosts {
+		err = fmt.Errorf("%s has more than %d bytes", f.Name(), maxHosts)
+	}
+	return string(b), err
+}
+
+func writeHosts(path, text string) error {
+	f, err := openHosts(path, os.O_WRONLY)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	if _, err := f.WriteString(text); err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// openHosts opens a regular file. Whatever else is there, such as a pipe that nobody has at its other end, keeps nobody waiting.
+func openHosts(path string, flag int) (*os.File, error) {
+	f, err := os.OpenFile(path, flag|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a regular file", path)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // hostsWith is the hosts file with the mesh's addresses for the hostname, and
@@ -77,9 +135,9 @@ func hostsWith(old, hostname, domain string, addrs []netip.Addr) string {
 		fmt.Fprintf(&b, "%s\t%s %s\n", a, strings.Join(names, " "), hostsMark)
 	}
 	for line := range strings.Lines(old) {
-		fields := strings.Fields(line)
+		entry, _, _ := strings.Cut(line, "#")
 		own := false
-		for i, f := range fields {
+		for i, f := range strings.Fields(entry) {
 			own = own || i > 0 && f == hostname
 		}
 		if own && len(addrs) > 0 || strings.HasSuffix(strings.TrimSpace(line), hostsMark) {

@@ -193,15 +193,3 @@ func TestOptionsReportEverything(t *testing.T) {
 		}
 	}
 }
-
-func TestHostsFile(t *testing.T) {
-	old := "127.0.0.1\tlocalhost\n172.17.0.2\tweb web.weft.local\n# a comment\n10.1.1.1\tother\n"
-	got := hostsWith(old, "web", "weft.local", []netip.Addr{netip.MustParseAddr("10.32.0.1")})
-	want := "10.32.0.1\tweb web.weft.local # weft\n127.0.0.1\tlocalhost\n# a comment\n10.1.1.1\tother\n"
-	if got != want {
-		t.Errorf("got\n%s\nwant\n%s", got, want)
-	}
-	if again := hostsWith(got, "web", "weft.local", []netip.Addr{netip.MustParseAddr("10.32.0.1")}); again != want {
-		t.Errorf("again\n%s", again)
-	}
-}

@@ -95,9 +95,8 @@ func offers(c docker.Container, domain string) []offer {
 		}
 	}
 	slices.SortFunc(out, offer.compare)
-	if out = slices.Compact(out); len(out) > maxOffers { // ports that nobody has named go first, the highest of them
-		named := func(o offer) int { return min(1, len(o.Service)+len(o.Text)) }
-		slices.SortStableFunc(out, func(a, b offer) int { return named(b) - named(a) })
+	if out = slices.Compact(out); len(out) > maxOffers {
+		slices.SortStableFunc(out, func(a, b offer) int { return cmp.Compare(a.rank(), b.rank()) })
 		out = out[:maxOffers]
 		slices.SortFunc(out, offer.compare)
 	}
@@ -107,6 +106,18 @@ func offers(c docker.Container, domain string) []offer {
 // maxOffers is how much a container may offer beside its names. An image can expose all ports there are, and
 // the names of all containers of a host share its log.
 const maxOffers = 256
+
+// rank is in which order they are kept where there are too many: services, for which clients ask by name; then texts; and
+// ports that nobody has named, the lowest first.
+func (o offer) rank() int {
+	switch {
+	case o.Service != "":
+		return 0
+	case o.Text != "":
+		return 1
+	}
+	return 2
+}
 
 // services are the SRV and TXT records of a container whose main name is fqdn: for each port one there; for
 // each service one at _SERVICE._PROTO before that name and one before the domain; and its texts. The SRV

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -83,6 +84,48 @@ func TestOffersAreStored(t *testing.T) {
 		stored, err := loadAttachments(r.db.Load)
 		if err != nil || stored["c"] == nil || !slices.Equal(stored["c"].Offers, a.Offers) || len(a.Offers) != len(ports) {
 			t.Errorf("%v: stored %+v, %v", ports, stored["c"], err)
+		}
+	}
+}
+
+// A container that exposes all ports leaves the others of its host room for their names; what its labels say stays.
+func TestOffersAreBounded(t *testing.T) {
+	c := docker.Container{Labels: map[string]string{labelService: "rtp/udp=20000", labelText + ".owner": "ops"}}
+	for n := range 16384 {
+		c.Exposed = append(c.Exposed, docker.Port{Number: uint16(49152 + n), Proto: "udp"})
+	}
+	os := offers(c, "weft.local")
+	has := func(o offer) bool { return slices.Contains(os, o) }
+	if len(os) != maxOffers || !has(offer{Service: "_rtp._udp", Port: 20000}) || !has(offer{Text: "owner=ops"}) || !has(offer{Port: 49152}) {
+		t.Errorf("%d: %v", len(os), os[:3])
+	}
+}
+
+// Of too many, services are left out last: there are few of them, and who asks for one has nothing else to go by. Then come texts.
+func TestServicesGoBeforeTextsAndTextsBeforePorts(t *testing.T) {
+	count := func(texts, ports int) (got [3]int) {
+		c := docker.Container{Labels: map[string]string{labelService: "http=80,rtp/udp=20000"}}
+		for i := range texts {
+			c.Labels[fmt.Sprintf("%s.k%03d", labelText, i)] = "v"
+		}
+		for i := range ports {
+			c.Exposed = append(c.Exposed, docker.Port{Number: uint16(1000 + i), Proto: "tcp"})
+		}
+		os := offers(c, "weft.local")
+		for _, o := range os {
+			got[o.rank()]++
+		}
+		if !slices.IsSortedFunc(os, offer.compare) {
+			t.Errorf("%d texts and %d ports: %v", texts, ports, os)
+		}
+		return got
+	}
+	for _, x := range []struct {
+		texts, ports int
+		want         [3]int
+	}{{10, 10, [3]int{2, 10, 10}}, {300, 0, [3]int{2, 254, 0}}, {300, 300, [3]int{2, 254, 0}}, {100, 300, [3]int{2, 100, 154}}} {
+		if got := count(x.texts, x.ports); got != x.want {
+			t.Errorf("of %d texts and %d ports there are %v services, texts and ports, want %v", x.texts, x.ports, got, x.want)
 		}
 	}
 }

@@ -1,9 +1,12 @@
 package router
 
 import (
+	"bytes"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -104,6 +107,43 @@ func TestHostsFileOfAContainer(t *testing.T) {
 	}
 	detach(0, "10.32.0.1/12")
 	has("172.17.0.2\tc1\n")
+}
+
+// A container that comes back with a hosts file that can not be written is attached all the same, and the log says what is missing.
+func TestHostsFileOfAContainerThatStarts(t *testing.T) {
+	h := newRealHost(t)
+	c, first := dockerID("c1"), h.process()
+	path := filepath.Join(t.TempDir(), "hosts")
+	h.engine.pids[c], h.engine.hosts = first, map[string]string{c: path}
+	if err := os.WriteFile(path, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := h.attach(t.Context(), attachRequest{Container: c, RewriteHosts: true}); err != nil || len(got.Warnings) > 0 {
+		t.Fatal(got, err)
+	}
+	var log bytes.Buffer
+	h.log = slog.New(slog.NewTextHandler(&log, nil))
+	h.ends[first]()
+	h.engine.pids[c] = h.process()
+	if err := os.Truncate(path, 2*maxHosts); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.follow(t.Context(), c); err != nil {
+		t.Errorf("it is followed again and again: %v", err)
+	}
+	h.really("c1[10.32.0.1/12]")
+	if !strings.Contains(log.String(), "hosts file is not rewritten") || !strings.Contains(log.String(), "more than") {
+		t.Errorf("the log says %s", log.String())
+	}
+	if err := os.Truncate(path, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.follow(t.Context(), c); err != nil {
+		t.Error(err)
+	}
+	if b, err := os.ReadFile(path); err != nil || string(b) != "10.32.0.1\tc1 # weft\n" {
+		t.Errorf("%q, %v", b, err)
+	}
 }
 
 // A reset takes off the mesh what was not taken into the state, too, and knows when it could not.

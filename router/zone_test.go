@@ -408,16 +408,3 @@ func ownNames(z *zone, id peer.ID) map[nameKey]bool {
 	}
 	return all
 }
-
-// A container that exposes all ports leaves the others of its host room for their names; what its labels say stays.
-func TestOffersAreBounded(t *testing.T) {
-	c := docker.Container{Labels: map[string]string{labelService: "rtp/udp=20000", labelText + ".owner": "ops"}}
-	for n := range 16384 {
-		c.Exposed = append(c.Exposed, docker.Port{Number: uint16(49152 + n), Proto: "udp"})
-	}
-	os := offers(c, "weft.local")
-	has := func(o offer) bool { return slices.Contains(os, o) }
-	if len(os) != maxOffers || !has(offer{Service: "_rtp._udp", Port: 20000}) || !has(offer{Text: "owner=ops"}) || !has(offer{Port: 49152}) {
-		t.Errorf("%d: %v", len(os), os[:3])
-	}
-}

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -11,8 +13,8 @@ import (
 	"time"
 )
 
-// flood has one client ask with as many questions out as there are IDs, which is more than any server's queue
-// holds, and tells how a second client fares that asks 200 times a second, each question once.
+// flood has one client ask with as many questions out as find no room in a server's queue, and tells how a second client fares
+// that asks 200 times a second, each question once. The echo is left out: it answers nothing.
 func flood(only string, seconds int, coredns string) error {
 	dir, err := os.MkdirTemp("", "benchdns")
 	if err != nil {
@@ -23,31 +25,97 @@ func flood(only string, seconds int, coredns string) error {
 	if err := w.prepare(); err != nil {
 		return err
 	}
-	fmt.Printf("%-8s %14s %12s %12s\n", "server", "other answered", "other p50 ms", "other p99 ms")
-	for _, name := range chosen(only, coredns) {
-		stop, err := start(w.server(name, coredns))
-		if err == nil {
-			greedy := exec.Command("dnsperf", "-s", "127.0.0.1", "-p", port, "-a", "127.0.0.2", "-d", w.path("queries"),
-				"-c", "1", "-q", "65000", "-t", "1", "-l", strconv.Itoa(seconds+1))
-			if err = greedy.Start(); err == nil {
-				time.Sleep(500 * time.Millisecond)
-				var share float64
-				var took []time.Duration
-				share, took, err = modest(time.Duration(seconds) * time.Second)
-				greedy.Process.Kill()
-				greedy.Wait()
-				if err == nil && len(took) > 0 {
-					ms := func(p int) float64 { return float64(took[len(took)*p/100].Microseconds()) / 1000 }
-					fmt.Printf("%-8s %13.1f%% %12.1f %12.1f\n", name, 100*share, ms(50), ms(99))
-				}
-			}
-			stop()
-		}
-		if err != nil {
+	servers := slices.DeleteFunc(chosen(only, coredns), func(name string) bool { return name == "echo" })
+	fmt.Printf("%-8s %13s %14s %14s %12s %12s\n", "server", "flood asks/s", "flood answered", "other answered", "other p50 ms", "other p99 ms")
+	for _, name := range servers {
+		if err := w.flooded(name, seconds, coredns); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
 	return nil
+}
+
+func (w work) flooded(name string, seconds int, coredns string) error {
+	_, stop, err := w.start(name, coredns)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	// Any more questions out, and dnsperf is busy with itself: with 65,000 it asks a tenth as often.
+	greedy, err := startGreedy(exec.Command("dnsperf", "-s", "127.0.0.1", "-p", port, "-a", "127.0.0.2", "-d", w.path("queries"),
+		"-c", "1", "-q", "20000", "-t", "1", "-l", strconv.Itoa(seconds+60)))
+	if err != nil {
+		return err
+	}
+	time.Sleep(500 * time.Millisecond)
+	share, took, err := modest(time.Duration(seconds) * time.Second)
+	p, floodErr := greedy.stop()
+	if err := errors.Join(err, floodErr); err != nil {
+		return err
+	}
+	at := func(percent int) string {
+		if len(took) == 0 {
+			return "-"
+		}
+		return fmt.Sprintf("%.1f", float64(took[len(took)*percent/100].Microseconds())/1000)
+	}
+	fmt.Printf("%-8s %13.0f %13.1f%% %13.1f%% %12s %12s\n", name, p.sent/p.seconds, 100*p.completed/p.sent, 100*share, at(50), at(99))
+	return nil
+}
+
+// greedy is dnsperf as the client that floods.
+type greedy struct {
+	cmd   *exec.Cmd
+	out   bytes.Buffer
+	ended chan struct{} // closed when it is; then out and err may be read
+	err   error
+}
+
+func startGreedy(cmd *exec.Cmd) (*greedy, error) {
+	g := &greedy{cmd: cmd, ended: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr = &g.out, &g.out
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	go func() {
+		g.err = cmd.Wait()
+		close(g.ended)
+	}()
+	return g, nil
+}
+
+// stop ends the flood, and says how much of one it was.
+func (g *greedy) stop() (dnsperf, error) {
+	select {
+	case <-g.ended:
+		return dnsperf{}, fmt.Errorf("the flood ended early: %v\n%s", g.err, g.out.String())
+	default:
+	}
+	g.cmd.Process.Signal(os.Interrupt)
+	select {
+	case <-g.ended:
+	case <-time.After(10 * time.Second):
+		g.cmd.Process.Kill()
+		<-g.ended
+	}
+	p, err := readDnsperf(g.out.String())
+	if err != nil {
+		return p, fmt.Errorf("the flood: %w", err)
+	}
+	return p, p.floods()
+}
+
+// floods: a server that has answered everything was not asked for more than it can do.
+func (p dnsperf) floods() error {
+	if p.lost == 0 {
+		return fmt.Errorf("no flood: of %.0f questions a second all were answered", p.sent/p.seconds)
+	}
+	return nil
+}
+
+// isAnswer says whether a packet is a reply without an error and with at least one record.
+func isAnswer(p []byte) bool {
+	return len(p) > 12 && p[2]&0x80 != 0 && p[3]&0x0f == 0 && binary.BigEndian.Uint16(p[6:]) > 0
 }
 
 // modest is the second client. Its address is one whose questions weft reads from the same socket as the first one's: eight away.
@@ -74,7 +142,7 @@ func modest(d time.Duration) (share float64, took []time.Duration, err error) {
 				if err != nil {
 					return
 				}
-				if n > 12 { // the ID is the time of the question, in units of 100 µs
+				if isAnswer(buf[:n]) { // the ID is the time of the question, in units of 100 µs
 					now := uint16(time.Since(begin) / (100 * time.Microsecond))
 					answers <- time.Duration(now-binary.BigEndian.Uint16(buf)) * 100 * time.Microsecond
 				}

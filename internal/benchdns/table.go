@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -77,4 +78,37 @@ func (c comparison) judge() (lines []string) {
 		}
 	}
 	return lines
+}
+
+// missed is an error that names what weft is to reach and does not, by the medians of queries per second: to be ahead of CoreDNS and
+// dnsmasq at every size, to have 0.8 of unbound's, and, however many names there are, 0.8 of its own at the first size. What was not
+// measured is not missed.
+func (c comparison) missed() error {
+	const share = 0.8
+	var errs []error
+	var first *row // of weft
+	for i, r := range c {
+		if r.server != "weft" {
+			continue
+		}
+		if first == nil {
+			first = &c[i]
+		}
+		times := func(o row) float64 { return r.of(qps).median / o.of(qps).median }
+		for _, o := range c {
+			if o.names != r.names {
+				continue
+			}
+			switch {
+			case (o.server == "coredns" || o.server == "dnsmasq") && times(o) <= 1:
+				errs = append(errs, fmt.Errorf("missed: with %d names weft is to be ahead of %s, and answers %.2f times as many", r.names, o.server, times(o)))
+			case o.server == "unbound" && times(o) < share:
+				errs = append(errs, fmt.Errorf("missed: with %d names weft is to answer %.1f times as many as unbound at least, and answers %.2f times", r.names, share, times(o)))
+			}
+		}
+		if times(*first) < share {
+			errs = append(errs, fmt.Errorf("missed: with %d names weft is to answer %.1f times as many as with %d at least, and answers %.2f times", r.names, share, first.names, times(*first)))
+		}
+	}
+	return errors.Join(errs...)
 }

@@ -1,0 +1,99 @@
+package router
+
+import (
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestHostsFile(t *testing.T) {
+	old := "127.0.0.1\tlocalhost\n172.17.0.2\tweb web.weft.local\n# a comment\n10.1.1.1\tother\n"
+	got := hostsWith(old, "web", "weft.local", []netip.Addr{netip.MustParseAddr("10.32.0.1")})
+	want := "10.32.0.1\tweb web.weft.local # weft\n127.0.0.1\tlocalhost\n# a comment\n10.1.1.1\tother\n"
+	if got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	if again := hostsWith(got, "web", "weft.local", []netip.Addr{netip.MustParseAddr("10.32.0.1")}); again != want {
+		t.Errorf("again\n%s", again)
+	}
+}
+
+// Comments name nobody.
+func TestHostsFileComments(t *testing.T) {
+	old := "10.1.1.1\tdb # backend of web\n# the web server\n127.0.0.1 localhost #web web\n"
+	got := hostsWith(old+"172.17.0.2\tweb # as web was\n", "web", "", []netip.Addr{netip.MustParseAddr("10.32.0.1")})
+	if want := "10.32.0.1\tweb # weft\n" + old; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// Whoever is root in a container makes its hosts file what he likes, at no cost: what is no file of usual size is left alone, at once.
+func TestHostsFileThatIsNone(t *testing.T) {
+	addrs := []netip.Addr{netip.MustParseAddr("10.32.0.1")}
+	for _, c := range []struct {
+		what string
+		at   func(path string) error
+		want string // of the error
+	}{
+		{"as large as may be", func(path string) error { return os.Truncate(path, maxHosts) }, ""},
+		{"larger", func(path string) error { return os.Truncate(path, maxHosts+1) }, "more than"},
+		{"a directory", func(path string) error { os.Remove(path); return os.Mkdir(path, 0o755) }, "not a regular file"},
+		{"a pipe", func(path string) error { os.Remove(path); return unix.Mkfifo(path, 0o644) }, "not a regular file"},
+		{"a device without an end", func(path string) error { os.Remove(path); return os.Symlink("/dev/zero", path) }, "not a regular file"},
+		{"a link to a file", func(path string) error {
+			os.Rename(path, path+"2")
+			return os.Symlink(path+"2", path)
+		}, ""},
+	} {
+		path := filepath.Join(t.TempDir(), "hosts")
+		if err := os.WriteFile(path, []byte("172.17.0.2\tweb\n127.0.0.1\tlocalhost\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.at(path); err != nil {
+			t.Fatalf("%s: %v", c.what, err)
+		}
+		before, _ := os.Stat(path)
+		done := make(chan error, 1)
+		go func() { done <- rewriteHosts(path, "web", "", addrs) }()
+		var err error
+		select {
+		case err = <-done:
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s: it waits", c.what)
+		}
+		if c.want != "" {
+			after, _ := os.Stat(path)
+			if err == nil || !strings.Contains(err.Error(), c.want) || after.Size() != before.Size() {
+				t.Errorf("%s: %v; %d bytes, and %d afterwards", c.what, err, before.Size(), after.Size())
+			}
+			continue
+		}
+		b, _ := os.ReadFile(path)
+		if text := "10.32.0.1\tweb # weft\n127.0.0.1\tlocalhost\n"; err != nil || !strings.HasPrefix(string(b), text) {
+			t.Errorf("%s: %.100q, %v", c.what, b, err)
+		}
+	}
+}
+
+// A file without an end is not read to its end.
+func TestHostsFileIsReadToALimit(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "hosts")
+	if err := os.WriteFile(path, make([]byte, 2*maxHosts), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	f, err := openHosts(path, os.O_RDONLY)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	_, err = hostsIn(f)
+	if read, _ := f.Seek(0, io.SeekCurrent); err == nil || read > maxHosts+1 {
+		t.Errorf("%d bytes are read, %v", read, err)
+	}
+}
