@@ -2,6 +2,7 @@ package dns
 
 import (
 	"encoding/binary"
+	"slices"
 
 	miekg "github.com/miekg/dns"
 )
@@ -191,30 +192,32 @@ func (w *writer) negative(t *Table, name []byte, zone int, followed bool) {
 	w.ns++
 }
 
+const (
+	addrLen    = 12 + 4 // of an IPv4 address's record
+	maxTargets = 64     // of which addresses are added: a client asks for others, of the thousands that may offer a service
+)
+
 // targets adds the addresses of the targets of SRV records, as far as there is room.
 func (w *writer) targets(t *Table, q *query, n *node) {
 	an, cut := w.an, w.cut
 	var done []string
-next:
-	for off := headerLen + len(q.name) + 4; off+12 <= len(w.b); {
+	off := headerLen + len(q.name) + 4
+	for range an {
+		if len(w.b)+addrLen > w.limit || len(done) == maxTargets {
+			break
+		}
 		// The answers are ours: two bytes of name, and then what every record has.
 		rtype := binary.BigEndian.Uint16(w.b[off+2:])
 		data := off + 12
 		off = data + int(binary.BigEndian.Uint16(w.b[off+10:]))
-		if int(an) <= len(done) {
-			break
-		}
-		done = append(done, "")
 		if rtype != miekg.TypeSRV {
 			continue
 		}
 		target := string(w.b[data+6 : off])
-		for _, d := range done {
-			if d == target {
-				continue next
-			}
+		if slices.Contains(done, target) {
+			continue
 		}
-		done[len(done)-1] = target
+		done = append(done, target)
 		to := t.find([]byte(target))
 		if to.node == nil || to.zone < 0 || data+6 > 0x3fff {
 			continue

@@ -121,28 +121,50 @@ func TestManyShortRecordsAreCut(t *testing.T) {
 	}
 }
 
+// tableOfService has n containers of 25 hosts, which all offer one service.
+func tableOfService(t testing.TB, n int) *Table {
+	e := NewTable("weft.local", nil, nil).Edit()
+	for i := range n {
+		name := fmt.Sprintf("c%d.weft.local", i*7919%n)
+		addr := netip.AddrFrom4([4]byte{10, 32, byte(i >> 8), byte(i)})
+		for _, r := range []Record{
+			{Name: name, Addr: addr, Host: strconv.Itoa(i % 25)},
+			{Name: "all.weft.local", Addr: addr, Host: strconv.Itoa(i % 25)},
+			{Name: "_http._tcp.weft.local", Port: 80, Target: name, Owner: name, Host: strconv.Itoa(i % 25)},
+		} {
+			if err := e.Add(r); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for host := range 25 {
+		e.SetHost(strconv.Itoa(host), HostState{Rank: uint16(host)})
+	}
+	return e.Done()
+}
+
+// However many offer a service, the answer has addresses of the first of them only: the rest can be asked for.
+func TestAddressesOfManyTargets(t *testing.T) {
+	s, addr := start(t, Options{})
+	for n, most := range map[int]int{20: 20, 300: maxTargets} {
+		s.SetTable(tableOfService(t, n))
+		m := ask(t, "tcp", addr, question("_http._tcp.weft.local.", miekg.TypeSRV))
+		if m.Truncated || len(m.Answer) != n || len(m.Extra) != most {
+			t.Fatalf("of %d: truncated %v, %d answers, %d addresses", n, m.Truncated, len(m.Answer), len(m.Extra))
+		}
+		for i, rr := range m.Extra {
+			if target := m.Answer[i].(*miekg.SRV).Target; rr.Header().Name != target {
+				t.Errorf("of %d: address %d is %s's, want %s's", n, i, rr.Header().Name, target)
+			}
+		}
+	}
+}
+
 // BenchmarkService is a question for a service that all containers of a mesh offer: one name with a record of each. It is what a
 // question over UDP, and one over TCP, takes.
 func BenchmarkService(b *testing.B) {
 	for _, n := range []int{20, 1000, 32000} {
-		e := NewTable("weft.local", nil, nil).Edit()
-		for i := range n {
-			name := fmt.Sprintf("c%d.weft.local", i*7919%n)
-			addr := netip.AddrFrom4([4]byte{10, 32, byte(i >> 8), byte(i)})
-			for _, r := range []Record{
-				{Name: name, Addr: addr, Host: strconv.Itoa(i % 25)},
-				{Name: "all.weft.local", Addr: addr, Host: strconv.Itoa(i % 25)},
-				{Name: "_http._tcp.weft.local", Port: 80, Target: name, Owner: name, Host: strconv.Itoa(i % 25)},
-			} {
-				if err := e.Add(r); err != nil {
-					b.Fatal(err)
-				}
-			}
-		}
-		for host := range 25 {
-			e.SetHost(strconv.Itoa(host), HostState{Rank: uint16(host)})
-		}
-		table := e.Done()
+		table := tableOfService(b, n)
 		for _, c := range []struct {
 			name  string
 			qtype uint16

@@ -102,9 +102,13 @@ func writeHosts(path, text string) error {
 	return f.Close()
 }
 
-// openHosts opens a regular file. Whatever else is there, such as a pipe that nobody has at its other end, keeps nobody waiting.
+// openHosts opens a regular file. Whatever else is there, such as a pipe that nobody has at its other end, keeps nobody waiting; and a
+// link is not followed, since a container may be able to write the directory of a hosts file that it was given as a volume.
 func openHosts(path string, flag int) (*os.File, error) {
-	f, err := os.OpenFile(path, flag|unix.O_NONBLOCK, 0)
+	f, err := os.OpenFile(path, flag|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, unix.ELOOP) {
+		err = fmt.Errorf("%s is a symbolic link, which is not followed", path)
+	}
 	if err != nil {
 		return nil, err
 	}

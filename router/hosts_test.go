@@ -45,11 +45,11 @@ func TestHostsFileThatIsNone(t *testing.T) {
 		{"larger", func(path string) error { return os.Truncate(path, maxHosts+1) }, "more than"},
 		{"a directory", func(path string) error { os.Remove(path); return os.Mkdir(path, 0o755) }, "not a regular file"},
 		{"a pipe", func(path string) error { os.Remove(path); return unix.Mkfifo(path, 0o644) }, "not a regular file"},
-		{"a device without an end", func(path string) error { os.Remove(path); return os.Symlink("/dev/zero", path) }, "not a regular file"},
+		{"a device without an end", func(path string) error { os.Remove(path); return os.Symlink("/dev/zero", path) }, "is a symbolic link"},
 		{"a link to a file", func(path string) error {
 			os.Rename(path, path+"2")
 			return os.Symlink(path+"2", path)
-		}, ""},
+		}, "is a symbolic link"},
 	} {
 		path := filepath.Join(t.TempDir(), "hosts")
 		if err := os.WriteFile(path, []byte("172.17.0.2\tweb\n127.0.0.1\tlocalhost\n"), 0o644); err != nil {
