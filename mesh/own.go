@@ -290,10 +290,10 @@ func (m *Mesh) openEpochWriting(ds []Draft, based bool, meanwhile []Entry, edit 
 		m.mended = time.Now()
 	}
 	m.logs.replace(m.id, fresh)
-	m.past.former(former, number)
 	for e, version := range read {
 		e.taken = version
 	}
+	m.past.former(former, m.ownEpochLocked())
 	m.own = ownLog{open: true, boots: boots, at: time.Now(), epoch: number, raw: raw}
 	m.own.rec, _ = ParseRecord(raw)
 	if left == 0 {

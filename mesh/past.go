@@ -44,18 +44,20 @@ func newPast() past { return past{epochs: make(map[uint64]*pastEpoch)} }
 // higher one is waited for without end: this host has written more than anybody tells.
 const pastDoubt = syncTimeout
 
-// begin makes a place for an epoch; nil: there is none. One that was taken up goes for it,
-// of those the one of which nothing came for longest, or the lowest of those that are here
-// in part: it comes again. What is here in whole and waits for its turn stays.
-func (p *past) begin(number, open uint64) *pastEpoch {
+// begin makes a place for an epoch; nil: there is none. own is the one that this host's
+// log is in, or nil. What adds nothing to that goes for it, of those the one of which nothing
+// came for longest, or the lowest of those that are here in part: it comes again. What is here
+// in whole and waits for its turn stays.
+func (p *past) begin(number uint64, own *epoch) *pastEpoch {
 	if len(p.epochs) >= maxPast {
 		var victim *pastEpoch
+		spare := false // the victim is here in whole
 		for n, e := range p.epochs {
-			settled := e.settled()
+			adds := !e.settled() && !e.superfluous(own)
 			switch {
-			case n == open || !settled && !e.partial():
-			case victim == nil, settled && !victim.settled(), settled && e.last < victim.last, !settled && !victim.settled() && n < victim.number:
-				victim = e
+			case own != nil && n == own.number || adds && !e.partial():
+			case victim == nil, !adds && !spare, !adds && e.last < victim.last, adds && !spare && n < victim.number:
+				victim, spare = e, !adds
 			}
 		}
 		if victim == nil {
@@ -114,6 +116,12 @@ func (e *pastEpoch) settled() bool { return !e.untaken() && !e.partial() }
 // untaken tells that some of it came after an epoch of this host's took it up, if one did.
 func (e *pastEpoch) untaken() bool { return e.version != e.taken }
 
+// superfluous tells that it is here in whole, and this host's log need not take it up. Anybody
+// who was there long ago can tell it, again and again.
+func (e *pastEpoch) superfluous(own *epoch) bool {
+	return own != nil && e.number < own.number && !e.partial() && e.keptBy(own)
+}
+
 func (e *pastEpoch) partial() bool { return !e.complete() || len(e.early) > 0 }
 
 // said are all entries of it that are here.
@@ -132,7 +140,7 @@ func (e *pastEpoch) keptBy(later *epoch) bool {
 // continues makes a place for what others have of an epoch that this host has open: it
 // is this host's own up to there.
 func (p *past) continues(own *epoch) *pastEpoch {
-	e := p.begin(own.number, own.number)
+	e := p.begin(own.number, own)
 	if e != nil {
 		e.epoch = own.copy()
 	}
@@ -141,7 +149,7 @@ func (p *past) continues(own *epoch) *pastEpoch {
 
 // former keeps an epoch of this host's that was open until now, for others may hold it
 // for a while. All of it is in the next one.
-func (p *past) former(own *epoch, open uint64) {
+func (p *past) former(own, open *epoch) {
 	if own == nil || p.epochs[own.number] != nil {
 		return
 	}
@@ -185,7 +193,7 @@ func (m *Mesh) takeOwnLocked(p proven, from peer.ID, asked bool) bool {
 			"It takes that up again by itself", time.Now())
 		m.publishLocked()
 	default:
-		e = m.past.begin(p.Epoch, m.own.epoch)
+		e = m.past.begin(p.Epoch, own)
 	}
 	if e == nil {
 		m.checkPastLocked() // what waits is taken up, and then there is room

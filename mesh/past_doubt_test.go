@@ -119,6 +119,46 @@ func TestPastIsNotPushedOut(t *testing.T) {
 	})
 }
 
+// What anybody replays of a host's old epochs leaves a place for what it does not have: that of
+// a machine put back with its memory, and that of a host which has lost its disk.
+func TestOldEpochsLeaveAPlace(t *testing.T) {
+	full := func(t *testing.T) (*Mesh, scribe) {
+		m := quietMesh(t, NewSecret())
+		s := scribe{id: m.o.Identity, secret: m.o.Secret}
+		for i := range uint64(maxPast) {
+			told(t, m, peer.ID{1}, s.past(t, 5+i, nil, nil))
+		}
+		if m.lacksPastLocked() {
+			t.Fatal("it lacks something of them")
+		}
+		return m, s
+	}
+	t.Run("with its memory", func(t *testing.T) {
+		m, _ := full(t)
+		twinWrites(t, m)
+		if !m.continuedLocked() {
+			t.Error("it goes on in the epoch that others have more of")
+		}
+	})
+	t.Run("without its disk", func(t *testing.T) {
+		m, s := full(t)
+		last := s.past(t, 50<<32, []string{"a", "b"}, nil)
+		told(t, m, peer.ID{2}, last)
+		m.hear(peer.ID{2}, markOf(m, last))
+		select {
+		case <-m.reroll:
+			if err := m.openEpoch(); err != nil {
+				t.Fatal(err)
+			}
+		default:
+			t.Error("its last epoch is not taken up")
+		}
+		if gs := grantsIn(m); len(gs) != 2 || !m.State().Heard {
+			t.Errorf("grants %q, heard %v", gs, m.State().Heard)
+		}
+	})
+}
+
 // A higher epoch than this host's own that was told in part is waited for without end.
 func TestPartOfAHigherEpochIsWaitedFor(t *testing.T) {
 	bubble(t, func(t *testing.T, _ *world) {
