@@ -17,8 +17,9 @@ import (
 // What was told stays here when a new epoch has taken it up. It may have been told in
 // part, and the rest, when it comes, is told from apart; and what comes again is no news.
 type past struct {
-	epochs map[uint64]*pastEpoch // by number; at most maxPast
-	tick   uint64                // counts what comes, news or not
+	epochs  map[uint64]*pastEpoch // by number; at most maxPast
+	tick    uint64                // counts what comes, news or not
+	telling map[uint64]int        // exchanges under way that have told news of an epoch
 }
 
 // pastEpoch is one of them. An epoch is told in order by an exchange, in any by gossip.
@@ -36,7 +37,7 @@ const (
 	maxTellers = 64
 )
 
-func newPast() past { return past{epochs: make(map[uint64]*pastEpoch)} }
+func newPast() past { return past{epochs: make(map[uint64]*pastEpoch), telling: make(map[uint64]int)} }
 
 // pastDoubt is for how long what was told in part of an epoch that is lower than this
 // host's own is waited for, once another host has told all that it has: an exchange under
@@ -240,14 +241,32 @@ func (m *Mesh) checkPastLocked() {
 	}
 }
 
+// tellsLocked notes that an exchange, unless it is nil, has told news of an epoch.
+func (m *Mesh) tellsLocked(exchange *asked, epoch uint64) {
+	if exchange == nil || exchange.past[epoch] {
+		return
+	}
+	if exchange.past == nil {
+		exchange.past = make(map[uint64]bool)
+		m.telling++
+	}
+	exchange.past[epoch] = true
+	m.past.telling[epoch]++
+}
+
 // endTelling is called when an exchange is over that may have told of the past,
 // also if it was cut off.
 func (m *Mesh) endTelling(asked *asked) {
-	if !asked.past {
+	if asked.past == nil {
 		return
 	}
 	m.mu.Lock()
 	m.telling--
+	for n := range asked.past {
+		if m.past.telling[n]--; m.past.telling[n] == 0 {
+			delete(m.past.telling, n)
+		}
+	}
 	m.checkPastLocked()
 	m.publishLocked()
 	m.mu.Unlock()
@@ -328,11 +347,14 @@ func (m *Mesh) reachesLocked(number, seq uint64, sum *[8]byte) bool {
 // told a part is not among that any more: it was whole there, and what this host has written since
 // has taken its place, or nobody tells the rest. What is here of it is in this host's log
 // before it is forgotten.
+//
+// What an exchange is telling is left alone: who is under way is not always who says that it
+// has told all.
 func (m *Mesh) settlePastLocked(from peer.ID) {
 	own := m.ownEpochLocked()
 	for n, e := range m.past.epochs {
 		switch {
-		case n == m.own.epoch || !e.partial() || !e.tellers[from]:
+		case n == m.own.epoch || !e.partial() || !e.tellers[from] || m.past.telling[n] > 0:
 		case own == nil || e.untaken() && !e.keptBy(own):
 			poke(m.reroll)
 		case e.complete():

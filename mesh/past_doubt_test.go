@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -117,6 +118,53 @@ func TestPastIsNotPushedOut(t *testing.T) {
 			t.Errorf("heard %v, with the grants %q", m.State().Heard, gs)
 		}
 	})
+}
+
+// Who says that it has told all, in the middle of another's exchange, has what that tells neither
+// taken up in part nor thrown away.
+func TestNothingIsSettledWhileItIsTold(t *testing.T) {
+	for name, n := range map[string]int{"no grant yet": 1, "some": 4} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, _ *world) {
+				m := quietMesh(t, NewSecret())
+				time.Sleep(doubtDrain)
+				s := scribe{id: m.o.Identity, secret: m.o.Secret}
+				rogue, honest := newIdentity(t).ID(), newIdentity(t).ID()
+				var grants []string
+				for i := range 20 {
+					grants = append(grants, fmt.Sprint(i))
+				}
+				old, exchange := s.past(t, 50<<32, grants, nil), newAsked(nil, nil)
+				tell := func(ps []proven) {
+					for _, p := range ps {
+						if _, err := m.takeTold([]Entry{p.Entry}, honest, exchange); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+				tell(old[:n])
+				if _, err := m.take([]Entry{old[0].Entry}, rogue, false); err != nil { // it has told of it, too
+					t.Fatal(err)
+				}
+				m.hear(rogue, nil)
+				if len(m.reroll) > 0 {
+					t.Error("an epoch is asked for")
+				}
+				tell(old[n:])
+				m.endTelling(exchange)
+				m.hear(honest, markOf(m, old))
+				if len(m.reroll) == 0 {
+					t.Error("none is asked for when it is over")
+				}
+				if err := m.openEpoch(); err != nil {
+					t.Fatal(err)
+				}
+				if n := len(grantsIn(m)); n != len(grants) || !m.State().Heard || len(m.past.telling) > 0 {
+					t.Errorf("%d grants of %d, heard %v, told of %v", n, len(grants), m.State().Heard, m.past.telling)
+				}
+			})
+		})
+	}
 }
 
 // What anybody replays of a host's old epochs leaves a place for what it does not have: that of

@@ -64,7 +64,10 @@ func (m *Mesh) takeOf(es []Entry, from peer.ID, asked bool, exchange *asked) (ne
 	for _, p := range ps {
 		if p.Author == m.id && m.own.open {
 			changed = p.Kind == KindDepart && m.noticeDepartureLocked() || changed
-			own = m.takeOwnLocked(p, from, asked) || own
+			if m.takeOwnLocked(p, from, asked) {
+				own = true
+				m.tellsLocked(exchange, p.Epoch)
+			}
 			continue
 		}
 		if err := m.logs.merge(p, asked, ch); err != nil {
@@ -75,10 +78,6 @@ func (m *Mesh) takeOf(es []Entry, from peer.ID, asked bool, exchange *asked) (ne
 		}
 	}
 	if own {
-		if exchange != nil && !exchange.past {
-			exchange.past = true
-			m.telling++
-		}
 		m.checkPastLocked()
 	}
 	m.storeLocked(ch)
