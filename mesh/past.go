@@ -125,6 +125,12 @@ func (e *pastEpoch) superfluous(own *epoch) bool {
 
 func (e *pastEpoch) partial() bool { return !e.complete() || len(e.early) > 0 }
 
+// departs tells that this host has left for good in it.
+func (e *pastEpoch) departs() bool {
+	leaves := func(o Entry) bool { return o.Kind == KindDepart }
+	return e.departed != nil || slices.ContainsFunc(e.others, leaves) || slices.ContainsFunc(slices.Collect(maps.Values(e.early)), leaves)
+}
+
 // said are all entries of it that are here.
 func (e *pastEpoch) said() []Entry {
 	es := slices.Concat(e.entries, e.others)
@@ -135,7 +141,7 @@ func (e *pastEpoch) said() []Entry {
 }
 
 func (e *pastEpoch) keptBy(later *epoch) bool {
-	return e.epoch.keptBy(later) && later.hasGrants(e.others) && later.hasGrants(slices.Collect(maps.Values(e.early)))
+	return (later.departed != nil || !e.departs()) && e.epoch.keptBy(later) && later.hasGrants(e.others) && later.hasGrants(slices.Collect(maps.Values(e.early)))
 }
 
 // continues makes a place for what others have of an epoch that this host has open: it
@@ -218,14 +224,19 @@ func (m *Mesh) ownEpochLocked() *epoch {
 func (m *Mesh) continuedLocked() bool { return m.own.open && m.past.epochs[m.own.epoch] != nil }
 
 // lacksPastLocked says that others have told of a whole epoch of this host's that is
-// higher than its own, or has grants that its own lacks.
+// higher than its own, or has grants that its own lacks, or of its departure, whole or not:
+// who has removed its log has nothing else to tell.
 func (m *Mesh) lacksPastLocked() bool {
 	if m.continuedLocked() {
 		return true
 	}
 	own := m.ownEpochLocked()
 	for n, e := range m.past.epochs {
-		if e.complete() && e.untaken() && (n >= m.own.epoch || own == nil || !e.keptBy(own)) {
+		switch {
+		case !e.untaken():
+		case e.complete() && (n >= m.own.epoch || own == nil || !e.keptBy(own)):
+			return true
+		case own != nil && own.departed == nil && e.departs():
 			return true
 		}
 	}

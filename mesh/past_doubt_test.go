@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -231,38 +230,4 @@ func TestPartOfAHigherEpochIsWaitedFor(t *testing.T) {
 			time.Sleep(doubtDrain)
 		}
 	})
-}
-
-// A host that was reset, and is put back from a backup of before that, is told what to do.
-func TestBackFromTheGrave(t *testing.T) {
-	for name, after := range map[string]time.Duration{"buried": 25 * time.Hour, "not yet": time.Minute} {
-		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, w *world) {
-				w.log = slog.New(slog.DiscardHandler)
-				bs := w.meet(3)
-				a, b := bs[0], bs[2]
-				backup := b.disk.copy()
-				for range 2 { // in epochs that the backup does not know of
-					b.kill()
-					time.Sleep(time.Second)
-					b.join(a)
-					w.within(20*time.Second, "back", func() bool { return oneMesh(bs...) })
-				}
-				if _, err := b.mesh.Append(Draft{KindDepart, nil}); err != nil {
-					t.Fatal(err)
-				}
-				time.Sleep(5 * time.Second)
-				if n := b.mesh.State().Notices; len(n) > 0 {
-					t.Errorf("while it leaves: %q", n)
-				}
-				b.stop()
-				time.Sleep(after)
-				b.disk = backup
-				b.join(a)
-				w.within(time.Minute, "a notice", func() bool {
-					return slices.ContainsFunc(b.mesh.State().Notices, func(n string) bool { return strings.Contains(n, "weft reset --force") })
-				})
-			})
-		})
-	}
 }

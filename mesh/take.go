@@ -4,7 +4,6 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"weft/peer"
@@ -104,7 +103,7 @@ func (m *Mesh) takeOf(es []Entry, from peer.ID, asked bool, exchange *asked) (ne
 // noticeDepartureLocked tells the operator that this host has left the mesh for good, as others
 // know, and that its state is from before that: nobody takes what it writes.
 func (m *Mesh) noticeDepartureLocked() (news bool) {
-	if own := m.ownEpochLocked(); own != nil && slices.ContainsFunc(own.entries, func(o Entry) bool { return o.Kind == KindDepart }) {
+	if own := m.ownEpochLocked(); own != nil && own.departed != nil {
 		return false
 	}
 	return m.notices.set("departed", "this host was reset and has left the mesh for good, and its state was put back from before that: "+
