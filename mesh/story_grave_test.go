@@ -32,12 +32,13 @@ func (w *world) depart(b *box, buried bool, others ...*box) {
 	b.stop()
 	time.Sleep(time.Minute)
 	for _, x := range others {
-		if x.mesh.mu.Lock(); buried { // as the watch does after a day
+		if buried { // as the watch does after a day
+			x.mesh.mu.Lock()
 			x.mesh.buryLocked(time.Now())
 			x.mesh.buryLocked(time.Now().Add(departKeep))
 			x.mesh.publishLocked()
+			x.mesh.mu.Unlock()
 		}
-		x.mesh.mu.Unlock()
 		if gone := len(x.mesh.State().Logs[b.id.ID()]) == 0; gone != buried {
 			w.t.Fatalf("its log is removed at %s: %v", x.name, gone)
 		}
@@ -79,10 +80,17 @@ func TestBackFromTheGrave(t *testing.T) {
 					return b.leftTip() && b.countsLeft(b) && a.countsLeft(b) && bs[1].countsLeft(b) && a.root() == b.root() && a.root() == bs[1].root()
 				})
 				epoch := b.mesh.own.epoch
-				time.Sleep(time.Minute)
+				time.Sleep(noticeAge + time.Minute)
 				if b.mesh.own.epoch != epoch {
 					t.Error("it opens one epoch after the other")
 				}
+				if !b.leftTip() {
+					t.Error("its operator is told no more after a while")
+				}
+				b.kill()
+				time.Sleep(time.Second)
+				b.join() // nobody tells it
+				w.within(time.Minute, "a notice after a restart", b.leftTip)
 			})
 		})
 	}

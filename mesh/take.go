@@ -101,9 +101,10 @@ func (m *Mesh) takeOf(es []Entry, from peer.ID, asked bool, exchange *asked) (ne
 }
 
 // noticeDepartureLocked tells the operator that this host has left the mesh for good, as others
-// know, and that its state is from before that: nobody takes what it writes.
+// know, and that its state is from before that: nobody takes what it writes. A host that is
+// leaving has its departure behind the snapshot.
 func (m *Mesh) noticeDepartureLocked() (news bool) {
-	if own := m.ownEpochLocked(); own != nil && own.departed != nil {
+	if own := m.ownEpochLocked(); own != nil && own.departed != nil && own.departed.Seq > uint64(own.snapshot) {
 		return false
 	}
 	return m.notices.set("departed", "this host was reset and has left the mesh for good, and its state was put back from before that: "+
