@@ -396,10 +396,7 @@ func (m *Mesh) keepRecord(ctx context.Context) {
 				continue
 			}
 			m.log.Info("own endpoints changed", "endpoints", now)
-			has := func(eps []netip.AddrPort, a netip.Addr) bool {
-				return slices.ContainsFunc(eps, func(e netip.AddrPort) bool { return e.Addr() == a })
-			}
-			m.outgoing.moved(func(a netip.Addr) bool { return has(rec.Endpoints, a) && !has(now, a) })
+			m.outgoing.moved(rec.Endpoints, now)
 		}
 		if now := m.o.Device(); now != rec.Device() {
 			if err := m.changeRecord(func(r *Record) { r.Ext = m.extensions() }); err != nil {
