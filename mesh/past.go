@@ -79,6 +79,17 @@ func (p *past) ascending() (es []*pastEpoch) {
 	return es
 }
 
+// bytes are those of all entries here.
+func (p *past) bytes() (n int) {
+	for _, e := range p.epochs {
+		n += e.bytes + e.waiting
+		for _, o := range e.others {
+			n += len(o.raw)
+		}
+	}
+	return n
+}
+
 // partial tells that there is more of an epoch than is here, and whether of one higher
 // than this host's own.
 func (p *past) partial(own uint64) (some, higher bool) {
