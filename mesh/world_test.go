@@ -352,7 +352,7 @@ func (w *world) picture() string {
 	many := len(w.boxes) > most
 	var s strings.Builder
 	told := 0
-	var roots [][32]byte
+	roots := make(map[[32]byte]bool)
 	for _, b := range w.boxes {
 		if b.mesh == nil {
 			continue
@@ -368,8 +368,8 @@ func (w *world) picture() string {
 				hosts = append(hosts, fmt.Sprintf("%s=%v(%d)", h.Record.Nickname, h.Liveness, len(st.Logs[h.ID])))
 			}
 		}
-		roots = append(roots, b.root())
-		well := len(hosts) == 0 && alive == len(w.boxes) && roots[0] == b.root()
+		roots[b.root()] = true
+		well := len(hosts) == 0 && alive == len(w.boxes) && len(roots) == 1
 		if many && (well || told == most) {
 			continue
 		}
@@ -379,7 +379,7 @@ func (w *world) picture() string {
 			b.name, strings.Join(hosts, " "), b.root(), b.mesh.Targets(), st.Notices, st.Waiting, b.mesh.Counters())
 	}
 	if many {
-		fmt.Fprintf(&s, "%d hosts in all; above are %d of those that see something wrong\n", len(w.boxes), told)
+		fmt.Fprintf(&s, "%d hosts in all, with %d roots; above are %d of those that see something wrong\n", len(w.boxes), len(roots), told)
 	}
 	return s.String()
 }
