@@ -127,6 +127,12 @@ func TestDepartureIsNotTakenBack(t *testing.T) {
 		if !told(r, knows.digest(), id) || !told(r, knows.digest(), peer.ID{1}) {
 			t.Errorf("%s: the author or who knows no better is not told of it", name)
 		}
+		grave := newReplica()
+		deal(grave, before)
+		grave.bury(grave.authors[id], last, &change{})
+		if logs := r.missing(grave.digest(), peer.ID{1}); len(logs) != 0 {
+			t.Errorf("%s: who has its grave is told of what followed: %v", name, logs)
+		}
 		mended := s.farewell(t, 30, "a")
 		if deal(r, mended); len(r.said(id)) != len(mended) || r.authors[id].lone != nil || r.root() != newReplica().root() {
 			t.Errorf("%s: it holds %d entries of an epoch that knows of the departure", name, len(r.said(id)))

@@ -156,7 +156,11 @@ func (r *replica) missing(theirs []mark, to peer.ID) (logs [][]Entry) {
 			continue
 		}
 		if lone := r.authors[id].lone; lone != nil {
-			if m, ok := have[id]; ok && (m.epoch != lone.Epoch || m.seq < lone.Seq) {
+			m, ok := have[id]
+			if ok && m.epoch == lone.Epoch && m.seq >= lone.Seq { // knows, or has removed the log, and needs no later one
+				continue
+			}
+			if ok {
 				behind = append(behind, []Entry{*lone})
 			}
 		}
