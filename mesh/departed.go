@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"cmp"
 	"time"
 
 	"weft/peer"
@@ -12,6 +13,12 @@ import (
 // entry, so that a host which was away all the time and still has the log learns of
 // the departure; after graveKeep that goes, too. Departed hosts do not count in a
 // root, so that hosts which have and have not removed a log yet agree.
+//
+// A departure is never taken back. An author that goes on from a state of before it, put
+// back from a backup, opens a higher epoch that does not know of it. That takes effect, with
+// the departure behind it, and does not count in a root either: so those that know of the
+// departure hold something else than the author and those that do not, and tell them. The
+// author opens an epoch with it then, and tells its operator.
 //
 // Both times are counted from when this router learnt of it, by the monotonic
 // clock: a router that is started often keeps it longer, which does no harm.
@@ -27,6 +34,20 @@ func (a *author) departure() *Entry {
 		return nil
 	}
 	return a.current.departed
+}
+
+// leaves is the author's departure as far as anything here tells, also if what has taken
+// effect does not know of it.
+func (a *author) leaves() *Entry {
+	if e := cmp.Or(a.gone, a.departure(), a.lone); e != nil {
+		return e
+	}
+	for _, ep := range append([]*epoch{a.older}, a.next...) {
+		if ep != nil && ep.departed != nil {
+			return ep.departed
+		}
+	}
+	return nil
 }
 
 // rank puts departed authors first, and strangers last: who is told of both takes what
@@ -74,22 +95,22 @@ func (m *Mesh) loadGraves(es []Entry) {
 }
 
 // takeDeparture is for a departure that came without the log before it: whoever
-// sent it in an exchange has removed that log already, or keeps it back. The log is
-// kept for as long as that of any departed host, since the rest of it may come.
+// sent it in an exchange has removed that log already, or keeps it back, or has an epoch
+// of later. The log is kept for as long as that of any departed host, since the rest of it
+// may come.
 func (r *replica) takeDeparture(e Entry) bool {
 	a := r.authors[e.Author]
-	if e.Kind != KindDepart || a == nil || a.departure() != nil || a.gone != nil || a.lone != nil ||
-		a.current != nil && a.current.number > e.Epoch {
+	if e.Kind != KindDepart || a == nil || a.departure() != nil || a.gone != nil || a.lone != nil {
 		return false
 	}
-	a.lone, r.summed = &e, nil
+	a.lone, a.said, r.summed = &e, nil, nil
 	return true
 }
 
 // settleDepartures looks at departures that came in an exchange which is over.
 func (m *Mesh) settleDepartures(es []Entry) {
+	changed := false
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	for _, e := range es {
 		a := m.logs.authors[e.Author]
 		if a == nil || e.Author == m.id {
@@ -99,7 +120,14 @@ func (m *Mesh) settleDepartures(es []Entry) {
 		if ep := a.find(e.Epoch); ep == nil || string(ep.early[e.Seq].raw) != string(e.raw) {
 			continue
 		}
-		m.logs.takeDeparture(e)
+		changed = m.logs.takeDeparture(e) || changed
+	}
+	if changed {
+		m.publishLocked()
+	}
+	m.mu.Unlock()
+	if changed {
+		m.o.OnChange()
 	}
 }
 

@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -72,15 +73,71 @@ func TestDepartedLogsGo(t *testing.T) {
 	if logs := keeps.missing(here.digest(), peer.ID{1}); len(logs) != 0 {
 		t.Errorf("a removed log is told again: %v", logs)
 	}
-	// The same identity can come back only by a log of its own, of a higher epoch.
 	deal(here, s.past(t, 20, []string{"a", "b"}, nil))
-	if len(here.log(id)) != 3 || here.authors[id].gone != nil {
-		t.Error("a new epoch of a departed identity is not taken")
+	if len(here.log(id)) != 3 || here.authors[id].gone != nil || here.root() != empty {
+		t.Error("a later epoch of a departed identity is not taken, or counts")
 	}
 	here.unbury(id, ch)
 	away.unbury(id, ch)
 	if away.authors[id] != nil || here.authors[id] == nil {
 		t.Error("graves")
+	}
+}
+
+// An author that goes on from before its departure has departed all the same, in whatever order its epochs
+// come, and is told.
+func TestDepartureIsNotTakenBack(t *testing.T) {
+	s := newScribe(t, NewSecret())
+	id := s.id.ID()
+	before, later := s.farewell(t, 10, "a"), s.past(t, 20, []string{"a"}, nil)
+	last := before[len(before)-1].Entry
+	told := func(r *replica, theirs []mark, to peer.ID) bool {
+		return slices.ContainsFunc(slices.Concat(r.missing(theirs, to)...), func(e Entry) bool { return string(e.raw) == string(last.raw) })
+	}
+	knows := newReplica() // only of the epoch that followed
+	deal(knows, later)
+	for name, r := range map[string]*replica{"buried": newReplica(), "not buried": newReplica(), "the other way round": newReplica(), "alone": newReplica()} {
+		switch name {
+		case "the other way round":
+			deal(r, later)
+			for _, p := range before {
+				if err := r.merge(p, true, &change{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r.settleOlder(id)
+		case "alone":
+			deal(r, later)
+			if !r.takeDeparture(last) {
+				t.Error("a departure from before the effective epoch is not taken")
+			}
+		default:
+			deal(r, before)
+			if name == "buried" {
+				r.bury(r.authors[id], last, &change{})
+			}
+			if !told(r, knows.digest(), id) {
+				t.Errorf("%s: the author is not told of it", name)
+			}
+			deal(r, later)
+		}
+		if es := r.said(id); r.root() != newReplica().root() || len(es) != 3 || es[2].Kind != KindDepart {
+			t.Errorf("%s: it is back, with %d entries", name, len(es))
+		}
+		if !told(r, knows.digest(), id) || !told(r, knows.digest(), peer.ID{1}) {
+			t.Errorf("%s: the author or who knows no better is not told of it", name)
+		}
+		grave := newReplica()
+		deal(grave, before)
+		grave.bury(grave.authors[id], last, &change{})
+		if logs := r.missing(grave.digest(), peer.ID{1}); len(logs) != 0 {
+			t.Errorf("%s: who has its grave is told of what followed: %v", name, logs)
+		}
+		mended := s.farewell(t, 30, "a")
+		if deal(r, mended); len(r.said(id)) != len(mended) || r.authors[id].lone != nil || r.root() != newReplica().root() {
+			t.Errorf("%s: it holds %d entries of an epoch that knows of the departure", name, len(r.said(id)))
+		}
+		checkHeld(t, r, 0)
 	}
 }
 

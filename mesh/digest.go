@@ -124,7 +124,8 @@ func parseDigest(b []byte) ([]mark, error) {
 // wrote them, and hands it on. What a digest says proves nothing.
 //
 // Departed authors come first: they do not count in roots, so that an exchange
-// which breaks off must leave something that does.
+// which breaks off must leave something that does. An author is told of its departure
+// whatever it has: it may not know of it.
 func (r *replica) missing(theirs []mark, to peer.ID) (logs [][]Entry) {
 	have := make(map[peer.ID]mark, len(theirs))
 	for _, m := range theirs {
@@ -149,10 +150,19 @@ func (r *replica) missing(theirs []mark, to peer.ID) (logs [][]Entry) {
 		}
 		if gone := r.authors[id].gone; gone != nil {
 			m, ok := have[id]
-			if ok && (m.epoch < gone.Epoch || m.epoch == gone.Epoch && m.seq < gone.Seq) {
+			if ok && (id == to || m.epoch < gone.Epoch || m.epoch == gone.Epoch && m.seq < gone.Seq) {
 				logs = append(logs, []Entry{*gone})
 			}
 			continue
+		}
+		if lone := r.authors[id].lone; lone != nil {
+			m, ok := have[id]
+			if ok && m.epoch == lone.Epoch && m.seq >= lone.Seq { // knows, or has removed the log, and needs no later one
+				continue
+			}
+			if ok {
+				behind = append(behind, []Entry{*lone})
+			}
 		}
 		es := r.log(id)
 		if len(es) == 0 {

@@ -228,7 +228,7 @@ var errUseless = errors.New("an exchange that brings what nobody has asked for")
 type asked struct {
 	marks map[peer.ID]mark // of this host's digest; those that the other's contradicts are left out
 	told  map[peer.ID]place
-	past  bool // it has told news of this host's own past
+	past  map[uint64]bool // epochs of this host's own past that it has told news of
 }
 
 type place struct{ epoch, seq uint64 }

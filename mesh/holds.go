@@ -14,10 +14,11 @@ type holds struct {
 	n  map[netip.Addr]int
 }
 
-// sourceOf is what counts as one source: an address, or of IPv6 the network that a
-// machine has for itself (RFC 7421). A control address has its host in the last 80 bits.
-func sourceOf(a netip.Addr) netip.Addr {
-	if !a.Is6() || inTunnel(a) {
+// sourceOf is what counts as one source: an address, or of IPv6 on the underlay the network
+// that a machine has for itself (RFC 7421), unique local ones (RFC 4193) included. A control
+// address inside the mesh is one as well, and has its host in the last 80 bits.
+func sourceOf(a netip.Addr, inside bool) netip.Addr {
+	if !a.Is6() || inside {
 		return a
 	}
 	net, err := a.Prefix(64)
@@ -29,11 +30,10 @@ func sourceOf(a netip.Addr) netip.Addr {
 
 func newHolds(most int) *holds { return &holds{most: most, n: make(map[netip.Addr]int)} }
 
-// take reports whether the source may have one more, and counts it.
+// take reports whether a source (see sourceOf) may have one more, and counts it.
 func (h *holds) take(from netip.Addr) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	from = sourceOf(from)
 	if h.n[from] >= h.most {
 		return false
 	}
@@ -45,7 +45,6 @@ func (h *holds) take(from netip.Addr) bool {
 func (h *holds) give(from netip.Addr) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	from = sourceOf(from)
 	if h.n[from]--; h.n[from] <= 0 {
 		delete(h.n, from)
 	}

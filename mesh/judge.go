@@ -44,7 +44,7 @@ func (m *Mesh) judge(ctx context.Context, l *link, h hello) *Refusal {
 	if leaving && l.purpose == purposeJoin {
 		return &Refusal{RefusedBusy, "this host is stopping"}
 	}
-	return m.judgeClone(ctx, l.rec, l.s.RemoteAddr().Addr())
+	return m.judgeClone(ctx, l.rec, l.source())
 }
 
 func (m *Mesh) judgeFounding(l *link, h hello) *Refusal {
@@ -83,7 +83,7 @@ func (m *Mesh) judgeFounding(l *link, h hello) *Refusal {
 }
 
 // judgeClone takes a new boot nonce for a restart, unless the old one still
-// answers: then one image runs twice. from is where the session comes from.
+// answers: then one image runs twice. from is where the session comes from, as a source.
 func (m *Mesh) judgeClone(ctx context.Context, rec Record, from netip.Addr) *Refusal {
 	id := rec.ID()
 	m.mu.Lock()

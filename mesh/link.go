@@ -39,6 +39,9 @@ const (
 // refusal can name it.
 const extFounder uint8 = 1
 
+// source is whom the link counts for.
+func (l *link) source() netip.Addr { return sourceOf(l.s.RemoteAddr().Addr(), l.inside) }
+
 func (l *link) close() {
 	l.stop()
 	_ = l.s.Close()

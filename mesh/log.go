@@ -72,7 +72,7 @@ type author struct {
 	older   *epoch            // a lower one that may have grants which current lacks; not on the disk
 	tick    uint64            // counts merges, to tell which of next lies idle
 	gone    *Entry            // departed, and the log removed: the entry that says so
-	lone    *Entry            // a departure that came alone, while the log may still come
+	lone    *Entry            // a departure whose log is not here, or has been followed by an epoch that does not know of it
 	said    []Entry           // see replica.said; nil: to be made anew
 }
 
@@ -376,6 +376,16 @@ func (r *replica) fold(a *author, ch *change) (err error) {
 		}
 		r.summed = nil
 	}
+	left := a.leaves()
+	unknown := func(ep *epoch) *Entry { // what of that an epoch does not know
+		if ep.departed != nil {
+			return nil
+		}
+		return left
+	}
+	if a.current != nil {
+		a.lone = unknown(a.current)
+	}
 	for i := len(a.next) - 1; i >= 0; i-- {
 		ep := a.next[i]
 		if ep.lacking || !ep.complete() {
@@ -396,7 +406,7 @@ func (r *replica) fold(a *author, ch *change) (err error) {
 			ch.drop(*a.gone)
 			r.hold(a, -len(a.gone.raw))
 		}
-		a.current, a.older, a.gone, a.lone = ep, nil, nil, nil
+		a.current, a.older, a.gone, a.lone = ep, nil, nil, unknown(ep)
 		a.next = slices.Delete(a.next, 0, i+1)
 		return nil
 	}
@@ -427,13 +437,18 @@ func (r *replica) log(id peer.ID) []Entry {
 }
 
 // said is the effective log of a host, and behind it what it lacks of the grants in
-// epochs that wait: they are as good, whichever takes effect. Not to be changed.
+// epochs that wait: they are as good, whichever takes effect; and the departure that its
+// author does not know of any more. Not to be changed.
 func (r *replica) said(id peer.ID) []Entry {
 	es := r.log(id)
-	if es == nil || len(r.authors[id].lackingEpochs()) == 0 {
-		return es
+	if es == nil {
+		return nil
 	}
 	a := r.authors[id]
+	forgot := a.lone != nil && a.lone.Epoch < a.current.number
+	if len(a.lackingEpochs()) == 0 && !forgot {
+		return es
+	}
 	if a.said != nil {
 		return a.said
 	}
@@ -451,6 +466,9 @@ func (r *replica) said(id peer.ID) []Entry {
 	a.said = es
 	for _, ep := range a.lackingEpochs() {
 		a.said = append(a.said, take(ep.entries)...)
+	}
+	if forgot {
+		a.said = append(a.said, *a.lone)
 	}
 	return a.said
 }

@@ -87,7 +87,7 @@ func TestSourceLimits(t *testing.T) {
 	s, now := newSourceLimits(sourceBurst, sourceRate), time.Now()
 	allowed := func(a string, n int) (k int) {
 		for range n {
-			if s.allow(netip.MustParseAddr(a), now) {
+			if s.allow(sourceOf(netip.MustParseAddr(a), false), now) {
 				k++
 			}
 		}

@@ -54,8 +54,19 @@ func (c *outgoingConn) Close() error {
 	return c.Conn.Close()
 }
 
-// moved ends what comes from an address that this host has lost, and what may.
-func (o *outgoing) moved(lost func(netip.Addr) bool) {
+// moved ends what comes from an address that this host has lost, and what may. One that it
+// has got ends nothing.
+func (o *outgoing) moved(before, now []netip.AddrPort) {
+	lost := make(map[netip.Addr]bool)
+	for _, e := range before {
+		lost[e.Addr()] = true
+	}
+	for _, e := range now {
+		delete(lost, e.Addr())
+	}
+	if len(lost) == 0 {
+		return
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for c := range o.is {
@@ -63,7 +74,7 @@ func (o *outgoing) moved(lost func(netip.Addr) bool) {
 		case c.Conn == nil:
 			c.gone = true
 			c.cut()
-		case lost(addrPortOf(c.LocalAddr()).Addr()):
+		case lost[addrPortOf(c.LocalAddr()).Addr()]:
 			_ = c.Conn.Close()
 		}
 	}

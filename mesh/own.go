@@ -290,10 +290,10 @@ func (m *Mesh) openEpochWriting(ds []Draft, based bool, meanwhile []Entry, edit 
 		m.mended = time.Now()
 	}
 	m.logs.replace(m.id, fresh)
-	m.past.former(former, number)
 	for e, version := range read {
 		e.taken = version
 	}
+	m.past.former(former, m.ownEpochLocked())
 	m.own = ownLog{open: true, boots: boots, at: time.Now(), epoch: number, raw: raw}
 	m.own.rec, _ = ParseRecord(raw)
 	if left == 0 {
@@ -396,10 +396,7 @@ func (m *Mesh) keepRecord(ctx context.Context) {
 				continue
 			}
 			m.log.Info("own endpoints changed", "endpoints", now)
-			has := func(eps []netip.AddrPort, a netip.Addr) bool {
-				return slices.ContainsFunc(eps, func(e netip.AddrPort) bool { return e.Addr() == a })
-			}
-			m.outgoing.moved(func(a netip.Addr) bool { return has(rec.Endpoints, a) && !has(now, a) })
+			m.outgoing.moved(rec.Endpoints, now)
 		}
 		if now := m.o.Device(); now != rec.Device() {
 			if err := m.changeRecord(func(r *Record) { r.Ext = m.extensions() }); err != nil {

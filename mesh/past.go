@@ -17,8 +17,9 @@ import (
 // What was told stays here when a new epoch has taken it up. It may have been told in
 // part, and the rest, when it comes, is told from apart; and what comes again is no news.
 type past struct {
-	epochs map[uint64]*pastEpoch // by number; at most maxPast
-	tick   uint64                // counts what comes, news or not
+	epochs  map[uint64]*pastEpoch // by number; at most maxPast
+	tick    uint64                // counts what comes, news or not
+	telling map[uint64]int        // exchanges under way that have told news of an epoch
 }
 
 // pastEpoch is one of them. An epoch is told in order by an exchange, in any by gossip.
@@ -36,7 +37,7 @@ const (
 	maxTellers = 64
 )
 
-func newPast() past { return past{epochs: make(map[uint64]*pastEpoch)} }
+func newPast() past { return past{epochs: make(map[uint64]*pastEpoch), telling: make(map[uint64]int)} }
 
 // pastDoubt is for how long what was told in part of an epoch that is lower than this
 // host's own is waited for, once another host has told all that it has: an exchange under
@@ -44,18 +45,20 @@ func newPast() past { return past{epochs: make(map[uint64]*pastEpoch)} }
 // higher one is waited for without end: this host has written more than anybody tells.
 const pastDoubt = syncTimeout
 
-// begin makes a place for an epoch; nil: there is none. One that was taken up goes for it,
-// of those the one of which nothing came for longest, or the lowest of those that are here
-// in part: it comes again. What is here in whole and waits for its turn stays.
-func (p *past) begin(number, open uint64) *pastEpoch {
+// begin makes a place for an epoch; nil: there is none. own is the one that this host's
+// log is in, or nil. What adds nothing to that goes for it, of those the one of which nothing
+// came for longest, or the lowest of those that are here in part: it comes again. What is here
+// in whole and waits for its turn stays.
+func (p *past) begin(number uint64, own *epoch) *pastEpoch {
 	if len(p.epochs) >= maxPast {
 		var victim *pastEpoch
+		spare := false // the victim is here in whole
 		for n, e := range p.epochs {
-			settled := e.settled()
+			adds := !e.settled() && !e.superfluous(own)
 			switch {
-			case n == open || !settled && !e.partial():
-			case victim == nil, settled && !victim.settled(), settled && e.last < victim.last, !settled && !victim.settled() && n < victim.number:
-				victim = e
+			case own != nil && n == own.number || adds && !e.partial():
+			case victim == nil, !adds && !spare, !adds && e.last < victim.last, adds && !spare && n < victim.number:
+				victim, spare = e, !adds
 			}
 		}
 		if victim == nil {
@@ -74,6 +77,17 @@ func (p *past) ascending() (es []*pastEpoch) {
 		es = append(es, p.epochs[n])
 	}
 	return es
+}
+
+// bytes are those of all entries here.
+func (p *past) bytes() (n int) {
+	for _, e := range p.epochs {
+		n += e.bytes + e.waiting
+		for _, o := range e.others {
+			n += len(o.raw)
+		}
+	}
+	return n
 }
 
 // partial tells that there is more of an epoch than is here, and whether of one higher
@@ -114,7 +128,19 @@ func (e *pastEpoch) settled() bool { return !e.untaken() && !e.partial() }
 // untaken tells that some of it came after an epoch of this host's took it up, if one did.
 func (e *pastEpoch) untaken() bool { return e.version != e.taken }
 
+// superfluous tells that it is here in whole, and this host's log need not take it up. Anybody
+// who was there long ago can tell it, again and again.
+func (e *pastEpoch) superfluous(own *epoch) bool {
+	return own != nil && e.number < own.number && !e.partial() && e.keptBy(own)
+}
+
 func (e *pastEpoch) partial() bool { return !e.complete() || len(e.early) > 0 }
+
+// departs tells that this host has left for good in it.
+func (e *pastEpoch) departs() bool {
+	leaves := func(o Entry) bool { return o.Kind == KindDepart }
+	return e.departed != nil || slices.ContainsFunc(e.others, leaves) || slices.ContainsFunc(slices.Collect(maps.Values(e.early)), leaves)
+}
 
 // said are all entries of it that are here.
 func (e *pastEpoch) said() []Entry {
@@ -126,13 +152,13 @@ func (e *pastEpoch) said() []Entry {
 }
 
 func (e *pastEpoch) keptBy(later *epoch) bool {
-	return e.epoch.keptBy(later) && later.hasGrants(e.others) && later.hasGrants(slices.Collect(maps.Values(e.early)))
+	return (later.departed != nil || !e.departs()) && e.epoch.keptBy(later) && later.hasGrants(e.others) && later.hasGrants(slices.Collect(maps.Values(e.early)))
 }
 
 // continues makes a place for what others have of an epoch that this host has open: it
 // is this host's own up to there.
 func (p *past) continues(own *epoch) *pastEpoch {
-	e := p.begin(own.number, own.number)
+	e := p.begin(own.number, own)
 	if e != nil {
 		e.epoch = own.copy()
 	}
@@ -141,7 +167,7 @@ func (p *past) continues(own *epoch) *pastEpoch {
 
 // former keeps an epoch of this host's that was open until now, for others may hold it
 // for a while. All of it is in the next one.
-func (p *past) former(own *epoch, open uint64) {
+func (p *past) former(own, open *epoch) {
 	if own == nil || p.epochs[own.number] != nil {
 		return
 	}
@@ -185,7 +211,7 @@ func (m *Mesh) takeOwnLocked(p proven, from peer.ID, asked bool) bool {
 			"It takes that up again by itself", time.Now())
 		m.publishLocked()
 	default:
-		e = m.past.begin(p.Epoch, m.own.epoch)
+		e = m.past.begin(p.Epoch, own)
 	}
 	if e == nil {
 		m.checkPastLocked() // what waits is taken up, and then there is room
@@ -209,14 +235,19 @@ func (m *Mesh) ownEpochLocked() *epoch {
 func (m *Mesh) continuedLocked() bool { return m.own.open && m.past.epochs[m.own.epoch] != nil }
 
 // lacksPastLocked says that others have told of a whole epoch of this host's that is
-// higher than its own, or has grants that its own lacks.
+// higher than its own, or has grants that its own lacks, or of its departure, whole or not:
+// who has removed its log has nothing else to tell.
 func (m *Mesh) lacksPastLocked() bool {
 	if m.continuedLocked() {
 		return true
 	}
 	own := m.ownEpochLocked()
 	for n, e := range m.past.epochs {
-		if e.complete() && e.untaken() && (n >= m.own.epoch || own == nil || !e.keptBy(own)) {
+		switch {
+		case !e.untaken():
+		case e.complete() && (n >= m.own.epoch || own == nil || !e.keptBy(own)):
+			return true
+		case own != nil && own.departed == nil && e.departs():
 			return true
 		}
 	}
@@ -232,14 +263,32 @@ func (m *Mesh) checkPastLocked() {
 	}
 }
 
+// tellsLocked notes that an exchange, unless it is nil, has told news of an epoch.
+func (m *Mesh) tellsLocked(exchange *asked, epoch uint64) {
+	if exchange == nil || exchange.past[epoch] {
+		return
+	}
+	if exchange.past == nil {
+		exchange.past = make(map[uint64]bool)
+		m.telling++
+	}
+	exchange.past[epoch] = true
+	m.past.telling[epoch]++
+}
+
 // endTelling is called when an exchange is over that may have told of the past,
 // also if it was cut off.
 func (m *Mesh) endTelling(asked *asked) {
-	if !asked.past {
+	if asked.past == nil {
 		return
 	}
 	m.mu.Lock()
 	m.telling--
+	for n := range asked.past {
+		if m.past.telling[n]--; m.past.telling[n] == 0 {
+			delete(m.past.telling, n)
+		}
+	}
 	m.checkPastLocked()
 	m.publishLocked()
 	m.mu.Unlock()
@@ -320,11 +369,14 @@ func (m *Mesh) reachesLocked(number, seq uint64, sum *[8]byte) bool {
 // told a part is not among that any more: it was whole there, and what this host has written since
 // has taken its place, or nobody tells the rest. What is here of it is in this host's log
 // before it is forgotten.
+//
+// What an exchange is telling is left alone: who is under way is not always who says that it
+// has told all.
 func (m *Mesh) settlePastLocked(from peer.ID) {
 	own := m.ownEpochLocked()
 	for n, e := range m.past.epochs {
 		switch {
-		case n == m.own.epoch || !e.partial() || !e.tellers[from]:
+		case n == m.own.epoch || !e.partial() || !e.tellers[from] || m.past.telling[n] > 0:
 		case own == nil || e.untaken() && !e.keptBy(own):
 			poke(m.reroll)
 		case e.complete():

@@ -1,10 +1,10 @@
 package mesh
 
 import (
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -119,6 +119,93 @@ func TestPastIsNotPushedOut(t *testing.T) {
 	})
 }
 
+// Who says that it has told all, in the middle of another's exchange, has what that tells neither
+// taken up in part nor thrown away.
+func TestNothingIsSettledWhileItIsTold(t *testing.T) {
+	for name, n := range map[string]int{"no grant yet": 1, "some": 4} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, _ *world) {
+				m := quietMesh(t, NewSecret())
+				time.Sleep(doubtDrain)
+				s := scribe{id: m.o.Identity, secret: m.o.Secret}
+				rogue, honest := newIdentity(t).ID(), newIdentity(t).ID()
+				var grants []string
+				for i := range 20 {
+					grants = append(grants, fmt.Sprint(i))
+				}
+				old, exchange := s.past(t, 50<<32, grants, nil), newAsked(nil, nil)
+				tell := func(ps []proven) {
+					for _, p := range ps {
+						if _, err := m.takeTold([]Entry{p.Entry}, honest, exchange); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+				tell(old[:n])
+				if _, err := m.take([]Entry{old[0].Entry}, rogue, false); err != nil { // it has told of it, too
+					t.Fatal(err)
+				}
+				m.hear(rogue, nil)
+				if len(m.reroll) > 0 {
+					t.Error("an epoch is asked for")
+				}
+				tell(old[n:])
+				m.endTelling(exchange)
+				m.hear(honest, markOf(m, old))
+				if len(m.reroll) == 0 {
+					t.Error("none is asked for when it is over")
+				}
+				if err := m.openEpoch(); err != nil {
+					t.Fatal(err)
+				}
+				if n := len(grantsIn(m)); n != len(grants) || !m.State().Heard || len(m.past.telling) > 0 {
+					t.Errorf("%d grants of %d, heard %v, told of %v", n, len(grants), m.State().Heard, m.past.telling)
+				}
+			})
+		})
+	}
+}
+
+// What anybody replays of a host's old epochs leaves a place for what it does not have: that of
+// a machine put back with its memory, and that of a host which has lost its disk.
+func TestOldEpochsLeaveAPlace(t *testing.T) {
+	full := func(t *testing.T) (*Mesh, scribe) {
+		m := quietMesh(t, NewSecret())
+		s := scribe{id: m.o.Identity, secret: m.o.Secret}
+		for i := range uint64(maxPast) {
+			told(t, m, peer.ID{1}, s.past(t, 5+i, nil, nil))
+		}
+		if m.lacksPastLocked() {
+			t.Fatal("it lacks something of them")
+		}
+		return m, s
+	}
+	t.Run("with its memory", func(t *testing.T) {
+		m, _ := full(t)
+		twinWrites(t, m)
+		if !m.continuedLocked() {
+			t.Error("it goes on in the epoch that others have more of")
+		}
+	})
+	t.Run("without its disk", func(t *testing.T) {
+		m, s := full(t)
+		last := s.past(t, 50<<32, []string{"a", "b"}, nil)
+		told(t, m, peer.ID{2}, last)
+		m.hear(peer.ID{2}, markOf(m, last))
+		select {
+		case <-m.reroll:
+			if err := m.openEpoch(); err != nil {
+				t.Fatal(err)
+			}
+		default:
+			t.Error("its last epoch is not taken up")
+		}
+		if gs := grantsIn(m); len(gs) != 2 || !m.State().Heard {
+			t.Errorf("grants %q, heard %v", gs, m.State().Heard)
+		}
+	})
+}
+
 // A higher epoch than this host's own that was told in part is waited for without end.
 func TestPartOfAHigherEpochIsWaitedFor(t *testing.T) {
 	bubble(t, func(t *testing.T, _ *world) {
@@ -143,38 +230,4 @@ func TestPartOfAHigherEpochIsWaitedFor(t *testing.T) {
 			time.Sleep(doubtDrain)
 		}
 	})
-}
-
-// A host that was reset, and is put back from a backup of before that, is told what to do.
-func TestBackFromTheGrave(t *testing.T) {
-	for name, after := range map[string]time.Duration{"buried": 25 * time.Hour, "not yet": time.Minute} {
-		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, w *world) {
-				w.log = slog.New(slog.DiscardHandler)
-				bs := w.meet(3)
-				a, b := bs[0], bs[2]
-				backup := b.disk.copy()
-				for range 2 { // in epochs that the backup does not know of
-					b.kill()
-					time.Sleep(time.Second)
-					b.join(a)
-					w.within(20*time.Second, "back", func() bool { return oneMesh(bs...) })
-				}
-				if _, err := b.mesh.Append(Draft{KindDepart, nil}); err != nil {
-					t.Fatal(err)
-				}
-				time.Sleep(5 * time.Second)
-				if n := b.mesh.State().Notices; len(n) > 0 {
-					t.Errorf("while it leaves: %q", n)
-				}
-				b.stop()
-				time.Sleep(after)
-				b.disk = backup
-				b.join(a)
-				w.within(time.Minute, "a notice", func() bool {
-					return slices.ContainsFunc(b.mesh.State().Notices, func(n string) bool { return strings.Contains(n, "weft reset --force") })
-				})
-			})
-		})
-	}
 }

@@ -285,6 +285,28 @@ func TestPastIsBounded(t *testing.T) {
 	if n := len(m.past.epochs); n != maxPast || !m.continuedLocked() {
 		t.Errorf("%d epochs; the open one among them: %v", n, m.continuedLocked())
 	}
+	if n := maxPast * (maxLogBytes + (maxLogEntries+maxEarly)*maxEntry); n > 99<<20 {
+		t.Errorf("%d bytes may be in them", n)
+	}
+}
+
+// What is told of the past is counted, whatever becomes of it.
+func TestPastIsCounted(t *testing.T) {
+	m := quietMesh(t, NewSecret())
+	s := scribe{id: m.o.Identity, secret: m.o.Secret}
+	if n := m.Stats().PastBytes; n != 0 {
+		t.Errorf("%d bytes of nothing", n)
+	}
+	one, other := s.past(t, 5, []string{"a", "b"}, nil), s.past(t, 5, []string{"c"}, []string{"d", "e"})
+	ps := []proven{one[0], one[1], other[1], other[3]} // in order, twice under one number, and beyond a gap
+	want := 0
+	for _, p := range ps {
+		want += len(p.raw)
+	}
+	told(t, m, peer.ID{1}, append(ps, ps...))
+	if n := m.Stats().PastBytes; n != want {
+		t.Errorf("%d bytes, want %d", n, want)
+	}
 }
 
 // Others may hold the epoch before for a while, and say so when it is not open any more.

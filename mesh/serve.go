@@ -82,12 +82,13 @@ func (m *Mesh) serve(ctx context.Context, ln net.Listener) {
 		}
 		from := addrPortOf(conn.RemoteAddr())
 		inside := peer.ControlPrefix(m.mesh.Control()).Contains(from.Addr())
-		if !inside && !m.limits.allow(from.Addr(), time.Now()) {
+		source := sourceOf(from.Addr(), inside)
+		if !inside && !m.limits.allow(source, time.Now()) {
 			m.count.add("join_refused_rate")
 			_ = conn.Close()
 			continue
 		}
-		if inside && !m.senders.take(from.Addr(), 0, false, time.Now()) {
+		if inside && !m.senders.take(source, 0, false, time.Now()) {
 			m.count.add("session_refused_flood")
 			_ = conn.Close()
 			continue
@@ -97,7 +98,7 @@ func (m *Mesh) serve(ctx context.Context, ln net.Listener) {
 		if inside {
 			slots, holds = m.locals, m.localHolds
 		}
-		if !holds.take(from.Addr()) {
+		if !holds.take(source) {
 			m.count.add("join_refused_limit")
 			_ = conn.Close()
 			continue
@@ -105,13 +106,13 @@ func (m *Mesh) serve(ctx context.Context, ln net.Listener) {
 		select {
 		case slots <- struct{}{}:
 		default:
-			holds.give(from.Addr())
+			holds.give(source)
 			m.count.add("join_refused_limit")
 			_ = conn.Close()
 			continue
 		}
 		wg.Go(func() {
-			defer func() { holds.give(from.Addr()); <-slots }()
+			defer func() { holds.give(source); <-slots }()
 			m.handle(ctx, conn)
 		})
 	}
@@ -216,8 +217,7 @@ const (
 	challengeRate  = 1
 )
 
-// sourceLimits is a token bucket per source: an IPv4 address, an IPv6 /64, or
-// inside the mesh a control address.
+// sourceLimits is a token bucket per source: see sourceOf.
 type sourceLimits struct {
 	burst, rate float64
 
@@ -244,10 +244,9 @@ func (s *sourceLimits) take(a netip.Addr, n float64, always bool, now time.Time)
 	if !a.IsValid() {
 		return true // no IP address: a test's pipe
 	}
-	src := sourceOf(a)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b, ok := s.sources[src]
+	b, ok := s.sources[a]
 	if !ok {
 		if len(s.sources) >= maxSources {
 			s.forgetLocked(now)
@@ -260,7 +259,7 @@ func (s *sourceLimits) take(a netip.Addr, n float64, always bool, now time.Time)
 	if allowed || always {
 		b.tokens = max(b.tokens-n, -s.burst)
 	}
-	s.sources[src] = b
+	s.sources[a] = b
 	return allowed
 }
 

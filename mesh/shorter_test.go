@@ -149,7 +149,7 @@ func TestOldEpochsAreNamed(t *testing.T) {
 		t.Errorf("%d are taken behind the snapshot", n)
 	}
 	cur.snapshot = uint32(len(cur.entries))
-	m.past.begin(7, 0).entries = make([]Entry, 1)
+	m.past.begin(7, nil).entries = make([]Entry, 1)
 	marks := m.takingLocked()
 	if n := len(marks); n != maxTaken+2 || marks[0].number != 7 || marks[n-1].number != cur.number || marks[1].number != 110 {
 		t.Errorf("%d marks from %d, %d to %d", n, marks[0].number, marks[1].number, marks[n-1].number)

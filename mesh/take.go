@@ -4,7 +4,6 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"weft/peer"
@@ -64,7 +63,10 @@ func (m *Mesh) takeOf(es []Entry, from peer.ID, asked bool, exchange *asked) (ne
 	for _, p := range ps {
 		if p.Author == m.id && m.own.open {
 			changed = p.Kind == KindDepart && m.noticeDepartureLocked() || changed
-			own = m.takeOwnLocked(p, from, asked) || own
+			if m.takeOwnLocked(p, from, asked) {
+				own = true
+				m.tellsLocked(exchange, p.Epoch)
+			}
 			continue
 		}
 		if err := m.logs.merge(p, asked, ch); err != nil {
@@ -75,10 +77,6 @@ func (m *Mesh) takeOf(es []Entry, from peer.ID, asked bool, exchange *asked) (ne
 		}
 	}
 	if own {
-		if exchange != nil && !exchange.past {
-			exchange.past = true
-			m.telling++
-		}
 		m.checkPastLocked()
 	}
 	m.storeLocked(ch)
@@ -103,9 +101,10 @@ func (m *Mesh) takeOf(es []Entry, from peer.ID, asked bool, exchange *asked) (ne
 }
 
 // noticeDepartureLocked tells the operator that this host has left the mesh for good, as others
-// know, and that its state is from before that: nobody takes what it writes.
+// know, and that its state is from before that: nobody takes what it writes. A host that is
+// leaving has its departure behind the snapshot.
 func (m *Mesh) noticeDepartureLocked() (news bool) {
-	if own := m.ownEpochLocked(); own != nil && slices.ContainsFunc(own.entries, func(o Entry) bool { return o.Kind == KindDepart }) {
+	if own := m.ownEpochLocked(); own != nil && own.departed != nil && own.departed.Seq > uint64(own.snapshot) {
 		return false
 	}
 	return m.notices.set("departed", "this host was reset and has left the mesh for good, and its state was put back from before that: "+

@@ -121,7 +121,7 @@ func (t *talks) serving(l *link) *talk {
 
 func (t *talks) of(l *link) *talk {
 	k := &talk{
-		all: t, id: l.id, start: l.rec.BootNonce, from: sourceOf(l.s.RemoteAddr().Addr()), started: make(chan struct{}),
+		all: t, id: l.id, start: l.rec.BootNonce, from: l.source(), started: make(chan struct{}),
 		cut: func() { _ = l.s.Close() }, moved: new(progress),
 	}
 	l.pace.told = k.moved

@@ -185,28 +185,35 @@ func TestTurnsOfWhoIsGone(t *testing.T) {
 
 // One machine has a /64 of IPv6 for itself, and is one source.
 func TestTurnsOfOneNetwork(t *testing.T) {
+	for _, net := range []string{"2001:db8:0:%d::1", "fdab:cdef:12:%d::1"} {
+		t.Run(net, func(t *testing.T) {
+			turnsOfOneNetwork(t, netip.MustParseAddr(fmt.Sprintf(net, 0)), netip.MustParseAddr(fmt.Sprintf(net, 1)))
+		})
+	}
+}
+
+func turnsOfOneNetwork(t *testing.T, a, other netip.Addr) {
 	x, h := newTurns(t, 1), newHolds(servedEach)
-	a := netip.MustParseAddr("2001:db8::1")
 	for i := range served {
-		k := &talk{all: x.talks, id: peer.ID{byte(10 + i)}, lane: &x.outside, from: sourceOf(a), started: make(chan struct{})}
+		k := &talk{all: x.talks, id: peer.ID{byte(10 + i)}, lane: &x.outside, from: sourceOf(a, false), started: make(chan struct{})}
 		x.mu.Lock()
 		x.askLocked(k, x.clock)
 		x.startLocked()
 		x.mu.Unlock()
 		x.goes(a.String(), k, i < servedEach)
-		if h.take(a) != (i < servedEach) {
+		if h.take(sourceOf(a, false)) != (i < servedEach) {
 			t.Errorf("hold %d of %v", i, a)
 		}
 		a = a.Next()
 	}
-	if other := netip.MustParseAddr("2001:db8:0:1::1"); !h.take(other) || sourceOf(other) == sourceOf(a) {
+	if !h.take(sourceOf(other, false)) || sourceOf(other, false) == sourceOf(a, false) {
 		t.Error("another network has no place")
 	}
-	if v4 := netip.MustParseAddr("192.0.2.1"); sourceOf(v4) != v4 {
-		t.Errorf("%v is a source", sourceOf(v4))
+	if v4 := netip.MustParseAddr("192.0.2.1"); sourceOf(v4, false) != v4 {
+		t.Errorf("%v is a source", sourceOf(v4, false))
 	}
-	if in := peer.ControlAddr([5]byte{1}, peer.ID{1}); sourceOf(in) != in {
-		t.Errorf("%v is a source", sourceOf(in))
+	if in := peer.ControlAddr([5]byte{1}, peer.ID{1}); sourceOf(in, true) != in {
+		t.Errorf("%v is a source", sourceOf(in, true))
 	}
 }
 

@@ -79,6 +79,9 @@ func (m *Mesh) lookAtHosts() (ask []doubtful) {
 		m.aged = now
 		m.logs.grow()
 	}
+	if own := m.ownEpochLocked(); own != nil && own.departed != nil { // it has taken that up, and nobody tells it again
+		changed = m.noticeDepartureLocked() || changed
+	}
 	changed = m.notices.expire(now) || changed
 	if now.Sub(m.buried) >= buryEvery {
 		m.buried = now

@@ -345,19 +345,41 @@ func (w *world) within(d time.Duration, what string, ok func() bool) time.Durati
 	return time.Since(start)
 }
 
-// picture is what every host sees.
+// picture is what every host sees; of many hosts, what some of them see that is not well: a
+// page, or the name of what has failed would be out of sight.
 func (w *world) picture() string {
+	const most = 12 // hosts that are told of in full
+	many := len(w.boxes) > most
 	var s strings.Builder
+	told := 0
+	roots := make(map[[32]byte]bool)
 	for _, b := range w.boxes {
 		if b.mesh == nil {
 			continue
 		}
 		st := b.mesh.State()
-		fmt.Fprintf(&s, "%s:", b.name)
+		var hosts []string
+		alive := 0
 		for _, h := range st.Hosts {
-			fmt.Fprintf(&s, " %s=%v(%d)", h.Record.Nickname, h.Liveness, len(st.Logs[h.ID]))
+			if h.Liveness == Alive {
+				alive++
+			}
+			if h.Liveness != Alive || !many {
+				hosts = append(hosts, fmt.Sprintf("%s=%v(%d)", h.Record.Nickname, h.Liveness, len(st.Logs[h.ID])))
+			}
 		}
-		fmt.Fprintf(&s, "\n  targets %v\n  notices %q waiting %q\n  counters %v\n", b.mesh.Targets(), st.Notices, st.Waiting, b.mesh.Counters())
+		roots[b.root()] = true
+		well := len(hosts) == 0 && alive == len(w.boxes) && len(roots) == 1
+		if many && (well || told == most) {
+			continue
+		}
+		told++
+		hosts = append(hosts[:min(len(hosts), most)], fmt.Sprintf("%d alive", alive))
+		fmt.Fprintf(&s, "%s: %s\n  root %.4x targets %v\n  notices %q waiting %q\n  counters %v\n",
+			b.name, strings.Join(hosts, " "), b.root(), b.mesh.Targets(), st.Notices, st.Waiting, b.mesh.Counters())
+	}
+	if many {
+		fmt.Fprintf(&s, "%d hosts in all, with %d roots; above are %d of those that see something wrong\n", len(w.boxes), len(roots), told)
 	}
 	return s.String()
 }

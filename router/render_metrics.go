@@ -40,6 +40,7 @@ func Metrics(r Report) []api.Sample {
 	gauge("weft_mesh_log_strangers", "Hosts of those that were never met since the start, and that no address space rests on.", float64(l.Strangers), nil)
 	gauge("weft_mesh_log_entries", "Log entries held.", float64(l.Entries), nil)
 	gauge("weft_mesh_log_bytes", "Bytes of the log entries held.", float64(l.Bytes), nil)
+	gauge("weft_mesh_past_bytes", "Bytes held of what other hosts tell of this one's former logs.", float64(l.PastBytes), nil)
 	for q, n := range map[string]int{"disk": l.DiskQueue, "inbox": l.Inbox, "outbox": l.Outbox, "relay": l.Relay} {
 		gauge("weft_mesh_queue_depth", "Entries, values or datagrams that wait, by queue. All queues are bounded.", float64(n), map[string]string{"queue": q})
 	}

@@ -164,7 +164,7 @@ func TestMetrics(t *testing.T) {
 // What the mesh counts is what its metrics say.
 func TestMetricsOfTheMesh(t *testing.T) {
 	r := sample()
-	r.Router.Log = LogReport{Hosts: 2, Strangers: 3, Entries: 4, Bytes: 5, DiskQueue: 6, Inbox: 7, Outbox: 8, Relay: 9, Guests: 10, Locals: 11, Exchanges: 12, Turns: 13}
+	r.Router.Log = LogReport{Hosts: 2, Strangers: 3, Entries: 4, Bytes: 5, DiskQueue: 6, Inbox: 7, Outbox: 8, Relay: 9, Guests: 10, Locals: 11, Exchanges: 12, Turns: 13, PastBytes: 16}
 	r.Router.Counters = []CounterReport{{"repairs", 14}}
 	r.Router.Rejected = []RejectReport{{Peer: "7qk2aaaaaaaaaaaa", Reason: "invalid", Count: 15}}
 	got := map[string]float64{}
@@ -176,7 +176,7 @@ func TestMetricsOfTheMesh(t *testing.T) {
 		got[id] = s.Value
 	}
 	for id, want := range map[string]float64{
-		"weft_mesh_log_hosts": 2, "weft_mesh_log_strangers": 3, "weft_mesh_log_entries": 4, "weft_mesh_log_bytes": 5,
+		"weft_mesh_log_hosts": 2, "weft_mesh_log_strangers": 3, "weft_mesh_log_entries": 4, "weft_mesh_log_bytes": 5, "weft_mesh_past_bytes": 16,
 		"weft_mesh_queue_depth disk": 6, "weft_mesh_queue_depth inbox": 7, "weft_mesh_queue_depth outbox": 8, "weft_mesh_queue_depth relay": 9,
 		"weft_mesh_sessions underlay": 10, "weft_mesh_sessions tunnel": 11, "weft_mesh_exchanges under way": 12, "weft_mesh_exchanges waiting": 13,
 		"weft_mesh_events_total repairs": 14, "weft_mesh_rejected_total 7qk2aaaaaaaaaaaa invalid": 15,

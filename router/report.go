@@ -50,6 +50,7 @@ type RejectReport struct {
 // LogReport is how much of the mesh's state this host holds and has under way.
 type LogReport struct {
 	Hosts, Strangers, Entries, Bytes                int // logs held; bytes as on the wire
+	PastBytes                                       int // see mesh.Stats
 	DiskQueue, Inbox, Outbox, Relay, Guests, Locals int // see mesh.Stats
 	Exchanges, Turns                                int // likewise
 }

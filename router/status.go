@@ -77,7 +77,7 @@ func (r *Router) routerReport(v *view, st *mesh.State, names map[peer.ID]string)
 		rr.Rejected = append(rr.Rejected, rj)
 	}
 	s := r.mesh.Stats()
-	rr.Log = LogReport{Hosts: s.Authors, Strangers: s.Strangers, Entries: s.Entries, Bytes: s.LogBytes, DiskQueue: s.DiskQueue, Inbox: s.Inbox,
+	rr.Log = LogReport{Hosts: s.Authors, Strangers: s.Strangers, Entries: s.Entries, Bytes: s.LogBytes, PastBytes: s.PastBytes, DiskQueue: s.DiskQueue, Inbox: s.Inbox,
 		Outbox: s.Outbox, Relay: s.Relay, Guests: s.Guests, Locals: s.Locals, Exchanges: s.Exchanges, Turns: s.Turns}
 	if r.dns != nil {
 		c := r.dns.Counters()
