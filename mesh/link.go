@@ -101,7 +101,7 @@ func (m *Mesh) open(ctx context.Context, p purpose, want peer.ID, addrs ...netip
 func (m *Mesh) openOne(ctx context.Context, p purpose, want peer.ID, addr netip.AddrPort) (*link, error) {
 	dial, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	conn, err := m.outgoing.dial(dial, m.o.Network, addr)
+	conn, err := m.conns.dial(dial, m.o.Network, addr)
 	if err != nil {
 		return nil, dialError(err)
 	}

@@ -41,7 +41,7 @@ type Mesh struct {
 	gossipers  *sourceLimits             // of members, for memberlist's: what one breaks with its own does not make it look dead
 	queued     *holds                    // of members, in the inbox
 	talks      *talks
-	outgoing   *outgoing
+	conns      *conns
 	challenges *sourceLimits // of former starts, by who has this host ask
 	rejected   rejections
 
@@ -110,7 +110,7 @@ func New(o Options) (*Mesh, error) {
 		queued:    newHolds(inboxLen / 8),
 
 		talks:      newTalks(o.Identity.ID()),
-		outgoing:   newOutgoing(),
+		conns:      newConns(),
 		challenges: newSourceLimits(challengeBurst, challengeRate),
 		guests:     make(chan struct{}, o.ConnLimit),
 		locals:     make(chan struct{}, o.ConnLimit),

@@ -396,7 +396,7 @@ func (m *Mesh) keepRecord(ctx context.Context) {
 				continue
 			}
 			m.log.Info("own endpoints changed", "endpoints", now)
-			m.outgoing.moved(rec.Endpoints, now)
+			m.conns.moved(rec.Endpoints, now)
 		}
 		if now := m.o.Device(); now != rec.Device() {
 			if err := m.changeRecord(func(r *Record) { r.Ext = m.extensions() }); err != nil {

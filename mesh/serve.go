@@ -112,7 +112,8 @@ func (m *Mesh) serve(ctx context.Context, ln net.Listener) {
 			continue
 		}
 		wg.Go(func() {
-			defer func() { holds.give(source); <-slots }()
+			conn := m.conns.accepted(conn)
+			defer func() { _ = conn.Close(); holds.give(source); <-slots }()
 			m.handle(ctx, conn)
 		})
 	}

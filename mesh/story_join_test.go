@@ -432,26 +432,43 @@ func TestMeshesFoundedApart(t *testing.T) {
 // A host whose address changes in the middle of an exchange has another one at once: neither
 // side waits until the first, which nobody will ever answer, has been silent for long enough.
 func TestMovesInAnExchange(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		bs := w.meet(2)
-		a, b := bs[0], bs[1]
-		w.net.SetDefault(simnet.Link{Delay: 20 * time.Millisecond})
-		b.kill()
-		b.join(a)
-		w.within(5*time.Second, "an exchange", func() bool { return b.mesh.talks.with(a.id.ID()) && a.mesh.talks.with(b.id.ID()) })
-		old := b.addr
-		b.host.RemoveAddr(old)
-		w.mu.Lock()
-		b.addr = netip.MustParseAddr("192.168.48.99")
-		w.mu.Unlock()
-		b.host.AddAddr(b.addr)
-		b.mesh.Refresh()
-		b.append("moved")
-		if _, err := b.mesh.appendLocking([]Draft{{KindName, []byte("told to nobody")}}, nil, true); err != nil {
-			t.Fatal(err)
+	for _, who := range []string{"the host that has begun it", "the host that serves it"} {
+		for _, lower := range []bool{true, false} { // of the IDs, that of the host that has begun it
+			t.Run(fmt.Sprintf("%s, lower %v", who, lower), func(t *testing.T) {
+				bubble(t, func(t *testing.T, w *world) {
+					bs := w.meet(2)
+					a, b := bs[0], bs[1]
+					if (b.id.ID().Compare(a.id.ID()) < 0) != lower {
+						a, b = b, a
+					}
+					w.net.SetDefault(simnet.Link{Delay: 20 * time.Millisecond})
+					b.kill()
+					b.join(a)
+					w.within(5*time.Second, "an exchange", func() bool { return b.mesh.talks.with(a.id.ID()) && a.mesh.talks.with(b.id.ID()) })
+					m := b
+					if who == "the host that serves it" {
+						m = a
+					}
+					old := m.addr
+					m.host.RemoveAddr(old)
+					w.mu.Lock()
+					m.addr = netip.MustParseAddr("192.168.48.99")
+					w.mu.Unlock()
+					m.host.AddAddr(m.addr)
+					m.mesh.Refresh()
+					m.append("moved")
+					if _, err := m.mesh.appendLocking([]Draft{{KindName, []byte("told to nobody")}}, nil, true); err != nil {
+						t.Fatal(err)
+					}
+					other := a
+					if m == a {
+						other = b
+					}
+					w.within(linkPatience/2, "the same logs", func() bool { return len(other.names(m)) == 2 && oneMesh(a, b) })
+				})
+			})
 		}
-		w.within(linkPatience/2, "the same logs", func() bool { return len(a.names(b)) == 2 && oneMesh(a, b) })
-	})
+	}
 }
 
 // Who opens session upon session as ever another start of a host has others dialled at that

@@ -152,9 +152,7 @@ func (k *talk) begin(ctx context.Context, wait time.Duration) bool {
 	t.askLocked(k, time.Now())
 	t.startLocked()
 	t.mu.Unlock()
-	// Who begins another exchange has none, or its own turns would have had this one wait:
-	// it has started anew, or its connection has broken and this side has not noticed.
-	if !k.mine && k.cutOthers(func(o *talk) bool { return o != k && (!o.mine || o.start != k.start) }) {
+	if !k.mine && k.cutOthers(k.ends) {
 		wait = max(wait, cutWait)
 	}
 	if k.waits(ctx, wait/2) {
@@ -173,6 +171,22 @@ func (k *talk) begin(ctx context.Context, wait time.Duration) bool {
 		return false
 	}
 	return true // in this moment
+}
+
+// ends tells that by asking for k its host shows that another exchange with it is over. Who
+// begins one has none, or its own turns would have had it wait: it has started anew, or the
+// connection has broken, or come to nothing since its address changed, and this side has
+// not noticed. One that this host has begun may have crossed k on the way, and goes on then.
+func (k *talk) ends(o *talk) bool {
+	if o == k || !o.mine || o.start != k.start {
+		return o != k
+	}
+	silent := cutAfter // for which it may still wait for its turn there
+	if o.heard {
+		silent = cutWait
+	}
+	_, idle := o.moved.since(o.since)
+	return idle >= silent
 }
 
 // waits reports whether k's turn comes in that time.

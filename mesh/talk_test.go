@@ -154,15 +154,19 @@ func TestTurnsAreSharedByAddresses(t *testing.T) {
 // one that this host has begun with its former start; this host's own may go on.
 func TestTurnsOfWhoIsGone(t *testing.T) {
 	for name, c := range map[string]struct {
-		mine    bool
-		start   uint64
-		goes    bool
-		soonest time.Duration
+		mine   bool
+		start  uint64
+		heard  bool
+		silent time.Duration
+		goes   bool
 	}{
-		"a former start's":                      {false, 1, true, 0},
-		"this host's own with a former start":   {true, 1, true, 0},
-		"its own, that broke off":               {false, 2, true, 0},
-		"this host's own, that may not be over": {true, 2, false, turnWait},
+		"a former start's":                         {false, 1, true, 0, true},
+		"this host's own with a former start":      {true, 1, true, 0, true},
+		"its own, that broke off":                  {false, 2, true, 0, true},
+		"this host's own, that goes on":            {true, 2, true, cutWait - 1, false},
+		"this host's own, that has fallen silent":  {true, 2, true, cutWait, true},
+		"this host's own, whose turn is to come":   {true, 2, false, cutAfter - 1, false},
+		"this host's own, whose turn did not come": {true, 2, false, cutAfter, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, _ *world) {
@@ -172,10 +176,14 @@ func TestTurnsOfWhoIsGone(t *testing.T) {
 					from = 0
 				}
 				old := x.ask(2, from)
-				old.start, old.heard, old.cut = c.start, true, old.end
+				old.start, old.heard, old.cut = c.start, c.heard, old.end
+				time.Sleep(c.silent)
 				k := &talk{all: x.talks, id: old.id, start: 2, lane: &x.outside, started: make(chan struct{})}
-				start := time.Now()
-				if got := k.begin(t.Context(), turnWait); got != c.goes || time.Since(start) != c.soonest {
+				start, soonest := time.Now(), turnWait
+				if c.goes {
+					soonest = 0
+				}
+				if got := k.begin(t.Context(), turnWait); got != c.goes || time.Since(start) != soonest {
 					t.Errorf("goes on %v after %v", got, time.Since(start))
 				}
 			})

@@ -33,7 +33,7 @@ func TestDialsEndWhenAnAddressIsLost(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, _ *world) {
-				o, ctx := newOutgoing(), t.Context()
+				o, ctx := newConns(), t.Context()
 				ended := false
 				go func() {
 					_, err := o.dial(ctx, endlessDial{}, b)
