@@ -67,7 +67,8 @@ func (r *replica) bury(a *author, departure Entry, ch *change) {
 	for _, ep := range append([]*epoch{a.current, a.older}, a.next...) {
 		r.drop(a, ep, ch)
 	}
-	a.current, a.older, a.next, a.gone, a.lone = nil, nil, nil, &departure, nil
+	r.setLone(a, nil, ch)
+	a.current, a.older, a.next, a.gone = nil, nil, nil, &departure
 	r.summed = nil
 	r.hold(a, len(departure.raw))
 	ch.put = append(ch.put, departure)
@@ -94,22 +95,52 @@ func (m *Mesh) loadGraves(es []Entry) {
 	}
 }
 
+// loadLone finds departures on the disk that are in no log of what was loaded: of one that
+// is not whole, or does not know of them.
+func (m *Mesh) loadLone(es []Entry) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	ch := &change{}
+	for _, e := range es {
+		if e.Author != m.id {
+			m.logs.takeDeparture(e, ch)
+		}
+	}
+	m.storeLocked(ch)
+}
+
 // takeDeparture is for a departure that came without the log before it: whoever
 // sent it in an exchange has removed that log already, or keeps it back, or has an epoch
 // of later. The log is kept for as long as that of any departed host, since the rest of it
 // may come.
-func (r *replica) takeDeparture(e Entry) bool {
+func (r *replica) takeDeparture(e Entry, ch *change) bool {
 	a := r.authors[e.Author]
 	if e.Kind != KindDepart || a == nil || a.departure() != nil || a.gone != nil || a.lone != nil {
 		return false
 	}
-	a.lone, a.said, r.summed = &e, nil, nil
+	r.setLone(a, &e, ch)
+	a.said, r.summed = nil, nil
 	return true
+}
+
+// setLone keeps a departure beside the log, on the disk, too.
+func (r *replica) setLone(a *author, e *Entry, ch *change) {
+	if a.lone == e {
+		return
+	}
+	if a.lone != nil {
+		r.hold(a, -len(a.lone.raw))
+		ch.drop(*a.lone)
+	}
+	if a.lone = e; e != nil {
+		r.hold(a, len(e.raw))
+		ch.put = append(ch.put, *e)
+	}
 }
 
 // settleDepartures looks at departures that came in an exchange which is over.
 func (m *Mesh) settleDepartures(es []Entry) {
-	changed := false
+	changed, ch := false, &change{}
 	m.mu.Lock()
 	for _, e := range es {
 		a := m.logs.authors[e.Author]
@@ -120,8 +151,9 @@ func (m *Mesh) settleDepartures(es []Entry) {
 		if ep := a.find(e.Epoch); ep == nil || string(ep.early[e.Seq].raw) != string(e.raw) {
 			continue
 		}
-		changed = m.logs.takeDeparture(e) || changed
+		changed = m.logs.takeDeparture(e, ch) || changed
 	}
+	m.storeLocked(ch)
 	if changed {
 		m.publishLocked()
 	}

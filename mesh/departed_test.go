@@ -55,7 +55,7 @@ func TestDepartedLogsGo(t *testing.T) {
 	if logs := here.missing(nil, peer.ID{1}); len(logs) != 0 {
 		t.Errorf("a newcomer is told of the dead: %v", logs)
 	}
-	if !away.takeDeparture(last) || away.root() != empty {
+	if !away.takeDeparture(last, &change{}) || away.root() != empty {
 		t.Error("the departure alone is not taken")
 	}
 	if len(away.log(id)) != 3 {
@@ -108,7 +108,7 @@ func TestDepartureIsNotTakenBack(t *testing.T) {
 			r.settleOlder(id)
 		case "alone":
 			deal(r, later)
-			if !r.takeDeparture(last) {
+			if !r.takeDeparture(last, &change{}) {
 				t.Error("a departure from before the effective epoch is not taken")
 			}
 		default:

@@ -291,6 +291,7 @@ func (r *replica) forget(id peer.ID, ch *change) {
 		ch.drop(*a.gone)
 		r.hold(a, -len(a.gone.raw))
 	}
+	r.setLone(a, nil, ch)
 	if a.strange {
 		r.strangers.number--
 	}
@@ -305,8 +306,10 @@ func (r *replica) holds(e Entry) bool {
 	if a == nil {
 		return false
 	}
-	if a.gone != nil && bytes.Equal(a.gone.raw, e.raw) {
-		return true
+	for _, d := range []*Entry{a.gone, a.lone} {
+		if d != nil && bytes.Equal(d.raw, e.raw) {
+			return true
+		}
 	}
 	ep := a.find(e.Epoch)
 	return ep != nil && e.Seq <= uint64(len(ep.entries)) && bytes.Equal(ep.entries[e.Seq-1].raw, e.raw)
@@ -384,7 +387,7 @@ func (r *replica) fold(a *author, ch *change) (err error) {
 		return left
 	}
 	if a.current != nil {
-		a.lone = unknown(a.current)
+		r.setLone(a, unknown(a.current), ch)
 	}
 	for i := len(a.next) - 1; i >= 0; i-- {
 		ep := a.next[i]
@@ -406,7 +409,8 @@ func (r *replica) fold(a *author, ch *change) (err error) {
 			ch.drop(*a.gone)
 			r.hold(a, -len(a.gone.raw))
 		}
-		a.current, a.older, a.gone, a.lone = ep, nil, nil, unknown(ep)
+		r.setLone(a, unknown(ep), ch)
+		a.current, a.older, a.gone = ep, nil, nil
 		a.next = slices.Delete(a.next, 0, i+1)
 		return nil
 	}

@@ -241,7 +241,7 @@ func tell(t fataler, s Secret, from, to *replica) (err error) {
 	}
 	for _, e := range es { // as settleDepartures
 		if ep := to.authors[e.Author].find(e.Epoch); ep != nil && string(ep.early[e.Seq].raw) == string(e.raw) {
-			to.takeDeparture(e)
+			to.takeDeparture(e, &change{})
 		}
 	}
 	for id := range to.authors {

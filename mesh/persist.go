@@ -88,6 +88,7 @@ func (m *Mesh) load() error {
 	defer func() { m.logs.strangers.restoring = false }()
 	m.loadGraves(es)
 	_, _ = m.take(es, peer.ID{}, false)
+	m.loadLone(es)
 	for k, raw := range meta {
 		if !strings.HasPrefix(k, keyPeer) {
 			continue

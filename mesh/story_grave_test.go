@@ -126,3 +126,53 @@ func TestBackFromTheGraveByANewcomer(t *testing.T) {
 		})
 	})
 }
+
+// A departure lasts over restarts of those that know of it, also beside a part of an epoch that does not know of it, or behind the whole.
+func TestGravesLastOverRestarts(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, other := w.box("host1"), w.box("host2")
+		a.found()
+		other.join(a) // a host alone forgets less
+		w.within(10*time.Second, "two hosts", func() bool { return oneMesh(a, other) })
+		s := newScribe(t, w.secret)
+		id := s.id.ID()
+		before, later := s.farewell(t, 10, "a"), s.past(t, 20, []string{"a"}, []string{"b"})
+		deals := func(ps []proven) {
+			t.Helper()
+			var es []Entry
+			for _, p := range ps {
+				es = append(es, p.Entry)
+			}
+			if _, err := a.mesh.takeOf(es, other.id.ID(), true, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		restart := func(what string) {
+			t.Helper()
+			a.kill()
+			a.join(other)
+			w.within(10*time.Second, what, func() bool { return a.sees(other) == Alive })
+			a.mesh.mu.Lock()
+			defer a.mesh.mu.Unlock()
+			if au := a.mesh.logs.authors[id]; au == nil || au.leaves() == nil {
+				t.Errorf("%s: it is not known that the host has left", what)
+			}
+		}
+		deals(before)
+		a.mesh.mu.Lock()
+		ch := &change{}
+		a.mesh.logs.bury(a.mesh.logs.authors[id], before[len(before)-1].Entry, ch)
+		a.mesh.storeLocked(ch)
+		a.mesh.mu.Unlock()
+		restart("buried")
+		deals(later[:2])
+		time.Sleep(10 * time.Second)
+		restart("with a part of an epoch of later")
+		deals(later[2:])
+		time.Sleep(10 * time.Second)
+		restart("with an epoch of later")
+		if es := a.mesh.State().Logs[id]; len(es) != 4 || es[3].Kind != KindDepart {
+			t.Errorf("its log has %d entries", len(es))
+		}
+	})
+}
