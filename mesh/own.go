@@ -374,6 +374,7 @@ func (m *Mesh) keepRecord(ctx context.Context) {
 			m.log.Error("open a new epoch of the log", "err", err)
 		}
 	}
+	at := m.endpoints() // when this was last looked at: a new epoch may have them in the record already
 	for {
 		select {
 		case <-ctx.Done():
@@ -387,16 +388,20 @@ func (m *Mesh) keepRecord(ctx context.Context) {
 		if m.isLeaving() {
 			continue
 		}
+		now := m.endpoints()
+		if len(now) > 0 {
+			m.conns.moved(at, now)
+			at = now
+		}
 		m.mu.Lock()
 		rec := m.own.rec
 		m.mu.Unlock()
-		if now := m.endpoints(); len(now) > 0 && !slices.Equal(now, rec.Endpoints) {
+		if len(now) > 0 && !slices.Equal(now, rec.Endpoints) {
 			if err := m.changeRecord(func(r *Record) { r.Endpoints = now }); err != nil {
 				m.log.Error("write the new endpoints", "err", err)
 				continue
 			}
 			m.log.Info("own endpoints changed", "endpoints", now)
-			m.conns.moved(rec.Endpoints, now)
 		}
 		if now := m.o.Device(); now != rec.Device() {
 			if err := m.changeRecord(func(r *Record) { r.Ext = m.extensions() }); err != nil {

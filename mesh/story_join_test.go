@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"weft/internal/simnet"
@@ -432,7 +433,7 @@ func TestMeshesFoundedApart(t *testing.T) {
 // A host whose address changes in the middle of an exchange has another one at once: neither
 // side waits until the first, which nobody will ever answer, has been silent for long enough.
 func TestMovesInAnExchange(t *testing.T) {
-	for _, who := range []string{"the host that has begun it", "the host that serves it"} {
+	for _, who := range []string{"the host that has begun it", "the host that serves it", "the host that serves it and opens an epoch"} {
 		for _, lower := range []bool{true, false} { // of the IDs, that of the host that has begun it
 			t.Run(fmt.Sprintf("%s, lower %v", who, lower), func(t *testing.T) {
 				bubble(t, func(t *testing.T, w *world) {
@@ -445,9 +446,9 @@ func TestMovesInAnExchange(t *testing.T) {
 					b.kill()
 					b.join(a)
 					w.within(5*time.Second, "an exchange", func() bool { return b.mesh.talks.with(a.id.ID()) && a.mesh.talks.with(b.id.ID()) })
-					m := b
-					if who == "the host that serves it" {
-						m = a
+					m := a
+					if who == "the host that has begun it" {
+						m = b
 					}
 					old := m.addr
 					m.host.RemoveAddr(old)
@@ -455,6 +456,10 @@ func TestMovesInAnExchange(t *testing.T) {
 					m.addr = netip.MustParseAddr("192.168.48.99")
 					w.mu.Unlock()
 					m.host.AddAddr(m.addr)
+					if strings.Contains(who, "epoch") { // its record has the new address, whoever looks
+						poke(m.mesh.reroll)
+						synctest.Wait()
+					}
 					m.mesh.Refresh()
 					m.append("moved")
 					if _, err := m.mesh.appendLocking([]Draft{{KindName, []byte("told to nobody")}}, nil, true); err != nil {

@@ -107,7 +107,7 @@ func (m *Mesh) noticeDepartureLocked() (news bool) {
 	if own := m.ownEpochLocked(); own != nil && own.departed != nil && own.departed.Seq > uint64(own.snapshot) {
 		return false
 	}
-	return m.notices.set("departed", "this host was reset and has left the mesh for good, and its state was put back from before that: "+
+	return m.notices.set("departed", "this host was reset, or a copy of its machine was, and has left the mesh for good; its state is from before that: "+
 		"the others take nothing from it. Run `weft reset --force` here and launch it again: it gets an identity of its own", time.Now())
 }
 

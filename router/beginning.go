@@ -97,9 +97,9 @@ func (b beginning) differs(l *ipam.Ledger) string {
 	case b.first == 0, b.first == max(first, 1) && (b.seeds != nil) == named:
 		return ""
 	case first == 0:
-		return "this host was launched with another --ipalloc-init than the founder of the mesh, which has the whole range to begin with; the founder's counts"
+		return "this host was launched with another --ipalloc-init than the founder of the mesh, which has the whole range to begin with; the founder's counts (launch with --ipalloc-init consensus to be told no more)"
 	case named:
-		return fmt.Sprintf("this host was launched with another --ipalloc-init than the founder of the mesh, which has named %d hosts to begin the ring; the founder's counts", first)
+		return fmt.Sprintf("this host was launched with another --ipalloc-init than the founder of the mesh, which has named %d hosts to begin the ring; the founder's counts (launch with --ipalloc-init consensus to be told no more)", first)
 	}
-	return fmt.Sprintf("this host was launched with another --ipalloc-init than the founder of the mesh, consensus=%d; the founder's counts", first)
+	return fmt.Sprintf("this host was launched with another --ipalloc-init than the founder of the mesh, consensus=%d; the founder's counts (launch with --ipalloc-init consensus to be told no more)", first)
 }

@@ -4,8 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"net/url"
-	"sync"
+	"sync/atomic"
 
 	"github.com/spf13/cobra"
 )
@@ -37,16 +38,19 @@ With --force this host decides alone, at the operator's risk.`,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			var out []removedPeer
 			var errs []error
-			for i, remove := range a.rmpeers(cmd.Context(), names, force) {
+			most := atOnce
+			for _, name := range names {
 				if force {
-					fmt.Fprintf(a.stderr, "weft: warning: by force nobody else is asked: if %s, or a host that it has given space to, still runs somewhere, its addresses are given to others as well\n", names[i])
+					fmt.Fprintf(a.stderr, "weft: warning: by force nobody else is asked: if %s, or a host that it has given space to, still runs somewhere, its addresses are given to others as well\n", name)
+					most = 1 // which is the last one matters
 				}
-				r, err := remove()
-				if err != nil {
-					errs = append(errs, err)
+			}
+			for r := range a.rmpeers(cmd.Context(), names, force, most) {
+				if r.err != nil {
+					errs = append(errs, r.err)
 					continue
 				}
-				if out = append(out, r); !asJSON {
+				if out = append(out, r.removedPeer); !asJSON {
 					fmt.Fprintf(a.stdout, "%d IPs taken over from %s\n", r.IPs, r.Peer)
 				}
 			}
@@ -61,16 +65,38 @@ With --force this host decides alone, at the operator's risk.`,
 	return a.socketFlags(cmd)
 }
 
-// rmpeers asks for the takeover of each host when its function is called. Those that a
-// majority decides are asked for together: one may have to wait for another of them.
-func (a *app) rmpeers(ctx context.Context, names []string, force bool) (removes []func() (removedPeer, error)) {
-	for _, name := range names {
-		remove := sync.OnceValues(func() (removedPeer, error) { return a.rmpeer(ctx, name, force) })
-		if removes = append(removes, remove); !force {
-			go func() { _, _ = remove() }()
+// atOnce is how many takeovers are asked for at a time: one may have to wait for another
+// of them. A host proposes so many for others.
+const atOnce = 8
+
+type removal struct {
+	removedPeer
+	err error
+}
+
+// rmpeers asks for the takeover of each host, of so many at a time, and returns what came
+// of each in their order.
+func (a *app) rmpeers(ctx context.Context, names []string, force bool, most int) iter.Seq[removal] {
+	done := make([]chan removal, len(names))
+	for i := range names {
+		done[i] = make(chan removal, 1)
+	}
+	var next atomic.Int64
+	for range min(most, len(names)) {
+		go func() {
+			for i := int(next.Add(1)) - 1; i < len(names); i = int(next.Add(1)) - 1 {
+				r, err := a.rmpeer(ctx, names[i], force)
+				done[i] <- removal{r, err}
+			}
+		}()
+	}
+	return func(yield func(removal) bool) {
+		for _, c := range done {
+			if !yield(<-c) {
+				return
+			}
 		}
 	}
-	return removes
 }
 
 func (a *app) rmpeer(ctx context.Context, name string, force bool) (r removedPeer, err error) {
