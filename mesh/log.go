@@ -82,6 +82,7 @@ type epoch struct {
 	entries  []Entry // 1 to n; only ever appended to, so that a prefix may be shared
 	bytes    int
 	sum      [32]byte         // SHA-256 chain over entries
+	grants   grantSet         // of entries
 	early    map[uint64]Entry // beyond a gap
 	waiting  int              // bytes of those
 	touched  uint64           // author.tick when an entry came last

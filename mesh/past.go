@@ -179,7 +179,7 @@ func (p *past) former(own, open *epoch) {
 // copy shares the entries.
 func (ep *epoch) copy() epoch {
 	c := *ep
-	c.entries, c.early, c.waiting = ep.entries[:len(ep.entries):len(ep.entries)], make(map[uint64]Entry), 0
+	c.entries, c.grants, c.early, c.waiting = ep.entries[:len(ep.entries):len(ep.entries)], grantSet{}, make(map[uint64]Entry), 0
 	return c
 }
 

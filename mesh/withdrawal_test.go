@@ -453,3 +453,33 @@ func TestStateHasGrantsOfEpochsThatWait(t *testing.T) {
 		t.Errorf("the log says %q", said)
 	}
 }
+
+// Old epochs that come again and again cost nothing that grows with the log they are compared with.
+func TestGrantsAreLookedUp(t *testing.T) {
+	s := newScribe(t, NewSecret())
+	var many []string
+	for i := range 1000 {
+		many = append(many, fmt.Sprint("grant ", i))
+	}
+	r := newReplica()
+	mergeAll(t, r, s.past(t, 20, many, nil))
+	own := r.authors[s.id.ID()].current
+	for _, c := range []struct {
+		grant string
+		kept  bool
+	}{{many[999], true}, {"another", false}} {
+		old := newReplica()
+		mergeAll(t, old, s.past(t, 10, []string{c.grant}, nil))
+		ep := old.authors[s.id.ID()].current
+		if n := testing.AllocsPerRun(10, func() {
+			if ep.keptBy(own) != c.kept {
+				t.Errorf("%s is kept: %v", c.grant, !c.kept)
+			}
+		}); n > 10 {
+			t.Errorf("%v allocations", n)
+		}
+	}
+	if c := own.copy(); c.grants.sums != nil {
+		t.Error("a copy writes to the same set")
+	}
+}
