@@ -92,13 +92,15 @@ func runBoth(ctx context.Context, d daemon, srv *api.Server, started func() erro
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return srv.Run(ctx) })
 	g.Go(func() error {
-		defer cancel() // a router that ends takes its API with it
+		var err error
 		select {
 		case <-srv.Ready():
-			return d.Run(ctx)
+			err = d.Run(ctx)
 		case <-ctx.Done():
-			return d.Close()
+			err = d.Close()
 		}
+		cancel() // a router that ends takes its API with it; one that panics does not, or the process could end well before it has
+		return err
 	})
 	g.Go(func() error {
 		select {
