@@ -36,7 +36,7 @@ bubbles: ## simulations in virtual time, without the race detector (see docs/dec
 sim: sim-ipam ## more random stories of hosts (`make sim SEEDS=10000`), or one again, told at length (`make sim SEED=17`)
 	SEEDS=$(SEEDS) SEED=$(SEED) $(GO) test -timeout 0 -count 1 -v -run '^TestSimulations$$' ./mesh | grep -vE '^ *(=== RUN|--- PASS)'
 
-bench: ## measure meshes of 3 to 200 hosts in virtual time (`make bench BENCH_HOSTS="3 50"`; 1000 takes 20 minutes and 12 GB)
+bench: ## measure meshes of 3 to 200 hosts in virtual time (`make bench BENCH_HOSTS="3 50"`; 1000 takes 20 minutes and up to 24 GB)
 	@BENCH_HOSTS="$(BENCH_HOSTS)" $(GO) test -timeout 0 -count 1 -v -run '^TestBench$$' ./mesh | grep -vE '^(=== RUN|--- PASS|PASS)'
 
 sim-ipam: ## more random stories of the ring alone; a failure prints how to run it again

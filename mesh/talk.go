@@ -225,7 +225,7 @@ func (k *talk) cutOthers(stale func(*talk) bool) bool {
 func (k *talk) cutSlowest() {
 	k.all.mu.Lock()
 	defer k.all.mu.Unlock()
-	if !slices.Contains(k.all.waiting, k) || !k.all.freeLocked(k) || k.lane == nil || k.lane.n < k.lane.most || k.lane.from[k.from] >= k.lane.each {
+	if !slices.Contains(k.all.waiting, k) || !k.all.freeLocked(k) || k.lane == nil || k.lane.n < k.lane.most || k.beside() >= k.lane.each {
 		return
 	}
 	var worst *talk

@@ -211,9 +211,12 @@ func (r *Router) look() *view {
 	var stray []ipam.Allocation
 	if r.alloc != nil && v.Ledger != nil {
 		stray = r.alloc.Stray()
-		if old := r.view.Load(); old == nil || !slices.Equal(old.Stray, stray) {
+		old := r.view.Load()
+		if old == nil || !slices.Equal(old.Stray, stray) {
 			r.pokeNames() // theirs are not answered here
-			for _, s := range stray {
+		}
+		for _, s := range stray {
+			if old == nil || !slices.Contains(old.Stray, s) {
 				r.log.Warn("the address of a container is not this host's any more: it is taken off", "container", s.Container, "address", s.Addr)
 			}
 		}

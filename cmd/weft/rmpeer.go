@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"net/url"
-	"sync/atomic"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"weft/router"
 )
 
 // removedPeer is what the router says of a takeover.
@@ -38,14 +39,12 @@ With --force this host decides alone, at the operator's risk.`,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			var out []removedPeer
 			var errs []error
-			most := atOnce
 			for _, name := range names {
 				if force {
 					fmt.Fprintf(a.stderr, "weft: warning: by force nobody else is asked: if %s, or a host that it has given space to, still runs somewhere, its addresses are given to others as well\n", name)
-					most = 1 // which is the last one matters
 				}
 			}
-			for r := range a.rmpeers(cmd.Context(), names, force, most) {
+			for _, r := range a.rmpeers(cmd.Context(), names, force) {
 				if r.err != nil {
 					errs = append(errs, r.err)
 					continue
@@ -65,38 +64,28 @@ With --force this host decides alone, at the operator's risk.`,
 	return a.socketFlags(cmd)
 }
 
-// atOnce is how many takeovers are asked for at a time: one may have to wait for another
-// of them. A host proposes so many for others.
-const atOnce = 8
-
 type removal struct {
 	removedPeer
 	err error
 }
 
-// rmpeers asks for the takeover of each host, of so many at a time, and returns what came
-// of each in their order.
-func (a *app) rmpeers(ctx context.Context, names []string, force bool, most int) iter.Seq[removal] {
-	done := make([]chan removal, len(names))
-	for i := range names {
-		done[i] = make(chan removal, 1)
+// rmpeers asks for the takeover of each host, and returns what came of each in their order.
+// Those that a majority decides are asked for together, as many as a host proposes for
+// others: one may have to wait for another. By force, which is the last one matters.
+func (a *app) rmpeers(ctx context.Context, names []string, force bool) []removal {
+	out := make([]removal, len(names))
+	var g errgroup.Group
+	if g.SetLimit(router.MaxWishes); force {
+		g.SetLimit(1)
 	}
-	var next atomic.Int64
-	for range min(most, len(names)) {
-		go func() {
-			for i := int(next.Add(1)) - 1; i < len(names); i = int(next.Add(1)) - 1 {
-				r, err := a.rmpeer(ctx, names[i], force)
-				done[i] <- removal{r, err}
-			}
-		}()
+	for i, name := range names {
+		g.Go(func() error {
+			out[i].removedPeer, out[i].err = a.rmpeer(ctx, name, force)
+			return nil
+		})
 	}
-	return func(yield func(removal) bool) {
-		for _, c := range done {
-			if !yield(<-c) {
-				return
-			}
-		}
-	}
+	_ = g.Wait()
+	return out
 }
 
 func (a *app) rmpeer(ctx context.Context, name string, force bool) (r removedPeer, err error) {

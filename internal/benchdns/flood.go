@@ -47,7 +47,7 @@ func (w work) flooded(name string, seconds int, coredns string) error {
 	if err != nil {
 		return err
 	}
-	time.Sleep(500 * time.Millisecond)
+	time.Sleep(500 * time.Millisecond) // until the server's queue is full; that it was, greedy.stop sees
 	share, took, err := modest(time.Duration(seconds) * time.Second)
 	p, floodErr := greedy.stop()
 	if err := errors.Join(err, floodErr); err != nil {
