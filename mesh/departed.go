@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"cmp"
+	"slices"
 	"time"
 
 	"weft/peer"
@@ -123,7 +124,8 @@ func (r *replica) takeDeparture(e Entry, ch *change) bool {
 	return true
 }
 
-// setLone keeps a departure beside the log, on the disk, too.
+// setLone keeps a departure beside the log; on the disk, too, if there is something of a log:
+// one alone there is a grave.
 func (r *replica) setLone(a *author, e *Entry, ch *change) {
 	if a.lone == e {
 		return
@@ -134,7 +136,9 @@ func (r *replica) setLone(a *author, e *Entry, ch *change) {
 	}
 	if a.lone = e; e != nil {
 		r.hold(a, len(e.raw))
-		ch.put = append(ch.put, *e)
+		if a.current != nil || slices.ContainsFunc(a.next, func(ep *epoch) bool { return len(ep.entries) > 0 }) {
+			ch.put = append(ch.put, *e)
+		}
 	}
 }
 

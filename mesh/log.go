@@ -424,6 +424,7 @@ func (r *replica) replace(id peer.ID, from *replica) {
 		for _, ep := range append([]*epoch{a.current, a.older}, a.next...) {
 			r.drop(a, ep, &change{})
 		}
+		r.setLone(a, nil, &change{})
 	}
 	a := from.authors[id]
 	r.authors[id], a.strange = a, false

@@ -222,8 +222,8 @@ func (r *Router) propose(ctx context.Context, b *books, dead peer.ID) error {
 	return &Error{Msg: fmt.Sprintf("nobody could be asked to take %v for dead", dead), Err: errors.Join(errs...), Code: 409, Tip: "`weft status peers` shows who is in reach"}
 }
 
-// MaxWishes bounds the takeovers that are wished at a host at a time, by others or its operator.
-const MaxWishes = 8
+// maxWishes bounds the takeovers that are wished here at a time.
+const maxWishes = 8
 
 // proposeFor makes another host's takeover this one's wish, for a while. What is
 // decided stays for ever, so only the death of a host that owns something, and that
@@ -252,7 +252,7 @@ func (r *Router) proposeFor(from peer.ID, body []byte) error {
 		return fmt.Errorf("%s was taken over already", shown)
 	case wished && old.to != from:
 		return fmt.Errorf("somebody else is taking over from %s", shown)
-	case !wished && len(r.taking) >= MaxWishes:
+	case !wished && len(r.taking) >= maxWishes:
 		return fmt.Errorf("%d takeovers are wished already", len(r.taking))
 	}
 	if !wished && time.Since(r.hastened) >= time.Minute { // who asks waits for seconds; no member fills the log

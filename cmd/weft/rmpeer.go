@@ -8,8 +8,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
-
-	"weft/router"
 )
 
 // removedPeer is what the router says of a takeover.
@@ -70,21 +68,28 @@ type removal struct {
 }
 
 // rmpeers asks for the takeover of each host, and returns what came of each in their order.
-// Those that a majority decides are asked for together, as many as a host proposes for
-// others: one may have to wait for another. By force, which is the last one matters.
+// Those that a majority decides are asked for together, since none may come into force before
+// all are decided; a host proposes so many for others at a time, so what was refused is asked
+// for once more. By force, which is the last one matters.
 func (a *app) rmpeers(ctx context.Context, names []string, force bool) []removal {
-	out := make([]removal, len(names))
+	out, rounds := make([]removal, len(names)), min(len(names), 2)
 	var g errgroup.Group
-	if g.SetLimit(router.MaxWishes); force {
+	if force {
 		g.SetLimit(1)
+		rounds = 1
 	}
-	for i, name := range names {
-		g.Go(func() error {
-			out[i].removedPeer, out[i].err = a.rmpeer(ctx, name, force)
-			return nil
-		})
+	for round := range rounds {
+		for i, name := range names {
+			if round > 0 && out[i].err == nil {
+				continue
+			}
+			g.Go(func() error {
+				out[i].removedPeer, out[i].err = a.rmpeer(ctx, name, force)
+				return nil
+			})
+		}
+		_ = g.Wait()
 	}
-	_ = g.Wait()
 	return out
 }
 
