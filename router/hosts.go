@@ -16,6 +16,8 @@ import (
 
 const (
 	hostsMark = "# weft"
+	// hostsWas stands before a line of somebody else's that gives the container's name another address, as the engine does.
+	hostsWas = "# weft, while attached: "
 	// maxHosts is how large a hosts file is rewritten, in bytes: root in the container writes it, too, and makes it as large as the
 	// disk allows, or larger without a byte on it.
 	maxHosts = 1 << 20
@@ -123,8 +125,8 @@ func openHosts(path string, flag int) (*os.File, error) {
 	return f, nil
 }
 
-// hostsWith is the hosts file with the mesh's addresses for the hostname, and
-// without other addresses for it; with none of the mesh's, what others wrote stays.
+// hostsWith is the hosts file with the mesh's addresses for the hostname, where other
+// addresses for it are comments; with none of the mesh's, it is what others wrote.
 func hostsWith(old, hostname, domain string, addrs []netip.Addr) string {
 	short, _, _ := strings.Cut(hostname, ".")
 	names := []string{hostname}
@@ -139,13 +141,18 @@ func hostsWith(old, hostname, domain string, addrs []netip.Addr) string {
 		fmt.Fprintf(&b, "%s\t%s %s\n", a, strings.Join(names, " "), hostsMark)
 	}
 	for line := range strings.Lines(old) {
-		entry, _, _ := strings.Cut(line, "#")
-		own := false
-		for i, f := range strings.Fields(entry) {
-			own = own || i > 0 && f == hostname
+		for strings.HasPrefix(line, hostsWas) {
+			line = line[len(hostsWas):]
 		}
-		if own && len(addrs) > 0 || strings.HasSuffix(strings.TrimSpace(line), hostsMark) {
+		if strings.HasSuffix(strings.TrimSpace(line), hostsMark) {
 			continue
+		}
+		entry, _, _ := strings.Cut(line, "#")
+		for i, f := range strings.Fields(entry) {
+			if i > 0 && f == hostname && len(addrs) > 0 {
+				b.WriteString(hostsWas)
+				break
+			}
 		}
 		b.WriteString(line)
 	}

@@ -15,12 +15,15 @@ import (
 func TestHostsFile(t *testing.T) {
 	old := "127.0.0.1\tlocalhost\n172.17.0.2\tweb web.weft.local\n# a comment\n10.1.1.1\tother\n"
 	got := hostsWith(old, "web", "weft.local", []netip.Addr{netip.MustParseAddr("10.32.0.1")})
-	want := "10.32.0.1\tweb web.weft.local # weft\n127.0.0.1\tlocalhost\n# a comment\n10.1.1.1\tother\n"
+	want := "10.32.0.1\tweb web.weft.local # weft\n127.0.0.1\tlocalhost\n# weft, while attached: 172.17.0.2\tweb web.weft.local\n# a comment\n10.1.1.1\tother\n"
 	if got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 	if again := hostsWith(got, "web", "weft.local", []netip.Addr{netip.MustParseAddr("10.32.0.1")}); again != want {
 		t.Errorf("again\n%s", again)
+	}
+	if back := hostsWith(got, "web", "weft.local", nil); back != old {
+		t.Errorf("detached, got\n%s\nwant\n%s", back, old)
 	}
 }
 
@@ -28,7 +31,7 @@ func TestHostsFile(t *testing.T) {
 func TestHostsFileComments(t *testing.T) {
 	old := "10.1.1.1\tdb # backend of web\n# the web server\n127.0.0.1 localhost #web web\n"
 	got := hostsWith(old+"172.17.0.2\tweb # as web was\n", "web", "", []netip.Addr{netip.MustParseAddr("10.32.0.1")})
-	if want := "10.32.0.1\tweb # weft\n" + old; got != want {
+	if want := "10.32.0.1\tweb # weft\n" + old + "# weft, while attached: 172.17.0.2\tweb # as web was\n"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
@@ -75,7 +78,7 @@ func TestHostsFileThatIsNone(t *testing.T) {
 			continue
 		}
 		b, _ := os.ReadFile(path)
-		if text := "10.32.0.1\tweb # weft\n127.0.0.1\tlocalhost\n"; err != nil || !strings.HasPrefix(string(b), text) {
+		if text := "10.32.0.1\tweb # weft\n" + hostsWas + "172.17.0.2\tweb\n127.0.0.1\tlocalhost\n"; err != nil || !strings.HasPrefix(string(b), text) {
 			t.Errorf("%s: %.100q, %v", c.what, b, err)
 		}
 	}

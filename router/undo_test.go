@@ -89,15 +89,15 @@ func TestHostsFileOfAContainer(t *testing.T) {
 		t.Fatal(err)
 	}
 	attach(0, "10.32.0.1/12", "10.33.0.1/16")
-	has("10.32.0.1\tc1 # weft\n10.33.0.1\tc1 # weft\n127.0.0.1\tlocalhost\n")
+	has("10.32.0.1\tc1 # weft\n10.33.0.1\tc1 # weft\n127.0.0.1\tlocalhost\n" + hostsWas + "172.17.0.2\tc1\n")
 	detach(0, "10.33.0.1/16")
-	has("10.32.0.1\tc1 # weft\n127.0.0.1\tlocalhost\n")
+	has("10.32.0.1\tc1 # weft\n127.0.0.1\tlocalhost\n" + hostsWas + "172.17.0.2\tc1\n")
 	h.engine.away = true
 	detach(1, "10.32.0.1/12")
 	h.engine.away = false
 	attach(0, "10.32.0.1/12")
 	detach(0, "10.32.0.1/12")
-	has("127.0.0.1\tlocalhost\n")
+	has("127.0.0.1\tlocalhost\n172.17.0.2\tc1\n")
 	if err := os.WriteFile(path, []byte("172.17.0.2\tc1\n"), 0o644); err != nil { // as when it is started
 		t.Fatal(err)
 	}
