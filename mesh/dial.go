@@ -185,7 +185,7 @@ func (m *Mesh) dialHosts(ctx context.Context, startAny, startMet func(func()) bo
 		if h.dialled.IsZero() {
 			h.dialled = now
 		}
-		h.dialling, h.nextDial = true, now.Add(untilRedial(now.Sub(h.dialled), known))
+		h.dialling, h.nextDial = true, now.Add(untilRedial(now.Sub(h.dialled), known && !h.left))
 		dial := func() {
 			_ = m.rejoin(ctx, id, addrs...)
 			m.mu.Lock()
@@ -216,13 +216,16 @@ func (m *Mesh) dueLocked(now time.Time) (met, others []peer.ID) {
 }
 
 // wantedLocked tells that a host should be met again: it is not in gossip and
-// has not announced a stop. A host that stopped comes back by itself. One whose
+// has not announced a stop. A host that stopped comes back by itself, but does not find
+// one that had stopped before it, and was down itself when it came back: if all stop, each
+// may know of the others that they have. So a stop of before this router started holds
+// nobody off, but for who has departed. A host whose
 // tunnel still works, so that it counts as alive, is dialled too: the answers are
 // what shows that the tunnel works. While there is not room for all strangers it may be
 // that two hosts do not hear of each other, or one not of the other: those that gossip
 // holds alive and this host has not met are dialled, too.
 func (m *Mesh) wantedLocked(id peer.ID, h *host) bool {
-	if m.leaving || h.left || h.gossip && !(m.logs.strangers.full() && m.logs.strangers.unmet(id)) {
+	if m.leaving || m.awayLocked(id, h) || h.gossip && !(m.logs.strangers.full() && m.logs.strangers.unmet(id)) {
 		return false
 	}
 	if m.o.Discovery {
@@ -234,6 +237,15 @@ func (m *Mesh) wantedLocked(id peer.ID, h *host) bool {
 		}
 	}
 	return false
+}
+
+// awayLocked tells that a host has stopped, and will come by itself if it comes back.
+func (m *Mesh) awayLocked(id peer.ID, h *host) bool {
+	if !h.left || !h.past {
+		return h.left
+	}
+	a := m.logs.authors[id]
+	return a != nil && a.leaves() != nil
 }
 
 // pickLost picks one random host that should be met again; every other time, if there

@@ -15,6 +15,7 @@ type host struct {
 	rec  Record
 	raw  []byte // of rec
 	left bool   // rec announces a stop
+	past bool   // rec is from before this router started: who had stopped then may be back
 
 	nodes   int  // of eachHostLocked, for a sign
 	current bool // likewise
@@ -133,7 +134,7 @@ func (m *Mesh) noteRecordLocked(rec Record, raw []byte, w word) bool {
 	} else if !fresher(rec, h.rec) {
 		return false
 	}
-	h.rec, h.raw, h.left, h.news = rec, bytes.Clone(raw), rec.left(), time.Now()
+	h.rec, h.raw, h.left, h.past, h.news = rec, bytes.Clone(raw), rec.left(), m.logs.strangers.restoring, time.Now()
 	m.waitLocked(bucketMesh, remembered(id), h.raw, known)
 	poke(m.look)
 	return true

@@ -252,7 +252,7 @@ func fold(es []Entry) []string {
 
 // introduce is the operator's part, and needed only where nothing leads from one
 // host to another: all that either knows of the other is an address that it had
-// before it moved, or a stop, or a disk was lost. `weft connect` then, once. It tells
+// before it moved, or a stop that it has heard itself, or a disk was lost. `weft connect` then, once. It tells
 // whether it was.
 func (s *sim) introduce() (needed bool) {
 	group := make(map[*actor]*actor) // of a host: one that stands for all that lead to it
@@ -301,7 +301,10 @@ func (a *actor) leadsTo(b *actor) bool {
 		}
 	}
 	h, ok := a.mesh.State().Host(b.id.ID())
-	return ok && h.Liveness != Left && slices.Contains(h.Record.Endpoints, at)
+	a.mesh.mu.Lock()
+	defer a.mesh.mu.Unlock()
+	x := a.mesh.hosts[b.id.ID()]
+	return ok && (x == nil || !a.mesh.awayLocked(b.id.ID(), x)) && slices.Contains(h.Record.Endpoints, at)
 }
 
 // refuse makes every write fail with err; nil: no more.

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -121,6 +122,34 @@ func TestAllRestartAtOnce(t *testing.T) {
 		t.Logf("after %v", took)
 		if a.mesh.State().Founding.Founder != a.id.ID() || c.mesh.State().Founding.Founder != a.id.ID() {
 			t.Error("the founding is forgotten")
+		}
+	})
+}
+
+// Each has heard of the others that they stop.
+func TestAllStopAtOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		bs := w.meet(3)
+		gone := w.box("host4")
+		gone.join(bs[0])
+		w.within(5*time.Second, "four hosts", func() bool { return oneMesh(append(bs, gone)...) })
+		w.depart(gone, false, bs...)
+		var wg sync.WaitGroup
+		for _, b := range bs {
+			wg.Go(b.stop)
+		}
+		wg.Wait()
+		for _, b := range bs {
+			b.launch()
+		}
+		w.within(5*time.Second, "three hosts again", func() bool { return oneMesh(bs...) })
+		// Who has departed does not come back, and is not looked for.
+		for _, b := range bs {
+			b.mesh.mu.Lock()
+			if h := b.mesh.hosts[gone.id.ID()]; h != nil && !h.dialled.IsZero() {
+				t.Errorf("%s dials who has departed", b.name)
+			}
+			b.mesh.mu.Unlock()
 		}
 	})
 }

@@ -39,7 +39,7 @@ func (r *Router) handle(ctx context.Context, from peer.ID, method string, body [
 }
 
 // give grants part of this host's space in a subnet to another host, at most
-// half of it. The grants are in this host's log, on disk, before it answers,
+// half of it, or the one address that it asks for. The grants are in this host's log, on disk, before it answers,
 // and no address of them can be allocated here in between.
 func (r *Router) give(to peer.ID, subnet netip.Prefix) ([]byte, error) {
 	r.mu.Lock()
@@ -140,8 +140,25 @@ func (r *Router) mayAsk(id peer.ID) (bool, error) {
 	return ok && !h.Self && h.Liveness == mesh.Alive, r.mayTake()
 }
 
+// asksFor is what a host is asked for that may have space in subnet: half of that, or if
+// that is one address and somebody here waits, all. Hosts without need would pass it to
+// each other for ever.
+func (r *Router) asksFor(id peer.ID, subnet netip.Prefix) netip.Prefix {
+	r.mu.Lock()
+	wanted := !r.wantedSince.IsZero()
+	r.mu.Unlock()
+	ring, err := r.ringNow()
+	if err != nil || !wanted {
+		return subnet
+	}
+	if one, ok := ring.Single(ipam.Owner(id), subnet); ok {
+		return one
+	}
+	return subnet
+}
+
 func (r *Router) askOne(ctx context.Context, id peer.ID, subnet netip.Prefix) (bool, error) {
-	answer, err := r.mesh.Call(ctx, id, methodAsk, encodePrefix(subnet))
+	answer, err := r.mesh.Call(ctx, id, methodAsk, encodePrefix(r.asksFor(id, subnet)))
 	if err != nil {
 		return false, err
 	}

@@ -97,6 +97,35 @@ func TestDonorsAreWeighted(t *testing.T) {
 	}
 }
 
+// Half of a single address is nothing: who needs it asks for that very address, and who needs none does not.
+func TestTheLastAddressIsAskedForByName(t *testing.T) {
+	f := newFounder(t)
+	r := f.start()
+	f.seeded(r)
+	one, two := peer.ID{1}, peer.ID{2}
+	for to, prefixes := range map[peer.ID][]string{one: {"10.45.0.9/32", "10.46.0.0/32"}, two: {"10.45.0.16/31"}} {
+		for _, p := range prefixes {
+			f.gives(r, to, p)
+		}
+	}
+	asks := func(id peer.ID, subnet, want string) {
+		t.Helper()
+		if got := r.asksFor(id, pfx(subnet)); got != pfx(want) {
+			t.Errorf("%v is asked for space in %s by asking for %v, want %s", id, subnet, got, want)
+		}
+	}
+	asks(one, "10.45.0.0/24", "10.45.0.0/24")
+	r.waitsForSpace(1, 0)
+	asks(one, "10.45.0.0/24", "10.45.0.9/32")
+	asks(one, "10.45.0.0/16", "10.45.0.9/32")
+	asks(one, "10.32.0.0/12", "10.32.0.0/12") // there are two
+	asks(one, "10.46.0.0/24", "10.46.0.0/24") // nobody can have the first of a subnet
+	asks(two, "10.45.0.0/24", "10.45.0.0/24")
+	asks(two, "10.45.0.16/32", "10.45.0.16/32")
+	r.waitsForSpace(-1, 0)
+	asks(one, "10.45.0.0/24", "10.45.0.0/24")
+}
+
 // An attach whose client hangs up ends, over the socket as here, and nothing is kept for it.
 func TestAttachHangsUpOverTheAPI(t *testing.T) {
 	h := newRealHost(t)
