@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -73,6 +74,9 @@ type removal struct {
 // for once more. By force, which is the last one matters.
 func (a *app) rmpeers(ctx context.Context, names []string, force bool) []removal {
 	out, rounds := make([]removal, len(names)), min(len(names), 2)
+	defer time.AfterFunc(2*time.Second, func() {
+		fmt.Fprintln(a.stderr, "weft: waiting for a majority of the hosts that own addresses: half a minute or so")
+	}).Stop()
 	var g errgroup.Group
 	if force {
 		g.SetLimit(1)
