@@ -201,12 +201,12 @@ func (m *Mesh) dialHosts(ctx context.Context, startAny, startMet func(func()) bo
 }
 
 // dueLocked are the hosts that should be dialled now: those that are no strangers, and
-// others.
+// others, also those that have stopped.
 func (m *Mesh) dueLocked(now time.Time) (met, others []peer.ID) {
 	for id, h := range m.hosts {
 		switch {
 		case h.dialling || m.talks.with(id) || now.Before(h.nextDial) || len(h.rec.Endpoints) == 0 || !m.wantedLocked(id, h):
-		case !m.logs.strangers.unmet(id):
+		case !m.logs.strangers.unmet(id) && !h.left:
 			met = append(met, id)
 		default:
 			others = append(others, id)
@@ -249,7 +249,7 @@ func (h *host) untilRedial(now time.Time, met bool) time.Duration {
 	if h.left && !h.past {
 		return backoffMax
 	}
-	return untilRedial(now.Sub(h.dialled), met && !h.left)
+	return untilRedial(now.Sub(h.dialled), met)
 }
 
 // pickLost picks one random host that should be met again; every other time, if there
@@ -262,7 +262,7 @@ func (m *Mesh) pickLost() (peer.ID, bool) {
 		if !m.wantedLocked(id, h) || h.left && !h.past || m.talks.with(id) {
 			continue
 		}
-		if ids = append(ids, id); !m.logs.strangers.unmet(id) {
+		if ids = append(ids, id); !m.logs.strangers.unmet(id) && !h.left {
 			met = append(met, id)
 		}
 	}

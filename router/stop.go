@@ -342,7 +342,7 @@ func (r *Router) take(ctx context.Context, from peer.ID, body []byte) error {
 	}
 	for {
 		again := r.passes.next()
-		err := r.carry(ctx, from, g, from)
+		_, err := r.carry(ctx, from, g, from)
 		if err == nil {
 			break
 		}
