@@ -148,7 +148,7 @@ func (r *Router) containerStarted(c docker.Container) error {
 	if err != nil {
 		return err
 	}
-	if err := r.rewriteHosts(todo, c.HostsPath, c.Hostname, c.Domainname); err != nil {
+	if err := r.rewriteHosts(todo); err != nil {
 		r.log.Warn("the container is attached, and its hosts file is not rewritten", "container", todo.Name, "err", err)
 	}
 	return nil
