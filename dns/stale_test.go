@@ -199,6 +199,7 @@ func TestTheLastWordCounts(t *testing.T) {
 				}
 				_, _ = r.ask(t.Context(), q, client{})
 				time.Sleep(time.Minute)
+				synctest.Wait() // the flight is over
 				says = nil
 				m, err := r.ask(t.Context(), q, client{})
 				if ends := err != nil; ends != c.ends {
