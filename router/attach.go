@@ -92,7 +92,7 @@ func (r *Router) attachAs(ctx, wait context.Context, t target, req attachRequest
 	r.mu.Lock()
 	a := r.attached[t.Key]
 	r.mu.Unlock()
-	if err := r.rewriteHosts(a, t.HostsPath, t.Hostname, t.Domainname); err != nil {
+	if err := r.rewriteHosts(a); err != nil {
 		warn = append(warn, fmt.Sprintf("the hosts file of %s was not rewritten: %s", req.Container, describe(err)))
 	}
 	return changed{addrs, warn}, nil
@@ -409,7 +409,7 @@ func (r *Router) detach(ctx context.Context, container string, raw []string) (ch
 		r.free(key, addr)
 	}
 	warn := warnings(r.pass(ctx))
-	if err := r.unwriteHosts(ctx, a); err != nil {
+	if err := r.rewriteHosts(a); err != nil {
 		warn = append(warn, fmt.Sprintf("the hosts file of %s may still name %v: %s", container, gone, describe(err)))
 	}
 	return changed{gone, warn}, nil
