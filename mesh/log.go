@@ -97,6 +97,8 @@ type change struct {
 	del []Entry // dropped with their epoch
 	at  []int   // of each of del: how many of put came before
 
+	lone map[peer.ID]bool // whose departure beside the log is another now, and whether there was one before
+
 	lost []peer.ID // strangers that made room
 }
 
@@ -106,7 +108,9 @@ func (c *change) drop(es ...Entry) {
 	}
 }
 
-func (c *change) empty() bool { return len(c.put) == 0 && len(c.del) == 0 && len(c.lost) == 0 }
+func (c *change) empty() bool {
+	return len(c.put) == 0 && len(c.del) == 0 && len(c.lone) == 0 && len(c.lost) == 0
+}
 
 func newReplica() *replica {
 	return &replica{authors: make(map[peer.ID]*author), strangers: newStrangers()}
@@ -125,7 +129,7 @@ func (r *replica) hold(a *author, n int) {
 func (r *replica) learn(pub ed25519.PublicKey) error {
 	id := peer.IDOf(pub)
 	if a := r.authors[id]; a != nil {
-		if a.key == nil { // a departure from the disk
+		if a.key == nil { // from the disk, by its departure
 			a.key = bytes.Clone(pub)
 		}
 		return nil
@@ -301,16 +305,14 @@ func (r *replica) forget(id peer.ID, ch *change) {
 	r.summed = nil
 }
 
-// holds tells that an entry is in a log or stands for one.
+// holds tells that an entry is in a log or stands for one: what is on the disk under its key.
 func (r *replica) holds(e Entry) bool {
 	a := r.authors[e.Author]
 	if a == nil {
 		return false
 	}
-	for _, d := range []*Entry{a.gone, a.lone} {
-		if d != nil && bytes.Equal(d.raw, e.raw) {
-			return true
-		}
+	if a.gone != nil && bytes.Equal(a.gone.raw, e.raw) {
+		return true
 	}
 	ep := a.find(e.Epoch)
 	return ep != nil && e.Seq <= uint64(len(ep.entries)) && bytes.Equal(ep.entries[e.Seq-1].raw, e.raw)

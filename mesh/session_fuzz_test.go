@@ -144,8 +144,10 @@ func checkHeld(t fataler, r *replica, from int) {
 	t.Helper()
 	held := from
 	for id, a := range r.authors {
-		if a.gone != nil {
-			held += len(a.gone.raw)
+		for _, e := range []*Entry{a.gone, a.lone} {
+			if e != nil {
+				held += len(e.raw)
+			}
 		}
 		if len(a.next) > maxNext {
 			t.Fatalf("%d epochs of %v wait", len(a.next), id)

@@ -232,15 +232,6 @@ func (r *replica) stand(id peer.ID) {
 	}
 }
 
-// restoreGrave takes a departure whose log was removed from the disk.
-func (r *replica) restoreGrave(e Entry) {
-	a := &author{gone: &e, strange: r.strangers.unmet(e.Author)}
-	if r.authors[e.Author] = a; a.strange {
-		r.strangers.number++
-	}
-	r.hold(a, len(e.raw))
-}
-
 // Rely says which hosts the address space of the mesh rests on: who owns some of it,
 // has given what others own, or has decided about it. Their logs are kept although this
 // host may never meet them. ids are all of them; a later call replaces an earlier one.
