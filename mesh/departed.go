@@ -11,8 +11,9 @@ import (
 // grants may still be needed, for as long as others have not seen those of whoever
 // took its space; after departKeep the log is removed here. What stays is that one
 // entry, so that a host which was away all the time and still has the log learns of
-// the departure; after graveKeep that goes, too. Departed hosts do not count in a
-// root, so that hosts which have and have not removed a log yet agree.
+// the departure; after graveKeep that goes, too, or before if others need its place
+// (stranger.go). Departed hosts do not count in a root, so that hosts which have and
+// have not removed a log yet agree.
 //
 // A departure is never taken back. An author that goes on from a state of before it, put
 // back from a backup, opens a higher epoch that does not know of it. That takes effect, with
@@ -69,10 +70,15 @@ func (r *replica) bury(a *author, departure Entry, ch *change) {
 	}
 	r.setLone(a, nil, ch)
 	a.current, a.older, a.next, a.gone = nil, nil, nil, &departure
+	a.unmet, a.born = a.strange, r.strangers.age
 	r.summed = nil
 	r.hold(a, len(departure.raw))
+	r.stand(departure.Author)
 	ch.put = append(ch.put, departure)
 }
+
+// buried tells that of an author nothing but its departure is kept.
+func (a *author) buried() bool { return a.gone != nil && len(a.next) == 0 }
 
 // unbury forgets a departed author.
 func (r *replica) unbury(id peer.ID, ch *change) {
@@ -125,7 +131,7 @@ func (r *replica) restore(a *author) {
 	if r.authors[e.Author] != nil {
 		return
 	}
-	a.strange = r.strangers.unmet(e.Author)
+	a.strange = !a.buried() && r.strangers.unmet(e.Author)
 	if r.authors[e.Author] = a; a.strange {
 		r.strangers.number++
 	}

@@ -72,6 +72,7 @@ type author struct {
 	older   *epoch            // a lower one that may have grants which current lacks; not on the disk
 	tick    uint64            // counts merges, to tell which of next lies idle
 	gone    *Entry            // departed, and the log removed: the entry that says so
+	unmet   bool              // it was a stranger when its log was removed
 	lone    *Entry            // a departure whose log is not here, or has been followed by an epoch that does not know of it
 	said    []Entry           // see replica.said; nil: to be made anew
 }
@@ -99,7 +100,8 @@ type change struct {
 
 	lone map[peer.ID]bool // whose departure beside the log is another now, and whether there was one before
 
-	lost []peer.ID // strangers that made room
+	lost   []peer.ID // strangers that made room
+	opened []peer.ID // graves that did
 }
 
 func (c *change) drop(es ...Entry) {
@@ -109,7 +111,7 @@ func (c *change) drop(es ...Entry) {
 }
 
 func (c *change) empty() bool {
-	return len(c.put) == 0 && len(c.del) == 0 && len(c.lone) == 0 && len(c.lost) == 0
+	return len(c.put) == 0 && len(c.del) == 0 && len(c.lone) == 0 && len(c.lost) == 0 && len(c.opened) == 0
 }
 
 func newReplica() *replica {
@@ -203,6 +205,9 @@ func (r *replica) merge(p proven, asked bool, ch *change) error {
 	if a.current != nil && p.Epoch < a.current.number && !asked {
 		return nil
 	}
+	if a.buried() && !r.mayStand(p.Author) { // it would be a stranger again
+		return errStranger
+	}
 	if err := r.makeRoom(a, len(p.raw), ch); err != nil {
 		return err
 	}
@@ -215,6 +220,7 @@ func (r *replica) merge(p proven, asked bool, ch *change) error {
 		a.older = ep
 	default:
 		ep = r.open(a, p.Epoch, ch)
+		r.stand(p.Author)
 	}
 	a.tick++
 	ep.touched = a.tick

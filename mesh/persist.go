@@ -173,11 +173,13 @@ func (m *Mesh) storeLocked(ch *change) {
 		}
 		m.waitLocked(bucketLog, loneKey(id), raw, there)
 	}
-	for _, id := range ch.lost {
-		if m.logs.authors[id] == nil {
-			m.forgetHostLocked(id)
-			delete(m.departed, id)
-			m.count.add("strangers_forgotten")
+	for event, ids := range map[string][]peer.ID{"strangers_forgotten": ch.lost, "graves_forgotten": ch.opened} {
+		for _, id := range ids {
+			if m.logs.authors[id] == nil {
+				m.forgetHostLocked(id)
+				delete(m.departed, id)
+				m.count.add(event)
+			}
 		}
 	}
 }
