@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 
 	"weft/internal/netlab"
@@ -51,6 +52,20 @@ func TestAllHostsKilled(t *testing.T) {
 
 	t.Run("they are launched without peers", func(t *testing.T) {
 		cutPower(t, hs)
+		launched(t)
+		whole(t)
+	})
+
+	t.Run("they are stopped in good order", func(t *testing.T) {
+		var all sync.WaitGroup
+		for _, h := range hs {
+			all.Go(func() {
+				if out, stderr, err := h.Run(weft, "stop"); err != nil {
+					t.Errorf("%v: %s%s", err, out, stderr)
+				}
+			})
+		}
+		all.Wait()
 		launched(t)
 		whole(t)
 	})

@@ -241,15 +241,29 @@ func TestClaimBeforeJoining(t *testing.T) {
 	do(t, hs[0], "launch", "--password-file", "/run/password")
 	do(t, hs[1], "prime")
 	ended(t, "attach", early)
-	if err := early.Wait(); err == nil || !strings.Contains(early.Log(), "address 10.32.0.9 belongs to host") {
+	if err := early.Wait(); err != nil || !strings.Contains(early.Log(), "10.32.0.9\n") {
 		t.Errorf("a claim in the founder's half: %v %s", err, early.Log())
 	}
-	if out := do(t, hs[1], "ps"); strings.Contains(out, "10.32.0.9") {
+	other, err := hs[0].Workload("other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := "netns:" + other.NetNSPath()
+	refused(t, hs[0], []string{"attach", "ip:10.32.0.9/12", o}, "address 10.32.0.9 belongs to ", "(host2), which does not give it", "weft ps")
+	if out := do(t, hs[0], "ps"); strings.Contains(out, "10.32.0.9") {
 		t.Errorf("a claim that was refused is in weft ps:\n%s", out)
 	}
-	if out, _, err := w.Run("ip", "link", "show", "ethwe"); err == nil {
+	if out, _, err := other.Run("ip", "link", "show", "ethwe"); err == nil {
 		t.Errorf("a claim that was refused left an interface:\n%s", out)
 	}
+	do(t, hs[1], "detach", "ip:10.32.0.9/12", c)
+	eventually(t, 60*time.Second, "the address moves to the other host", func() error {
+		out, stderr, err := hs[0].Run(weft, "attach", "ip:10.32.0.9/12", o)
+		if err != nil || strings.TrimSpace(out) != "10.32.0.9" {
+			return fmt.Errorf("%v: %s%s", err, out, stderr)
+		}
+		return nil
+	})
 	owner := "10.40.0.9" // the newcomer's half
 	if out := do(t, hs[1], "attach", "ip:"+owner+"/12", c); out != owner {
 		t.Errorf("the claim after joining: %q", out)

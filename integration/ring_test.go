@@ -264,43 +264,61 @@ func TestTakeoverByForce(t *testing.T) {
 	says(t, hs[0], 20*time.Second, []string{"status", "ipam"}, "host1)", "host2)")
 }
 
-// TestFullRange: when no address is left, attach waits, says so, and goes on when
-// one is freed on any host.
+// TestFullRange: in a range that is used up attach waits and says so. Whatever is freed,
+// on any host, can be had on any other: also where a host has no more than one address.
 func TestFullRange(t *testing.T) {
 	lab := newLab(t)
-	hs := newHosts(t, lab, netlab.HostOptions{}, "host1", "host2")
+	hs := newHosts(t, lab, netlab.HostOptions{}, "host1", "host2", "host3", "host4")
 	do(t, hs[0], "launch", "--ipalloc-range", "10.40.0.0/29")
-	join(t, hs[1], do(t, hs[0], "token"), hs[0].Addr().String())
-	var all []*workload
-	for i := range 6 {
-		all = append(all, attachWorkload(t, hs[i%2], fmt.Sprint("w", i)))
+	for _, h := range hs[1:] {
+		join(t, h, do(t, hs[0], "token"), hs[0].Addr().String())
 	}
+	var all []*workload
 	seen := map[string]bool{}
-	for _, w := range all {
+	for i := range 6 {
+		w := attachWorkload(t, hs[i%len(hs)], fmt.Sprint("w", i))
 		if seen[w.addr] {
 			t.Errorf("%s is given twice", w.addr)
 		}
 		seen[w.addr] = true
+		all = append(all, w)
 	}
-	w, err := hs[0].Workload("late")
-	if err != nil {
-		t.Fatal(err)
-	}
-	late, err := hs[0].Start("late", weft, "attach", "netns:"+w.NetNSPath())
-	if err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, 20*time.Second, "attach says what it waits for", func() error {
-		if log := late.Log(); !strings.Contains(log, "waiting for IP(s) to become available") {
-			return fmt.Errorf("it says %q", log)
+	var late []*netlab.Proc
+	for i := range all {
+		name := fmt.Sprint("late", i)
+		w, err := hs[0].Workload(name)
+		if err != nil {
+			t.Fatal(err)
 		}
-		return nil
-	})
-	do(t, hs[1], "detach", all[1].container)
-	eventually(t, 60*time.Second, "the freed address is given", func() error {
-		if log := late.Log(); !strings.Contains(log, all[1].addr+"\n") {
-			return fmt.Errorf("%q", log)
+		p, err := hs[0].Start(name, weft, "attach", "netns:"+w.NetNSPath())
+		if err != nil {
+			t.Fatal(err)
 		}
-		return nil
-	})
+		eventually(t, 20*time.Second, "attach says what it waits for", func() error {
+			if log := p.Log(); !strings.Contains(log, "waiting for IP(s) to become available") {
+				return fmt.Errorf("it says %q", log)
+			}
+			return nil
+		})
+		late = append(late, p)
+	}
+	for i, w := range all {
+		do(t, hs[i%len(hs)], "detach", w.container)
+	}
+	for i, p := range late {
+		eventually(t, 90*time.Second, fmt.Sprint("attach ", i, " ends"), func() error {
+			select {
+			case <-p.Done():
+				return nil
+			default:
+				return fmt.Errorf("%q", p.Log())
+			}
+		})
+		lines := strings.Fields(p.Log())
+		if addr := lines[len(lines)-1]; p.Wait() != nil || !seen[addr] {
+			t.Errorf("who waited has %q, or it was given twice", p.Log())
+		} else {
+			delete(seen, addr)
+		}
+	}
 }

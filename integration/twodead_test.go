@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -30,7 +31,7 @@ func TestTwoDeadHosts(t *testing.T) {
 		}
 	}
 	for _, h := range hs[:3] {
-		says(t, h, 30*time.Second, []string{"status", "ipam"}, "host4)", "host5)", "- unreachable!")
+		unreachable(t, h, "host4", "host5")
 	}
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -106,7 +107,7 @@ func TestWithoutAMajority(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	says(t, hs[0], 30*time.Second, []string{"status", "ipam"}, "host2)", "host3)", "- unreachable!")
+	unreachable(t, hs[0], "host2", "host3")
 	a := attachWorkload(t, hs[0], "a")
 	killRouter(t, hs[0])
 	do(t, hs[0], "launch")
@@ -114,4 +115,23 @@ func TestWithoutAMajority(t *testing.T) {
 	a.pings(t, b.addr, 2)
 	says(t, hs[0], 10*time.Second, []string{"status"}, "Status: ready")
 	says(t, hs[0], 10*time.Second, []string{"status", "ipam"}, "(2 active)", "- unreachable!")
+}
+
+// unreachable waits until a host says it of each of these.
+func unreachable(t *testing.T, h *netlab.Host, names ...string) {
+	t.Helper()
+	eventually(t, 30*time.Second, h.Name()+" misses them", func() error {
+		out, stderr, err := h.Run(weft, "status", "ipam")
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, stderr)
+		}
+		for _, name := range names {
+			if !slices.ContainsFunc(strings.Split(out, "\n"), func(l string) bool {
+				return strings.Contains(l, "("+name+")") && strings.Contains(l, "- unreachable!")
+			}) {
+				return fmt.Errorf("%s is not unreachable in:\n%s", name, out)
+			}
+		}
+		return nil
+	})
 }

@@ -13,8 +13,9 @@ const maxDonation = 8
 
 // Donate decides what `from` gives to `to` when asked for space in subnet (the zero Prefix: anywhere in the range): large free blocks,
 // of equal ones those that `to` has the other half of, so that neighbours merge again, then the upper ones because allocation fills
-// space from below; together at most half of what `from` owns there. It never gives an address for which used says true; used is asked
-// about blocks and says whether any address in them is taken. The result is nil if there is nothing to give.
+// space from below; together at most half of what `from` owns there, but who asks for a single address means that one. It never gives an
+// address for which used says true; used is asked about blocks and says whether any address in them is taken. The result is nil if there
+// is nothing to give.
 //
 // The caller writes the grants to its log and sets the ring that contains them before it allocates again.
 func Donate(r *Ring, from, to Owner, used func(netip.Prefix) bool, subnet netip.Prefix) []Grant {
@@ -35,7 +36,11 @@ func Donate(r *Ring, from, to Owner, used func(netip.Prefix) bool, subnet netip.
 	}
 	heap.Init(&d.free)
 	var out []Grant
-	for left := owned.half(); len(d.free) > 0 && len(out) < maxDonation && left != (count{}); {
+	left := owned
+	if !subnet.IsSingleIP() {
+		left = owned.half()
+	}
+	for len(d.free) > 0 && len(out) < maxDonation && left != (count{}) {
 		b := heap.Pop(&d.free).(block)
 		if n := countOf(b.prefix); !left.less(n) {
 			left = left.sub(n)
@@ -50,6 +55,24 @@ func Donate(r *Ring, from, to Owner, used func(netip.Prefix) bool, subnet netip.
 		}
 	}
 	return out
+}
+
+// Single returns the address that a host owns in a subnet, if it is no more than one and a container may have it. Half of it is nothing,
+// so whoever needs it asks for this very address.
+func (r *Ring) Single(o Owner, subnet netip.Prefix) (one netip.Prefix, ok bool) {
+	if r == nil || !subnet.IsValid() {
+		return netip.Prefix{}, false
+	}
+	for _, p := range r.Owned(o) {
+		q, in := intersect(p, subnet.Masked())
+		if in && (ok || !q.IsSingleIP()) {
+			return netip.Prefix{}, false
+		}
+		if in {
+			one, ok = q, true
+		}
+	}
+	return one, ok && !reserved(one.Addr(), subnet)
 }
 
 // HandOver gives everything that from owns to one host: what reset does, once no address is in use any more. Neighbours that came by

@@ -52,17 +52,6 @@ func TestModel(t *testing.T) {
 				}
 			}
 		}
-		give := func(giver, o *member, s netip.Prefix, answered bool) {
-			if !w.connected(o, giver) || !giver.proven || !o.proven {
-				return
-			}
-			for _, g := range giver.led.Donate(o.id, giver.al.Used, s) {
-				w.write(giver, Fact{By: giver.id, Kind: FactGrant, Grant: g})
-				if answered && o.led.MayAccept(g) {
-					w.write(o, Fact{By: o.id, Kind: FactAccept, Grant: g})
-				}
-			}
-		}
 		ask := func(t *rapid.T, o *member, s netip.Prefix, answered bool) {
 			if !o.up || !o.proven {
 				return
@@ -73,7 +62,10 @@ func TestModel(t *testing.T) {
 			for _, d := range o.led.Ring().Asked(o.id, s, func() float64 { return rapid.Float64Range(0, 0.999).Draw(t, "chance") }) {
 				giver := w.member(d)
 				if w.connected(o, giver) && giver.proven {
-					give(giver, o, s, answered)
+					if one, ok := o.led.Ring().Single(d, s); ok && answered {
+						s = one
+					}
+					w.give(giver, o, s, answered)
 					return
 				}
 			}
@@ -190,7 +182,7 @@ func TestModel(t *testing.T) {
 					}
 					e.side = d.side
 				}
-				give(d, e, w.whole, rapid.Bool().Draw(t, "answered"))
+				w.give(d, e, w.whole, rapid.Bool().Draw(t, "answered"))
 				if rapid.Bool().Draw(t, "heard") && w.connected(d, e) {
 					w.sync(d, e)
 				}
@@ -411,6 +403,42 @@ func (w *world) end(t *rapid.T) {
 	for _, a := range addrs(w.whole) {
 		if !free[a] {
 			t.Fatalf("nobody can give out %v; owner %s, takeovers %v, electors %v", a, letter(first.led.Ring().Owner(a)), first.led.Takeovers(), first.led.Electors())
+		}
+	}
+	w.gather(t, rapid.SampledFrom(w.members).Draw(t, "who takes all"))
+}
+
+// gather has one host take all that nobody uses, as containers that wait there do.
+func (w *world) gather(t *rapid.T, o *member) {
+	if !o.up || !o.proven {
+		return
+	}
+	given := func(d Owner) bool {
+		s := w.whole
+		if one, ok := o.led.Ring().Single(d, s); ok {
+			s = one
+		}
+		return w.give(w.member(d), o, s, true)
+	}
+	for more := true; more; more = slices.ContainsFunc(o.led.Ring().Donors(o.id, w.whole), given) {
+		for {
+			w.next++
+			if _, _, err := o.al.Allocate(fmt.Sprint("c", w.next), w.whole); err != nil {
+				break
+			}
+		}
+		w.check()
+	}
+	for _, m := range w.members {
+		if !m.up || !m.proven {
+			continue
+		}
+		for _, p := range m.led.Usable() {
+			for _, a := range addrs(p) {
+				if !reserved(a, w.whole) && !m.al.Used(netip.PrefixFrom(a, a.BitLen())) {
+					t.Fatalf("%v is free on %s, and %s does not get it", a, letter(m.id), letter(o.id))
+				}
+			}
 		}
 	}
 }

@@ -61,6 +61,21 @@ func (w *world) member(id Owner) *member {
 	return w.members[slices.IndexFunc(w.members, func(m *member) bool { return m.id == id })]
 }
 
+// give says whether the host that asks takes something; answered is whether it hears of what it is given.
+func (w *world) give(giver, o *member, s netip.Prefix, answered bool) (given bool) {
+	if !w.connected(o, giver) || !giver.proven || !o.proven {
+		return false
+	}
+	for _, g := range giver.led.Donate(o.id, giver.al.Used, s) {
+		w.write(giver, Fact{By: giver.id, Kind: FactGrant, Grant: g})
+		if answered && o.led.MayAccept(g) {
+			w.write(o, Fact{By: o.id, Kind: FactAccept, Grant: g})
+			given = true
+		}
+	}
+	return given
+}
+
 func (w *world) connected(a, b *member) bool { return a.up && b.up && a.side == b.side }
 
 func (w *world) refold(m *member) {

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -122,6 +123,58 @@ func TestAllRestartAtOnce(t *testing.T) {
 		if a.mesh.State().Founding.Founder != a.id.ID() || c.mesh.State().Founding.Founder != a.id.ID() {
 			t.Error("the founding is forgotten")
 		}
+	})
+}
+
+// Each has heard of the others that they stop.
+func TestAllStopAtOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		bs := w.meet(3)
+		gone := w.box("host4")
+		gone.join(bs[0])
+		w.within(5*time.Second, "four hosts", func() bool { return oneMesh(append(bs, gone)...) })
+		w.depart(gone, false, bs...)
+		var wg sync.WaitGroup
+		for _, b := range bs {
+			wg.Go(b.stop)
+		}
+		wg.Wait()
+		for _, b := range bs {
+			b.launch()
+		}
+		w.within(5*time.Second, "three hosts again", func() bool { return oneMesh(bs...) })
+		// Who has departed does not come back, and is not looked for.
+		for _, b := range bs {
+			b.mesh.mu.Lock()
+			if h := b.mesh.hosts[gone.id.ID()]; h != nil && !h.dialled.IsZero() {
+				t.Errorf("%s dials who has departed", b.name)
+			}
+			b.mesh.mu.Unlock()
+		}
+	})
+}
+
+// Who has moved while another was stopped is not where that one looks for it.
+func TestMovesWhileAnotherIsStopped(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.box("host1"), w.box("host2")
+		dials := countDials(a.host)
+		a.found(func(o *Options) { o.Network = dials })
+		b.join(a)
+		w.within(5*time.Second, "two hosts", func() bool { return oneMesh(a, b) })
+		b.stop()
+		time.Sleep(10 * time.Second)
+		a.host.RemoveAddr(a.addr)
+		a.addr = netip.MustParseAddr("192.168.48.99")
+		a.host.AddAddr(a.addr)
+		a.mesh.Refresh()
+		before := dials.of(b.addr)
+		time.Sleep(time.Hour)
+		if n := dials.of(b.addr) - before; n < 55 || n > 61 {
+			t.Errorf("who is stopped is dialled %d times in an hour", n)
+		}
+		b.launch()
+		w.within(backoffMax+2*dialTick, "two hosts again", func() bool { return oneMesh(a, b) })
 	})
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"weft/host"
 	"weft/ipam"
+	"weft/peer"
 )
 
 // attachRequest is the body of POST /attach.
@@ -234,11 +235,61 @@ func (r *Router) obtain(ctx context.Context, key string, arg ipam.AddrArg) (ipam
 
 // claim takes one address for a container. It waits as allocate does: for the range,
 // and if the address is of the range, for the ring and the proof of this host's state.
+// What another host has to give is asked of that host.
 func (r *Router) claim(ctx context.Context, key string, p netip.Prefix) (ipam.Allocation, bool, error) {
 	if err := checkAddress(p); err != nil {
 		return ipam.Allocation{}, false, err
 	}
-	return r.await(ctx, func() (ipam.Allocation, bool, error) { return r.tryClaim(key, p) })
+	var begun time.Time // to ask for it
+	return r.await(ctx, func() (ipam.Allocation, bool, error) {
+		seen := r.asks.given.Load()
+		al, isNew, err := r.tryClaim(key, p)
+		var foreign *ipam.NotOwnedError
+		if !errors.As(err, &foreign) || foreign.Owner.IsZero() {
+			return al, isNew, err
+		}
+		if begun.IsZero() {
+			begun = time.Now()
+		}
+		early := time.Since(begun) < ownerPatience
+		one := want{netip.PrefixFrom(p.Addr(), p.Addr().BitLen()), true}
+		got, _, asked := r.asks.one(ctx, peer.ID(foreign.Owner), one, seen)
+		if got {
+			if al, isNew, err = r.tryClaim(key, p); !errors.As(err, &foreign) || foreign.Owner.IsZero() {
+				return al, isNew, err
+			}
+		}
+		if ctx.Err() != nil {
+			return ipam.Allocation{}, false, context.Cause(ctx)
+		}
+		return ipam.Allocation{}, false, r.notGiven(foreign, p, asked, got, early)
+	})
+}
+
+// ownerPatience is how long a claim waits for the host that owns the address: who has just
+// joined knows the ring before it has met everybody.
+const ownerPatience = 10 * time.Second
+
+// notGiven says why another host's address cannot be claimed here; got: something else has come
+// meanwhile; early: it may be given soon.
+func (r *Router) notGiven(foreign *ipam.NotOwnedError, p netip.Prefix, asked error, got, early bool) error {
+	if asked != nil && (waits(asked) || errors.Is(asked, errResetting)) {
+		return asked
+	}
+	owner := peer.ID(foreign.Owner)
+	there, _ := r.asks.may(owner)
+	msg := fmt.Sprintf("address %v belongs to %s", foreign.Addr, label(owner.String(), nicknames(r.mesh.State())[owner]))
+	tip := "let weft choose: net:" + p.Masked().String()
+	switch {
+	case asked != nil:
+		return &Error{Msg: msg + ", which could not be asked for it: " + describe(asked), Code: 503, Tip: "try again, or " + tip}
+	case (got || !there) && early:
+		return fmt.Errorf("%s: %w", msg, ipam.ErrNotReady)
+	case !there:
+		return &Error{Msg: msg + ", which is out of reach", Code: 409, Tip: "try again when it is back; if it is dead, `weft rmpeer` gives its addresses to others; or " + tip}
+	}
+	return &Error{Msg: fmt.Sprintf("%s, which does not give it: a container there has it, or had it within the last %v, or the host has just started", msg, ipam.Hold), Code: 409,
+		Tip: "`weft ps` there says who has it; or " + tip}
 }
 
 func (r *Router) tryClaim(key string, p netip.Prefix) (ipam.Allocation, bool, error) {
@@ -266,8 +317,8 @@ func (r *Router) tryClaim(key string, p netip.Prefix) (ipam.Allocation, bool, er
 	case errors.As(err, &foreign) && foreign.Owner == ipam.Owner(r.id.ID()):
 		return al, false, &Error{Msg: fmt.Sprintf("address %v is this host's, but not yet to use: who had it before may not know", foreign.Addr), Code: 409,
 			Tip: "`weft status ipam` says what the takeover waits for; or let weft choose: net:" + p.Masked().String()}
-	case errors.As(err, &foreign):
-		return al, false, &Error{Err: err, Code: 409, Tip: "claim it on that host (`weft status ipam`), or let weft choose: net:" + p.Masked().String()}
+	case errors.As(err, &foreign) && !foreign.Owner.IsZero():
+		return al, false, err // the owner is asked for it
 	case err != nil && !waits(err):
 		return al, false, &Error{Err: err, Code: 400}
 	}

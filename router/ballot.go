@@ -38,6 +38,7 @@ func (r *Router) beginsBallotLocked(b *books, e ipam.Env) bool {
 	}
 	wait := ballotWait(r.ballots)
 	r.ballots++
+	r.triedLocked(e.Take)
 	r.nextBallot = now.Add(wait)
 	time.AfterFunc(wait+10*time.Millisecond, r.Poke)
 	return true

@@ -102,6 +102,7 @@ type Router struct {
 	unprovenBy      string           // why
 	leaving         bool             // the council is to decide without this host
 	taking          map[peer.ID]wish // dead hosts whose space is to be taken over
+	trying          peer.ID          // the one of them for which this host has begun a ballot last
 	balloting       uint32           // the instance for which this host has begun ballots
 	ballots         int              // how many
 	answers         int              // what others had voted then

@@ -97,6 +97,39 @@ func TestDonorsAreWeighted(t *testing.T) {
 	}
 }
 
+// Half of a single address is nothing: who needs it asks for that very address, and who needs none does not.
+func TestTheLastAddressIsAskedForByName(t *testing.T) {
+	f := newFounder(t)
+	r := f.start()
+	f.seeded(r)
+	one, two := peer.ID{1}, peer.ID{2}
+	for to, prefixes := range map[peer.ID][]string{one: {"10.45.0.9/32", "10.46.0.0/32"}, two: {"10.45.0.16/31"}} {
+		for _, p := range prefixes {
+			f.gives(r, to, p)
+		}
+	}
+	for _, c := range []struct {
+		id           peer.ID
+		subnet       string
+		needed, idle string
+	}{
+		{one, "10.45.0.0/24", "10.45.0.9/32", "10.45.0.0/24"},
+		{one, "10.45.0.0/16", "10.45.0.9/32", "10.45.0.0/16"},
+		{one, "10.32.0.0/12", "10.32.0.0/12", "10.32.0.0/12"}, // there are two
+		{one, "10.46.0.0/24", "10.46.0.0/24", "10.46.0.0/24"}, // nobody can have the first of a subnet
+		{two, "10.45.0.0/24", "10.45.0.0/24", "10.45.0.0/24"},
+		{two, "10.45.0.16/32", "10.45.0.16/32", "10.45.0.16/32"},
+	} {
+		for needed, want := range map[bool]string{true: c.needed, false: c.idle} {
+			if got := r.asksFor(c.id, wantIn(c.subnet, needed)); got != pfx(want) {
+				t.Errorf("%v is asked for space in %s, needed %v, by asking for %v, want %s", c.id, c.subnet, needed, got, want)
+			}
+		}
+	}
+}
+
+func wantIn(subnet string, needed bool) want { return want{pfx(subnet), needed} }
+
 // An attach whose client hangs up ends, over the socket as here, and nothing is kept for it.
 func TestAttachHangsUpOverTheAPI(t *testing.T) {
 	h := newRealHost(t)

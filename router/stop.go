@@ -180,7 +180,7 @@ func (r *Router) findTaker(ctx context.Context) (peer.ID, error) {
 	if len(others) == 0 || len(b.ledger.Usable())+len(b.ledger.Waiting()) == 0 {
 		return peer.ID{}, nil
 	}
-	errs := []error{errors.New("no other host of the mesh is in reach")}
+	var refusals []string
 	for _, h := range others {
 		if h.Liveness != mesh.Alive {
 			continue
@@ -191,9 +191,12 @@ func (r *Router) findTaker(ctx context.Context) (peer.ID, error) {
 		if err == nil {
 			return h.ID, nil
 		}
-		errs = append(errs, err)
+		refusals = append(refusals, fmt.Sprintf("%s: %v", r.show(b.st, ipam.Owner(h.ID)), err))
 	}
-	return peer.ID{}, errors.Join(errs...)
+	if len(refusals) == 0 {
+		return peer.ID{}, errors.New("no other host of the mesh is in reach")
+	}
+	return peer.ID{}, errors.New(strings.Join(refusals, "; "))
 }
 
 // detachAll takes every container off the mesh, for good, those that no attachment tells of
@@ -339,7 +342,7 @@ func (r *Router) take(ctx context.Context, from peer.ID, body []byte) error {
 	}
 	for {
 		again := r.passes.next()
-		err := r.carry(ctx, from, g, from)
+		_, err := r.carry(ctx, from, g, from)
 		if err == nil {
 			break
 		}

@@ -1,8 +1,8 @@
 package router
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -206,7 +206,7 @@ func (r *Router) propose(ctx context.Context, b *books, dead peer.ID) error {
 		r.Poke()
 		return nil
 	}
-	errs := []error{errors.New("no host that may decide is in reach")}
+	var refusals []string
 	for _, o := range electors {
 		if h, ok := b.st.Host(peer.ID(o)); !ok || h.Liveness != mesh.Alive {
 			continue
@@ -217,9 +217,18 @@ func (r *Router) propose(ctx context.Context, b *books, dead peer.ID) error {
 		if err == nil {
 			return nil
 		}
-		errs = append(errs, err)
+		refusals = append(refusals, fmt.Sprintf("%s: %v", r.show(b.st, o), err))
 	}
-	return &Error{Msg: fmt.Sprintf("nobody could be asked to take %v for dead", dead), Err: errors.Join(errs...), Code: 409, Tip: "`weft status peers` shows who is in reach"}
+	return notProposed(dead, r.show(b.st, ipam.Owner(dead)), refusals)
+}
+
+func notProposed(dead peer.ID, shown string, refusals []string) error {
+	e := &Error{Msg: fmt.Sprintf("nobody proposes that %s is dead: no host that may decide is in reach", shown), Code: 409, Tip: "`weft status peers` shows who is in reach"}
+	if len(refusals) > 0 {
+		e.Msg = fmt.Sprintf("nobody proposes that %s is dead: %s", shown, strings.Join(refusals, "; "))
+		e.Tip = fmt.Sprintf("try again in a minute: weft rmpeer %v", dead)
+	}
+	return e
 }
 
 // maxWishes bounds the takeovers that are wished here at a time.
@@ -242,6 +251,11 @@ func (r *Router) proposeFor(from peer.ID, body []byte) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e := r.envLocked(b)
+	for d, w := range r.taking { // what is decided, or cannot be, has no place
+		if !w.to.IsZero() && !(e.Dead(ipam.Owner(d)) && b.ledger.Mortal(ipam.Owner(d))) {
+			delete(r.taking, d)
+		}
+	}
 	old, wished := r.taking[dead]
 	switch {
 	case !known || h.Self:
@@ -258,7 +272,7 @@ func (r *Router) proposeFor(from peer.ID, body []byte) error {
 	if !wished && time.Since(r.hastened) >= time.Minute { // who asks waits for seconds; no member fills the log
 		r.hastened, r.ballots, r.nextBallot = time.Now(), 0, time.Time{}
 	}
-	r.taking[dead] = wish{to: from, since: time.Now()}
+	r.taking[dead] = wish{to: from, since: time.Now(), tried: old.tried}
 	time.AfterFunc(takePatience, func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -274,24 +288,54 @@ func (r *Router) proposeFor(from peer.ID, body []byte) error {
 type wish struct {
 	to    peer.ID // zero: this host, for its operator
 	since time.Time
+	tried int // ballots
 }
 
-// wishLocked picks the takeover to propose: the operator's before those of others, the
-// oldest first. mu is held.
-func (r *Router) wishLocked(b *books, mayTake func(ipam.Owner) bool) (v ipam.Value) {
+// wishLocked picks the takeover to propose: that of the ballot under way, or else the operator's
+// before those of others, and by turns, since one that others do not agree to keeps none
+// waiting. mu is held.
+func (r *Router) wishLocked(b *books, mayTake func(ipam.Owner) bool) ipam.Value {
+	var dead peer.ID
 	var first wish
-	for dead, w := range r.taking {
-		mine, firstMine := w.to.IsZero(), first.to.IsZero()
-		if !mayTake(ipam.Owner(dead)) || v.Op != 0 && (mine == firstMine && !w.since.Before(first.since) || !mine && firstMine) {
+	for d, w := range r.taking {
+		if !mayTake(ipam.Owner(d)) {
 			continue
 		}
-		to := ipam.Owner(w.to)
-		if mine {
-			to = ipam.Owner(b.st.Self)
+		if d == r.trying && time.Now().Before(r.nextBallot) {
+			dead, first = d, w
+			break
 		}
-		first, v = w, ipam.Value{Op: ipam.OpTake, Hosts: []ipam.Owner{ipam.Owner(dead), to}}
+		if dead.IsZero() || w.before(first) {
+			dead, first = d, w
+		}
 	}
-	return v
+	if dead.IsZero() {
+		return ipam.Value{}
+	}
+	to := first.to
+	if to.IsZero() {
+		to = b.st.Self
+	}
+	return ipam.Value{Op: ipam.OpTake, Hosts: []ipam.Owner{ipam.Owner(dead), ipam.Owner(to)}}
+}
+
+func (w wish) before(o wish) bool {
+	if w.to.IsZero() != o.to.IsZero() {
+		return w.to.IsZero()
+	}
+	return cmp.Or(cmp.Compare(w.tried, o.tried), w.since.Compare(o.since)) < 0
+}
+
+// triedLocked notes what a ballot begins for. mu is held.
+func (r *Router) triedLocked(v ipam.Value) {
+	if v.Op != ipam.OpTake {
+		return
+	}
+	r.trying = peer.ID(v.Hosts[0])
+	if w, ok := r.taking[r.trying]; ok {
+		w.tried++
+		r.taking[r.trying] = w
+	}
 }
 
 // force decides alone.

@@ -2,6 +2,8 @@ package router
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -50,6 +52,93 @@ func TestWhichTakeoverIsProposed(t *testing.T) {
 	}
 	if v := r.wishLocked(b, func(o ipam.Owner) bool { return !alive[o] }); v.Op != 0 {
 		t.Errorf("proposed at last: %v", v)
+	}
+}
+
+// A takeover that others do not agree to keeps no other waiting; the ballot under way is for what it began with.
+func TestTakeoversAreProposedByTurns(t *testing.T) {
+	now := time.Now()
+	self := peer.ID{1}
+	b := &books{st: &mesh.State{Self: self}}
+	r := &Router{taking: map[peer.ID]wish{{2}: {since: now}, {3}: {since: now.Add(time.Second)}, {4}: {to: peer.ID{7}, since: now}}}
+	got := ""
+	for range 6 {
+		v := r.wishLocked(b, func(ipam.Owner) bool { return true })
+		r.triedLocked(v)
+		r.nextBallot = time.Now().Add(time.Hour)
+		for range 20 {
+			if again := r.wishLocked(b, func(ipam.Owner) bool { return true }); !slices.Equal(again.Hosts, v.Hosts) {
+				t.Fatalf("during the ballot for %v the wish is %v", v, again)
+			}
+		}
+		r.nextBallot = time.Time{}
+		got += fmt.Sprint(v.Hosts[0][0])
+	}
+	if got != "232323" {
+		t.Errorf("ballots are for %s", got)
+	}
+	r.nextBallot = time.Now().Add(time.Hour) // … for 3, which is decided
+	if v := r.wishLocked(b, func(o ipam.Owner) bool { return o != ipam.Owner{3} }); v.Hosts[0] != (ipam.Owner{2}) {
+		t.Errorf("then %v", v)
+	}
+}
+
+func TestWhyNobodyProposes(t *testing.T) {
+	for want, refusals := range map[string][]string{
+		"nobody proposes that x(host4) is dead: no host that may decide is in reach; try: `weft status peers` shows who is in reach": nil,
+		"nobody proposes that x(host4) is dead: y(host1): x(host4) was seen here 30s ago; z(host2): 8 takeovers are wished already; try: try again in a minute: weft rmpeer " +
+			peer.ID{4}.String(): {"y(host1): x(host4) was seen here 30s ago", "z(host2): 8 takeovers are wished already"},
+	} {
+		if got := describe(notProposed(peer.ID{4}, "x(host4)", refusals)); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+func sortHosts(hs []mesh.Host) {
+	slices.SortFunc(hs, func(a, b mesh.Host) int { return a.ID.Compare(b.ID) })
+}
+
+// Wishes of others that are decided take no place, and who asks is told who refuses what.
+func TestWishesOfOthersHaveBounds(t *testing.T) {
+	f := newFounder(t)
+	r := f.start()
+	r.taking, r.began = map[peer.ID]wish{}, time.Now().Add(-2*deadAfter)
+	st := r.mesh.State()
+	for i := range byte(maxWishes + 2) {
+		st.Hosts = append(st.Hosts, mesh.Host{ID: peer.ID{i + 1}, Liveness: mesh.Failed})
+	}
+	sortHosts(st.Hosts)
+	self := ipam.Owner(r.id.ID())
+	facts := []ipam.Fact{{By: self, Kind: ipam.FactGrant, Grant: ipam.Seed(wholeRange, self)}}
+	set := func() {
+		b := &books{st: st, folded: folded{Gone: map[peer.ID]bool{}, Facts: facts}}
+		b.ledger = ipam.NewLedger(self, self, wholeRange, facts)
+		r.books.Store(b)
+	}
+	set()
+	asker := peer.ID{99}
+	ask := func(dead byte) error {
+		d := peer.ID{dead}
+		return r.proposeFor(asker, d[:])
+	}
+	for i := range byte(maxWishes) {
+		if err := ask(i + 1); err != nil {
+			t.Fatal(i, err)
+		}
+	}
+	if err := ask(maxWishes + 1); err == nil || !strings.Contains(err.Error(), "8 takeovers are wished already") {
+		t.Errorf("one too many: %v", err)
+	}
+	v := ipam.Value{Op: ipam.OpTake, Hosts: []ipam.Owner{{1}, ipam.Owner(asker)}}
+	ballot := ipam.Ballot{Round: 1, By: self}
+	facts = append(facts, ipam.Fact{By: self, Kind: ipam.FactVote, Vote: ipam.Vote{Instance: 1, Promised: ballot, Intent: v, Accepted: ballot, Value: v}})
+	set()
+	if err := ask(maxWishes + 1); err != nil {
+		t.Errorf("when one is decided: %v", err)
+	}
+	if err := ask(1); err == nil || !strings.Contains(err.Error(), "was taken over already") {
+		t.Errorf("what is decided: %v", err)
 	}
 }
 

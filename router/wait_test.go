@@ -6,9 +6,11 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"weft/host"
 	"weft/internal/statedb"
@@ -162,9 +164,81 @@ func TestClaimWaits(t *testing.T) {
 		if r.waiting() != 0 || len(r.holds("hung up")) != 0 {
 			t.Errorf("%d wait, and who hung up has %v", r.waiting(), r.holds("hung up"))
 		}
+	})
+}
+
+// A free address that another host owns is asked of that host, by its name.
+func TestClaimAsksTheOwner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := joined(t)
 		share(r, peer.ID{9})
-		if ended, err := claim(t.Context(), "c", "10.32.0.11/12")(); !ended || err == nil || !strings.Contains(err.Error(), "belongs to host") {
-			t.Errorf("another host's address: ended %v with %v", ended, err)
+		claim := func(addr string) func() (bool, error) {
+			return call(func() error {
+				_, _, err := r.obtain(t.Context(), "c", ipam.AddrArg{Kind: ipam.ArgIP, Prefix: pfx(addr)})
+				return err
+			})
+		}
+		away := true
+		refused := func(addr string, texts ...string) {
+			t.Helper()
+			done := claim(addr)
+			ended, err := done()
+			if away && ended {
+				t.Errorf("%s: the owner is not waited for: %v", addr, err)
+			}
+			if away {
+				time.Sleep(ownerPatience + askEvery)
+				ended, err = done()
+			}
+			if !ended || err == nil {
+				t.Fatalf("%s: ended %v with %v", addr, ended, err)
+			}
+			for _, text := range texts {
+				if !strings.Contains(describe(err), text) {
+					t.Errorf("%s: %q lacks %q", addr, describe(err), text)
+				}
+			}
+			if got := r.holds("c"); len(got) != 0 {
+				t.Errorf("%s is refused, and c has %v", addr, got)
+			}
+		}
+		r.asks.may, r.asks.call = r.mayAsk, r.askOne
+		refused("10.32.0.11/12", "address 10.32.0.11 belongs to "+peer.ID{9}.String(), "out of reach", "net:10.32.0.0/12")
+
+		away = false
+		var asked []string
+		r.asks.may = func(peer.ID) (bool, error) { return true, nil }
+		r.asks.call = func(_ context.Context, id peer.ID, w want) (bool, error) {
+			subnet := w.subnet
+			asked = append(asked, id.String()+" "+subnet.String())
+			switch subnet.Addr().String() {
+			case "10.32.0.12":
+				return false, nil
+			case "10.32.0.13":
+				return false, errRingLogFull
+			}
+			ring, _ := ipam.NewRing(wholeRange, []ipam.Grant{ipam.Seed(wholeRange, ipam.Owner{9}),
+				{Prefix: subnet, From: ipam.Owner{9}, To: ipam.Owner(r.id.ID()), Version: 2}})
+			r.mu.Lock()
+			r.alloc.SetRing(ring)
+			r.mu.Unlock()
+			return true, nil
+		}
+		refused("10.32.0.12/12", "which does not give it")
+		refused("10.32.0.13/12", "could not be asked", errRingLogFull.Error())
+		refused("10.32.0.0/12", "the subnet's own")
+		if ended, err := claim("10.32.0.11/12")(); !ended || err != nil {
+			t.Errorf("ended %v with %v", ended, err)
+		}
+		if got := r.holds("c"); len(got) != 1 || got[0].Addr != pfx("10.32.0.11/12") {
+			t.Errorf("c has %v", got)
+		}
+		var want []string
+		for _, a := range []string{"12", "13", "11"} {
+			want = append(want, peer.ID{9}.String()+" 10.32.0."+a+"/32")
+		}
+		if !slices.Equal(asked, want) {
+			t.Errorf("asked %q, want %q", asked, want)
 		}
 	})
 }
