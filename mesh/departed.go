@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"cmp"
-	"slices"
 	"time"
 
 	"weft/peer"
@@ -12,8 +11,9 @@ import (
 // grants may still be needed, for as long as others have not seen those of whoever
 // took its space; after departKeep the log is removed here. What stays is that one
 // entry, so that a host which was away all the time and still has the log learns of
-// the departure; after graveKeep that goes, too. Departed hosts do not count in a
-// root, so that hosts which have and have not removed a log yet agree.
+// the departure; after graveKeep that goes, too, or before if others need its place
+// (stranger.go). Departed hosts do not count in a root, so that hosts which have and
+// have not removed a log yet agree.
 //
 // A departure is never taken back. An author that goes on from a state of before it, put
 // back from a backup, opens a higher epoch that does not know of it. That takes effect, with
@@ -70,10 +70,15 @@ func (r *replica) bury(a *author, departure Entry, ch *change) {
 	}
 	r.setLone(a, nil, ch)
 	a.current, a.older, a.next, a.gone = nil, nil, nil, &departure
+	a.unmet, a.born = a.strange, r.strangers.age
 	r.summed = nil
 	r.hold(a, len(departure.raw))
+	r.stand(departure.Author)
 	ch.put = append(ch.put, departure)
 }
+
+// buried tells that of an author nothing but its departure is kept.
+func (a *author) buried() bool { return a.gone != nil && len(a.next) == 0 }
 
 // unbury forgets a departed author.
 func (r *replica) unbury(id peer.ID, ch *change) {
@@ -82,23 +87,33 @@ func (r *replica) unbury(id peer.ID, ch *change) {
 	}
 }
 
-// loadGraves finds departures on the disk whose logs were removed. The disk is
-// this host's: they were proven when they were written.
-func (m *Mesh) loadGraves(es []Entry) {
-	begun := make(map[peer.ID]bool)
+// loadDepartures takes those on the disk that are graves, since nothing of their epochs is there,
+// and those that were kept beside logs. The disk is this host's: they were proven when they were
+// written. Logs are loaded after them.
+func (m *Mesh) loadDepartures(es, lone []Entry) {
+	type epoch struct {
+		author peer.ID
+		number uint64
+	}
+	begun := make(map[epoch]bool)
 	for _, e := range es {
-		begun[e.Author] = begun[e.Author] || e.Kind == KindBegin
+		if e.Kind == KindBegin {
+			begun[epoch{e.Author, e.Epoch}] = true
+		}
 	}
 	for _, e := range es {
-		if e.Kind == KindDepart && !begun[e.Author] {
-			m.logs.restoreGrave(e)
+		if e.Kind == KindDepart && !begun[epoch{e.Author, e.Epoch}] {
+			m.logs.restore(&author{gone: &e})
 		}
+	}
+	for _, e := range lone {
+		m.logs.restore(&author{lone: &e})
 	}
 }
 
-// loadLone finds departures on the disk that are in no log of what was loaded: of one that
-// is not whole, or does not know of them.
-func (m *Mesh) loadLone(es []Entry) {
+// loadCutOff finds departures on the disk that what was loaded of their logs does not reach: some
+// of that is damaged.
+func (m *Mesh) loadCutOff(es []Entry) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	ch := &change{}
@@ -108,6 +123,19 @@ func (m *Mesh) loadLone(es []Entry) {
 		}
 	}
 	m.storeLocked(ch)
+}
+
+// restore takes an author from the disk of whom a departure is known.
+func (r *replica) restore(a *author) {
+	e := cmp.Or(a.gone, a.lone)
+	if r.authors[e.Author] != nil {
+		return
+	}
+	a.strange = !a.buried() && r.strangers.unmet(e.Author)
+	if r.authors[e.Author] = a; a.strange {
+		r.strangers.number++
+	}
+	r.hold(a, len(e.raw))
 }
 
 // takeDeparture is for a departure that came without the log before it: whoever
@@ -124,21 +152,24 @@ func (r *replica) takeDeparture(e Entry, ch *change) bool {
 	return true
 }
 
-// setLone keeps a departure beside the log; on the disk, too, if there is something of a log:
-// one alone there is a grave.
+// setLone keeps a departure beside the log, whatever there is of that; on the disk, too, under a
+// key of its own: as an entry it would be a grave there.
 func (r *replica) setLone(a *author, e *Entry, ch *change) {
 	if a.lone == e {
 		return
 	}
+	id := cmp.Or(a.lone, e).Author
+	if _, ok := ch.lone[id]; !ok {
+		if ch.lone == nil {
+			ch.lone = make(map[peer.ID]bool)
+		}
+		ch.lone[id] = a.lone != nil
+	}
 	if a.lone != nil {
 		r.hold(a, -len(a.lone.raw))
-		ch.drop(*a.lone)
 	}
 	if a.lone = e; e != nil {
 		r.hold(a, len(e.raw))
-		if a.current != nil || slices.ContainsFunc(a.next, func(ep *epoch) bool { return len(ep.entries) > 0 }) {
-			ch.put = append(ch.put, *e)
-		}
 	}
 }
 

@@ -210,3 +210,106 @@ func TestDepartedHostsAreBuried(t *testing.T) {
 		}
 	})
 }
+
+// A departure that came without the log before it lasts over restarts and is no grave, whatever comes or
+// goes beside it.
+func TestLoneDeparturesLast(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		steps []string
+		log   int  // entries of the log, the departure included
+		gone  bool // it is a grave
+	}{
+		{"alone", []string{"departure"}, 0, false},
+		{"an epoch of later follows", []string{"departure", "later"}, 3, false},
+		{"a part of one follows", []string{"departure", "part"}, 0, false},
+		{"a part of one goes again", []string{"part", "departure", "drop"}, 0, false},
+		{"its own log follows", []string{"departure", "log"}, 4, false},
+		{"after its time", []string{"departure", "bury"}, 0, true},
+		{"after its time, beside a part", []string{"part", "departure", "bury"}, 0, true},
+		{"an epoch of later follows its grave", []string{"departure", "bury", "later"}, 3, false},
+		{"a part of one follows its grave", []string{"departure", "bury", "part"}, 0, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := quietMesh(t, NewSecret())
+			s := newScribe(t, m.o.Secret)
+			id, log, later := s.id.ID(), s.farewell(t, 10, "a", "b"), s.past(t, 20, []string{"a"}, nil)
+			last := log[len(log)-1].Entry
+			if err := m.logs.learn(s.id.Public()); err != nil {
+				t.Fatal(err)
+			}
+			for _, step := range c.steps {
+				ch := &change{}
+				m.mu.Lock()
+				switch a := m.logs.authors[id]; step {
+				case "departure":
+					if !m.logs.takeDeparture(last, ch) {
+						t.Error("it is not taken")
+					}
+				case "log", "later", "part":
+					ps := map[string][]proven{"log": log, "later": later, "part": later[:1]}[step]
+					if err := deliver(m.logs, ch, ps); err != nil {
+						t.Error(err)
+					}
+				case "drop":
+					m.logs.dropIdle(a, ch)
+				case "bury":
+					m.logs.bury(a, last, ch)
+				}
+				m.storeLocked(ch)
+				m.mu.Unlock()
+				if !m.write() {
+					t.Fatal("the disk refuses")
+				}
+				for i := range 2 {
+					again, err := New(m.o)
+					if err != nil {
+						t.Fatal(err)
+					}
+					a := again.logs.authors[id]
+					if was := m.logs.authors[id]; (a == nil || a.leaves() == nil) != (was.leaves() == nil) {
+						t.Fatalf("%s, %d restarts: it is not known that the host has left", step, i+1)
+					} else if a != nil && (a.gone != nil) != (was.gone != nil) {
+						t.Fatalf("%s, %d restarts: it is a grave: %v", step, i+1, a.gone != nil)
+					}
+					checkHeld(t, again.logs, 0)
+					if again.write(); again.waitsForDisk() != 0 {
+						t.Error("the disk refuses")
+					}
+				}
+			}
+			if a := m.logs.authors[id]; len(m.logs.said(id)) != c.log || (a.gone != nil) != c.gone {
+				t.Errorf("%d entries, a grave: %v", len(m.logs.said(id)), a.gone != nil)
+			}
+		})
+	}
+}
+
+// Builds before that kept such a departure as an entry.
+func TestLoneDeparturesOfEarlierBuilds(t *testing.T) {
+	for _, name := range []string{"with an epoch of later", "with a part of one", "with a part of its own"} {
+		t.Run(name, func(t *testing.T) {
+			m := quietMesh(t, NewSecret())
+			s := newScribe(t, m.o.Secret)
+			log, later := s.farewell(t, 10, "a", "b"), s.past(t, 20, []string{"a"}, nil)
+			put := make(map[string][]byte)
+			with := map[string][]proven{"with an epoch of later": later, "with a part of one": later[:1], "with a part of its own": log[:2]}[name]
+			for _, p := range append(with[:len(with):len(with)], log[len(log)-1]) {
+				put[logKey(p.Entry)] = p.raw
+			}
+			if err := m.o.Store.Apply(bucketLog, put, nil); err != nil {
+				t.Fatal(err)
+			}
+			for i := range 3 {
+				again, err := New(m.o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if a := again.logs.authors[s.id.ID()]; a == nil || a.leaves() == nil {
+					t.Errorf("%d restarts: it is not known that the host has left", i+1)
+				}
+				again.write()
+			}
+		})
+	}
+}

@@ -353,6 +353,10 @@ func (m *Mesh) accept(l *link, h hello) error {
 	}
 	news := m.noteRecordLocked(l.rec, l.raw, byItself)
 	m.meetLocked(l.id)
+	if m.hosts[l.id] == nil && l.id != m.id {
+		news = m.notices.set("crowded", fmt.Sprintf("a host came and finds no place here: this host knows %d others and itself, as many as it can. "+
+			"Remove those that are gone for good and were not reset (`weft rmpeer`), and restart weft here", maxAuthors-1), time.Now()) || news
+	}
 	if m.founding.IsZero() && !f.IsZero() {
 		m.founding = f
 		m.dirtyLocked(bucketMesh, keyFounding, h.Founding)

@@ -72,6 +72,7 @@ type author struct {
 	older   *epoch            // a lower one that may have grants which current lacks; not on the disk
 	tick    uint64            // counts merges, to tell which of next lies idle
 	gone    *Entry            // departed, and the log removed: the entry that says so
+	unmet   bool              // it was a stranger when its log was removed
 	lone    *Entry            // a departure whose log is not here, or has been followed by an epoch that does not know of it
 	said    []Entry           // see replica.said; nil: to be made anew
 }
@@ -97,7 +98,10 @@ type change struct {
 	del []Entry // dropped with their epoch
 	at  []int   // of each of del: how many of put came before
 
-	lost []peer.ID // strangers that made room
+	lone map[peer.ID]bool // whose departure beside the log is another now, and whether there was one before
+
+	lost   []peer.ID // strangers that made room
+	opened []peer.ID // graves that did
 }
 
 func (c *change) drop(es ...Entry) {
@@ -106,7 +110,9 @@ func (c *change) drop(es ...Entry) {
 	}
 }
 
-func (c *change) empty() bool { return len(c.put) == 0 && len(c.del) == 0 && len(c.lost) == 0 }
+func (c *change) empty() bool {
+	return len(c.put) == 0 && len(c.del) == 0 && len(c.lone) == 0 && len(c.lost) == 0 && len(c.opened) == 0
+}
 
 func newReplica() *replica {
 	return &replica{authors: make(map[peer.ID]*author), strangers: newStrangers()}
@@ -125,7 +131,7 @@ func (r *replica) hold(a *author, n int) {
 func (r *replica) learn(pub ed25519.PublicKey) error {
 	id := peer.IDOf(pub)
 	if a := r.authors[id]; a != nil {
-		if a.key == nil { // a departure from the disk
+		if a.key == nil { // from the disk, by its departure
 			a.key = bytes.Clone(pub)
 		}
 		return nil
@@ -199,6 +205,9 @@ func (r *replica) merge(p proven, asked bool, ch *change) error {
 	if a.current != nil && p.Epoch < a.current.number && !asked {
 		return nil
 	}
+	if a.buried() && !r.mayStand(p.Author) { // it would be a stranger again
+		return errStranger
+	}
 	if err := r.makeRoom(a, len(p.raw), ch); err != nil {
 		return err
 	}
@@ -211,6 +220,7 @@ func (r *replica) merge(p proven, asked bool, ch *change) error {
 		a.older = ep
 	default:
 		ep = r.open(a, p.Epoch, ch)
+		r.stand(p.Author)
 	}
 	a.tick++
 	ep.touched = a.tick
@@ -301,16 +311,14 @@ func (r *replica) forget(id peer.ID, ch *change) {
 	r.summed = nil
 }
 
-// holds tells that an entry is in a log or stands for one.
+// holds tells that an entry is in a log or stands for one: what is on the disk under its key.
 func (r *replica) holds(e Entry) bool {
 	a := r.authors[e.Author]
 	if a == nil {
 		return false
 	}
-	for _, d := range []*Entry{a.gone, a.lone} {
-		if d != nil && bytes.Equal(d.raw, e.raw) {
-			return true
-		}
+	if a.gone != nil && bytes.Equal(a.gone.raw, e.raw) {
+		return true
 	}
 	ep := a.find(e.Epoch)
 	return ep != nil && e.Seq <= uint64(len(ep.entries)) && bytes.Equal(ep.entries[e.Seq-1].raw, e.raw)

@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -12,7 +13,8 @@ import (
 	"weft/peer"
 )
 
-// On disk, bucket "log": author 10 | epoch 8 | seq 8 -> the entry as received.
+// On disk, bucket "log": author 10 | epoch 8 | seq 8 -> the entry as received; author 10 |
+// "lone" -> its departure, if that is kept beside a log which does not have it, or without one.
 // Bucket "mesh": "founding" -> Founding, "boots" -> number of epochs opened as
 // u64, "peer/" and the ID's text -> the freshest host record.
 //
@@ -24,6 +26,7 @@ const (
 	keyFounding = "founding"
 	keyBoots    = "boots"
 	keyPeer     = "peer/"
+	keyLone     = "lone"
 
 	// flushDelay gathers what comes in a burst into one write.
 	flushDelay = 200 * time.Millisecond
@@ -42,6 +45,8 @@ func logKey(e Entry) string {
 	b = binary.BigEndian.AppendUint64(b, e.Epoch)
 	return string(binary.BigEndian.AppendUint64(b, e.Seq))
 }
+
+func loneKey(id peer.ID) string { return string(id[:]) + keyLone }
 
 // load reads both buckets. A damaged value is left out with a warning: the
 // others have it, and refusing to start would not bring it back.
@@ -74,21 +79,25 @@ func (m *Mesh) load() error {
 	if b := meta[keyBoots]; len(b) == 8 {
 		m.own.boots = binary.BigEndian.Uint64(b)
 	}
-	var es []Entry
-	for _, raw := range logs {
+	var es, lone []Entry
+	for k, raw := range logs {
 		e, err := ParseEntry(raw)
 		if err != nil {
 			m.log.Warn("entry in the state is damaged", "err", err)
 			continue
 		}
-		es = append(es, e)
+		if k != loneKey(e.Author) {
+			es = append(es, e)
+		} else if e.Author != m.id {
+			lone = append(lone, e)
+		}
 	}
 	slices.SortFunc(es, func(a, b Entry) int { return strings.Compare(logKey(a), logKey(b)) })
 	m.logs.strangers.restoring = true
 	defer func() { m.logs.strangers.restoring = false }()
-	m.loadGraves(es)
+	m.loadDepartures(es, lone)
 	_, _ = m.take(es, peer.ID{}, false)
-	m.loadLone(es)
+	m.loadCutOff(es)
 	for k, raw := range meta {
 		if !strings.HasPrefix(k, keyPeer) {
 			continue
@@ -103,8 +112,9 @@ func (m *Mesh) load() error {
 		m.mu.Unlock()
 	}
 	m.mu.Lock()
-	for _, kv := range m.dirty { // what was just read is there; what it has made obsolete can go
-		maps.DeleteFunc(kv, func(_ string, v dirtyValue) bool { return v.raw != nil })
+	read := map[string]map[string][]byte{bucketMesh: meta, bucketLog: logs}
+	for bucket, kv := range m.dirty { // what was just read is there; what it has made obsolete can go
+		maps.DeleteFunc(kv, func(k string, v dirtyValue) bool { return v.raw != nil && bytes.Equal(v.raw, read[bucket][k]) })
 	}
 	m.mu.Unlock()
 	return nil
@@ -156,11 +166,20 @@ func (m *Mesh) storeLocked(ch *change) {
 			m.waitLocked(bucketLog, k, raw, there[k])
 		}
 	}
-	for _, id := range ch.lost {
-		if m.logs.authors[id] == nil {
-			m.forgetHostLocked(id)
-			delete(m.departed, id)
-			m.count.add("strangers_forgotten")
+	for id, there := range ch.lone {
+		var raw []byte
+		if a := m.logs.authors[id]; a != nil && a.lone != nil {
+			raw = a.lone.raw
+		}
+		m.waitLocked(bucketLog, loneKey(id), raw, there)
+	}
+	for event, ids := range map[string][]peer.ID{"strangers_forgotten": ch.lost, "graves_forgotten": ch.opened} {
+		for _, id := range ids {
+			if m.logs.authors[id] == nil {
+				m.forgetHostLocked(id)
+				delete(m.departed, id)
+				m.count.add(event)
+			}
 		}
 	}
 }

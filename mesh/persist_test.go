@@ -49,3 +49,34 @@ func TestGoesWhileAWriteFails(t *testing.T) {
 		t.Error("it would come back at the next start")
 	}
 }
+
+// Departures that come without their logs, and go again, leave nothing that waits for a disk that refuses.
+func TestDeparturesDoNotAddUp(t *testing.T) {
+	m := quietMesh(t, NewSecret())
+	d := m.o.Store.(*disk)
+	d.refuse(errors.New("no space left"))
+	m.write()
+	before := m.waitsForDisk()
+	for range 100 {
+		s := newScribe(t, m.o.Secret)
+		log := s.farewell(t, 10, "a")
+		for _, f := range []func(ch *change) bool{
+			func(ch *change) bool {
+				return m.logs.learn(s.id.Public()) == nil && m.logs.takeDeparture(log[len(log)-1].Entry, ch)
+			},
+			func(ch *change) bool { m.logs.lose(s.id.ID(), ch); return true },
+		} {
+			ch := &change{}
+			m.mu.Lock()
+			if !f(ch) {
+				t.Error("a departure is not taken")
+			}
+			m.storeLocked(ch)
+			m.mu.Unlock()
+		}
+		m.write()
+	}
+	if n := m.waitsForDisk(); n != before {
+		t.Errorf("%d values wait, before %d", n, before)
+	}
+}

@@ -142,10 +142,18 @@ func everything(r *replica) (es []Entry) {
 // It has counted from zero at first, or from another number.
 func checkHeld(t fataler, r *replica, from int) {
 	t.Helper()
-	held := from
+	held, strangers, theirs := from, 0, 0
 	for id, a := range r.authors {
-		if a.gone != nil {
-			held += len(a.gone.raw)
+		if a.strange != (r.strangers.unmet(id) && !a.buried()) {
+			t.Fatalf("%v is a stranger: %v", id, a.strange)
+		}
+		if a.strange {
+			strangers, theirs = strangers+1, theirs+a.held
+		}
+		for _, e := range []*Entry{a.gone, a.lone} {
+			if e != nil {
+				held += len(e.raw)
+			}
 		}
 		if len(a.next) > maxNext {
 			t.Fatalf("%d epochs of %v wait", len(a.next), id)
@@ -167,6 +175,9 @@ func checkHeld(t fataler, r *replica, from int) {
 			}
 			held += n + waiting
 		}
+	}
+	if strangers != r.strangers.number || theirs != r.strangers.bytes {
+		t.Fatalf("%d strangers have %d bytes, said to be %d and %d", strangers, theirs, r.strangers.number, r.strangers.bytes)
 	}
 	if held != r.held || held > maxHeld {
 		t.Fatalf("%d bytes are held, said to be %d", held, r.held)

@@ -176,31 +176,3 @@ func TestGravesLastOverRestarts(t *testing.T) {
 		}
 	})
 }
-
-// A departure that came alone leaves the log its place, also after a restart.
-func TestLoneDeparturesAreNoGraves(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		a, other := w.box("host1"), w.box("host2")
-		a.found()
-		other.join(a)
-		w.within(10*time.Second, "two hosts", func() bool { return oneMesh(a, other) })
-		s := newScribe(t, w.secret)
-		log := s.farewell(t, 10, "a")
-		a.mesh.mu.Lock()
-		ch := &change{}
-		if err := a.mesh.logs.learn(s.id.Public()); err != nil || !a.mesh.logs.takeDeparture(log[len(log)-1].Entry, ch) {
-			t.Errorf("the departure is not taken: %v", err)
-		}
-		a.mesh.storeLocked(ch)
-		a.mesh.mu.Unlock()
-		time.Sleep(10 * time.Second)
-		a.kill()
-		a.join(other)
-		w.within(10*time.Second, "back", func() bool { return a.sees(other) == Alive })
-		a.mesh.mu.Lock()
-		defer a.mesh.mu.Unlock()
-		if au := a.mesh.logs.authors[s.id.ID()]; au != nil && au.gone != nil {
-			t.Error("it is a grave, and the log has no place any more")
-		}
-	})
-}

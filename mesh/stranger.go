@@ -22,6 +22,10 @@ import (
 //     longest, else of all.
 //   - For one whose log comes, one without a log goes, or one that has had its time to
 //     be met. For one that only gossip tells of, one without a log that has had its time.
+//   - A grave is no stranger, whoever it is of, and goes after strangers without a log that
+//     have had their time, and before others: for every host, but for strangers only while they
+//     have less than their share. So made-up ones leave the latest graves half of the places, less
+//     those that hosts have. Those of strangers go first, then the oldest.
 //   - For bytes, what is not in effect of the log that has most of it goes, then the
 //     biggest log; never for a bigger one.
 //
@@ -80,6 +84,15 @@ func (r *replica) place(pub ed25519.PublicKey, w word, ch *change) error {
 		return nil
 	}
 	victim, ok := r.yielding(w)
+	bareOld := ok && r.authors[victim].held == 0 && r.old(r.authors[victim])
+	if !bareOld && r.mayStand(peer.IDOf(pub)) {
+		if id, found := r.firstGrave(); found {
+			r.forget(id, ch)
+			ch.opened = append(ch.opened, id)
+			r.add(pub)
+			return nil
+		}
+	}
 	if r.press(); !ok {
 		return err
 	}
@@ -88,11 +101,30 @@ func (r *replica) place(pub ed25519.PublicKey, w word, ch *change) error {
 	return nil
 }
 
+// old tells of a stranger that has had its time.
+func (r *replica) old(a *author) bool { return a.born+strangerTurns <= r.strangers.age }
+
+// firstGrave is the one that goes first.
+func (r *replica) firstGrave() (id peer.ID, ok bool) {
+	var best *author
+	for x, a := range r.authors {
+		if a.buried() && (best == nil || a.unmet && !best.unmet || a.unmet == best.unmet && a.born < best.born) {
+			id, best = x, a
+		}
+	}
+	return id, best != nil
+}
+
+// mayStand tells that a host would be no stranger, or within the share of those.
+func (r *replica) mayStand(id peer.ID) bool {
+	return !r.strangers.unmet(id) || r.strangers.restoring || r.strangers.number < maxStrangers
+}
+
 // yielding picks the stranger that goes for one that is known by w.
 func (r *replica) yielding(w word) (victim peer.ID, ok bool) {
 	var best *author
 	for id, a := range r.authors {
-		bare, old := a.held == 0, a.born+strangerTurns <= r.strangers.age
+		bare, old := a.held == 0, r.old(a)
 		switch {
 		case !a.strange,
 			w == byLog && !bare && !old,
@@ -130,6 +162,7 @@ func (r *replica) makeRoom(a *author, n int, ch *change) error {
 		switch {
 		case idle > 0:
 			r.dropIdle(r.authors[victim], ch)
+			r.stand(victim)
 		case most > bound:
 			r.lose(victim, ch)
 		default:
@@ -214,10 +247,10 @@ func (r *replica) rely(ids []peer.ID) {
 	}
 }
 
-// stand looks again at whether a known host is a stranger.
+// stand looks again at whether a known host is a stranger: a grave is none.
 func (r *replica) stand(id peer.ID) {
 	a := r.authors[id]
-	if a == nil || a.strange == r.strangers.unmet(id) {
+	if a == nil || a.strange == (r.strangers.unmet(id) && !a.buried()) {
 		return
 	}
 	s := &r.strangers
@@ -230,15 +263,6 @@ func (r *replica) stand(id peer.ID) {
 	if s.full() {
 		r.summed = nil
 	}
-}
-
-// restoreGrave takes a departure whose log was removed from the disk.
-func (r *replica) restoreGrave(e Entry) {
-	a := &author{gone: &e, strange: r.strangers.unmet(e.Author)}
-	if r.authors[e.Author] = a; a.strange {
-		r.strangers.number++
-	}
-	r.hold(a, len(e.raw))
 }
 
 // Rely says which hosts the address space of the mesh rests on: who owns some of it,
