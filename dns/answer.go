@@ -125,7 +125,21 @@ func (w *writer) room() int { return max(0, w.limit-len(w.b))/12 + 1 }
 // there are any. Apexes have SOA and NS records too.
 func (w *writer) all(t *Table, q *query, n *node, owner uint16) bool {
 	before := w.an
-	if q.qtype != miekg.TypeANY {
+	switch q.qtype {
+	case miekg.TypeCNAME:
+		w.cname(t, n, owner)
+	case miekg.TypeANY:
+		for from := 0; from < len(n.entries); {
+			es := n.of(n.entries[from].rtype)
+			if from += len(es); es[0].rtype == miekg.TypeCNAME {
+				w.cname(t, n, owner)
+				continue
+			}
+			for _, p := range t.pick(nil, es, w.room()) {
+				w.record(owner, es[p.at].rtype, es[p.at].data)
+			}
+		}
+	default:
 		es := n.of(q.qtype)
 		ps := t.pick(q.pickBuf[:0], es, w.room())
 		for _, p := range ps {
@@ -136,14 +150,6 @@ func (w *writer) all(t *Table, q *query, n *node, owner uint16) bool {
 		if len(ps) > 0 {
 			return true
 		}
-	} else {
-		for from := 0; from < len(n.entries); {
-			es := n.of(n.entries[from].rtype)
-			for _, p := range t.pick(nil, es, w.room()) {
-				w.record(owner, es[p.at].rtype, es[p.at].data)
-			}
-			from += len(es)
-		}
 	}
 	if n.apex && (q.qtype == miekg.TypeSOA || q.qtype == miekg.TypeANY) {
 		w.record(owner, miekg.TypeSOA, t.soaFor(w.ttl))
@@ -152,6 +158,13 @@ func (w *writer) all(t *Table, q *query, n *node, owner uint16) bool {
 		w.record(owner, miekg.TypeNS, t.ns)
 	}
 	return w.an > before || w.cut
+}
+
+// cname appends what a name stands for, if it does.
+func (w *writer) cname(t *Table, n *node, owner uint16) {
+	if target, is := t.cname(n); is {
+		w.record(owner, miekg.TypeCNAME, target)
+	}
 }
 
 // fail makes the reply one that says nothing.

@@ -119,11 +119,8 @@ func newCached(k cacheKey, m *miekg.Msg, now time.Time) *cached {
 	return e
 }
 
-// put keeps a reply, if it may be kept.
+// put keeps a reply, in the place of what was said before.
 func (c *cache) put(e *cached) {
-	if e == nil {
-		return
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if old := c.entries[e.key]; old != nil {
@@ -134,6 +131,15 @@ func (c *cache) put(e *cached) {
 	e.linkAfter(&c.root)
 	for len(c.entries) > maxCached || c.bytes > maxCachedBytes {
 		c.removeLocked(c.root.prev)
+	}
+}
+
+// drop forgets what was said.
+func (c *cache) drop(k cacheKey) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.entries[k]; e != nil {
+		c.removeLocked(e)
 	}
 }
 

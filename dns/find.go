@@ -65,11 +65,17 @@ func (t *Table) wildcard(name []byte, zone int) *node {
 }
 
 // alias gives the name that a node stands for, if a question of the type is to be
-// answered so: next to records of other kinds, the others count (RFC 1034, 3.6.2).
+// answered so.
 func (t *Table) alias(n *node, qtype uint16) (target string, ok bool) {
 	if qtype == miekg.TypeCNAME || qtype == miekg.TypeANY {
 		return "", false
 	}
+	return t.cname(n)
+}
+
+// cname gives the name that a node stands for, which is one (RFC 2181, 10.1): next to records of other kinds, the others
+// count (RFC 1034, 3.6.2).
+func (t *Table) cname(n *node) (target string, ok bool) {
 	es := n.of(miekg.TypeCNAME)
 	if len(es) == 0 {
 		return "", false

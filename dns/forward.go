@@ -98,7 +98,7 @@ func (f *forwarder) ask(ctx context.Context, r *miekg.Msg) (*miekg.Msg, error) {
 			switch {
 			case o.err != nil:
 				errs = append(errs, fmt.Errorf("ask %v: %w", servers[o.server], o.err))
-			case o.m.Rcode == miekg.RcodeServerFailure || o.m.Rcode == miekg.RcodeRefused:
+			case o.m.Rcode != miekg.RcodeSuccess && o.m.Rcode != miekg.RcodeNameError: // it can't or won't tell; others may
 				poor = o.m
 			default:
 				f.first.Store(o.server)

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	miekg "github.com/miekg/dns"
@@ -171,6 +172,33 @@ func TestForwardToTheServerThatAnswers(t *testing.T) {
 	// One that fails is left for one that does not, and told of if none does better.
 	if m := ask(t, "udp", addr, question("nx.example.com.", miekg.TypeA)); m.Rcode != miekg.RcodeNameError {
 		t.Errorf("%v", m)
+	}
+}
+
+// An error of one server is told of only if no other does better; whichever it is, it makes nobody wait or be asked first.
+func TestForwardPastErrors(t *testing.T) {
+	servers := []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:53"), netip.MustParseAddrPort("192.0.2.2:53")}
+	for _, code := range []int{miekg.RcodeFormatError, miekg.RcodeServerFailure, miekg.RcodeNotImplemented, miekg.RcodeRefused, miekg.RcodeNotAuth, miekg.RcodeBadVers} {
+		for _, second := range []int{miekg.RcodeSuccess, miekg.RcodeNameError, code} {
+			synctest.Test(t, func(t *testing.T) {
+				f := newForwarder(5*time.Second, func() []netip.AddrPort { return servers })
+				f.exchange = func(_ context.Context, s netip.AddrPort, q *miekg.Msg) (*miekg.Msg, error) {
+					if s == servers[0] {
+						return new(miekg.Msg).SetRcode(q, code), nil
+					}
+					return new(miekg.Msg).SetRcode(q, second), nil
+				}
+				want := uint32(1)
+				if second == code {
+					want = 0
+				}
+				begin := time.Now()
+				m, err := f.ask(t.Context(), question("www.example.com.", miekg.TypeA))
+				if err != nil || m.Rcode != second || time.Since(begin) > 0 || f.first.Load() != want {
+					t.Errorf("%s, then %s: %v %v after %v; server %d is asked first", miekg.RcodeToString[code], miekg.RcodeToString[second], m, err, time.Since(begin), f.first.Load())
+				}
+			})
+		}
 	}
 }
 

@@ -210,6 +210,9 @@ func (f *flight) failed() bool {
 	return f.err != nil || f.reply.Rcode != miekg.RcodeSuccess && f.reply.Rcode != miekg.RcodeNameError
 }
 
+// told says that upstream has said something about the name, also if it is refused. The flight is over.
+func (f *flight) told() bool { return !f.failed() || errors.Is(f.err, errRebind) }
+
 // unasked says that a flight was over before any server was asked.
 func (f *flight) unasked() bool { return errors.Is(f.err, errBusy) || errors.Is(f.err, errNoUpstream) }
 
@@ -246,7 +249,12 @@ func (r *resolver) fly(k cacheKey, q *miekg.Msg, src client) (*flight, error) {
 		if r.flights[k] == f { // else it was forgotten
 			delete(r.flights, k)
 			r.noteLocked(k, f)
-			r.cache.put(keep)
+			switch {
+			case keep != nil:
+				r.cache.put(keep)
+			case f.told() && (f.reply == nil || !f.reply.Truncated):
+				r.cache.drop(k) // it does not hold any more; what is cut says nothing
+			}
 		}
 		r.mu.Unlock()
 		close(f.done)
@@ -270,7 +278,7 @@ func (r *resolver) fetch(z *zoneForwarder, q *miekg.Msg) (*miekg.Msg, error) {
 func (r *resolver) noteLocked(k cacheKey, f *flight) {
 	z := f.zone
 	switch {
-	case !f.failed() || errors.Is(f.err, errRebind):
+	case f.told():
 		z.heard, z.silent = time.Now(), false
 	case f.err != nil && !f.unasked() && z.heard.Before(f.since):
 		z.silent = true

@@ -151,3 +151,62 @@ func TestNoStaleAnswerForARefusedOne(t *testing.T) {
 		}
 	})
 }
+
+// What upstream says last ends what it said before, also if it may not be kept or given: only what says nothing of the name doesn't.
+func TestTheLastWordCounts(t *testing.T) {
+	rcode := func(code int) func(*miekg.Msg) *miekg.Msg {
+		return func(q *miekg.Msg) *miekg.Msg { return new(miekg.Msg).SetRcode(q, code) }
+	}
+	for what, c := range map[string]struct {
+		says func(*miekg.Msg) *miekg.Msg // nil: nothing
+		ends bool
+	}{
+		"another address, not to be kept": {answering("203.0.113.2", 0), true},
+		"no such name, without SOA":       {rcode(miekg.RcodeNameError), true},
+		"no such type, without SOA":       {rcode(miekg.RcodeSuccess), true},
+		"an address that is refused":      {answering("10.0.0.1", 60), true},
+		"an error":                        {rcode(miekg.RcodeServerFailure), false},
+		"a refusal":                       {rcode(miekg.RcodeRefused), false},
+		"nothing":                         {nil, false},
+		"a part": {func(q *miekg.Msg) *miekg.Msg {
+			m := answering("203.0.113.2", 60)(q)
+			m.Truncated = true
+			return m
+		}, false},
+	} {
+		for _, fresh := range []bool{false, true} {
+			run := func(t *testing.T) {
+				says := answering("203.0.113.1", 100)
+				r := modelResolver(func(a netip.Addr) bool { return a.IsPrivate() }, func(ctx context.Context, _ netip.AddrPort, q *miekg.Msg) (*miekg.Msg, error) {
+					if says == nil {
+						<-ctx.Done()
+						return nil, ctx.Err()
+					}
+					return says(q), nil
+				})
+				defer r.close()
+				q := question("www.example.com.", miekg.TypeA)
+				for range hot {
+					if m, err := r.ask(t.Context(), q, client{}); err != nil || len(m.Answer) != 1 {
+						t.Fatalf("%v %v", m, err)
+					}
+				}
+				says = c.says
+				if fresh { // it is asked again before its end
+					time.Sleep(95 * time.Second)
+				} else {
+					time.Sleep(time.Hour)
+				}
+				_, _ = r.ask(t.Context(), q, client{})
+				time.Sleep(time.Minute)
+				synctest.Wait() // the flight is over
+				says = nil
+				m, err := r.ask(t.Context(), q, client{})
+				if ends := err != nil; ends != c.ends {
+					t.Errorf("when upstream is dead: %v %v", m, err)
+				}
+			}
+			t.Run(fmt.Sprintf("%s, asked before its end: %v", what, fresh), func(t *testing.T) { synctest.Test(t, run) })
+		}
+	}
+}

@@ -185,7 +185,7 @@ func (m *Mesh) dialHosts(ctx context.Context, startAny, startMet func(func()) bo
 		if h.dialled.IsZero() {
 			h.dialled = now
 		}
-		h.dialling, h.nextDial = true, now.Add(untilRedial(now.Sub(h.dialled), known && !h.left))
+		h.dialling, h.nextDial = true, now.Add(h.untilRedial(now, known))
 		dial := func() {
 			_ = m.rejoin(ctx, id, addrs...)
 			m.mu.Lock()
@@ -201,12 +201,12 @@ func (m *Mesh) dialHosts(ctx context.Context, startAny, startMet func(func()) bo
 }
 
 // dueLocked are the hosts that should be dialled now: those that are no strangers, and
-// others.
+// others, also those that have stopped.
 func (m *Mesh) dueLocked(now time.Time) (met, others []peer.ID) {
 	for id, h := range m.hosts {
 		switch {
 		case h.dialling || m.talks.with(id) || now.Before(h.nextDial) || len(h.rec.Endpoints) == 0 || !m.wantedLocked(id, h):
-		case !m.logs.strangers.unmet(id):
+		case !m.logs.strangers.unmet(id) && !h.left:
 			met = append(met, id)
 		default:
 			others = append(others, id)
@@ -215,17 +215,14 @@ func (m *Mesh) dueLocked(now time.Time) (met, others []peer.ID) {
 	return met, others
 }
 
-// wantedLocked tells that a host should be met again: it is not in gossip and
-// has not announced a stop. A host that stopped comes back by itself, but does not find
-// one that had stopped before it, and was down itself when it came back: if all stop, each
-// may know of the others that they have. So a stop of before this router started holds
-// nobody off, but for who has departed. A host whose
+// wantedLocked tells that a host should be met again: it is not in gossip and has not
+// departed. One whose
 // tunnel still works, so that it counts as alive, is dialled too: the answers are
 // what shows that the tunnel works. While there is not room for all strangers it may be
 // that two hosts do not hear of each other, or one not of the other: those that gossip
 // holds alive and this host has not met are dialled, too.
 func (m *Mesh) wantedLocked(id peer.ID, h *host) bool {
-	if m.leaving || m.awayLocked(id, h) || h.gossip && !(m.logs.strangers.full() && m.logs.strangers.unmet(id)) {
+	if m.leaving || h.left && m.departedLocked(id) || h.gossip && !(m.logs.strangers.full() && m.logs.strangers.unmet(id)) {
 		return false
 	}
 	if m.o.Discovery {
@@ -239,13 +236,20 @@ func (m *Mesh) wantedLocked(id peer.ID, h *host) bool {
 	return false
 }
 
-// awayLocked tells that a host has stopped, and will come by itself if it comes back.
-func (m *Mesh) awayLocked(id peer.ID, h *host) bool {
-	if !h.left || !h.past {
-		return h.left
-	}
+func (m *Mesh) departedLocked(id peer.ID) bool {
 	a := m.logs.authors[id]
 	return a != nil && a.leaves() != nil
+}
+
+// untilRedial is how long it is until the host is dialled again. One that stopped comes back by
+// itself, but does not find who moved meanwhile. Nor does it find one that was down itself when
+// it came back: if all stop at once, each knows of the others that they have, so a stop of
+// before this router started may be over.
+func (h *host) untilRedial(now time.Time, met bool) time.Duration {
+	if h.left && !h.past {
+		return backoffMax
+	}
+	return untilRedial(now.Sub(h.dialled), met)
 }
 
 // pickLost picks one random host that should be met again; every other time, if there
@@ -255,10 +259,10 @@ func (m *Mesh) pickLost() (peer.ID, bool) {
 	defer m.mu.Unlock()
 	var ids, met []peer.ID
 	for id, h := range m.hosts {
-		if !m.wantedLocked(id, h) || m.talks.with(id) {
+		if !m.wantedLocked(id, h) || h.left && !h.past || m.talks.with(id) {
 			continue
 		}
-		if ids = append(ids, id); !m.logs.strangers.unmet(id) {
+		if ids = append(ids, id); !m.logs.strangers.unmet(id) && !h.left {
 			met = append(met, id)
 		}
 	}

@@ -15,7 +15,7 @@ type host struct {
 	rec  Record
 	raw  []byte // of rec
 	left bool   // rec announces a stop
-	past bool   // rec is from before this router started: who had stopped then may be back
+	past bool   // rec is from before this router started
 
 	nodes   int  // of eachHostLocked, for a sign
 	current bool // likewise
@@ -134,7 +134,14 @@ func (m *Mesh) noteRecordLocked(rec Record, raw []byte, w word) bool {
 	} else if !fresher(rec, h.rec) {
 		return false
 	}
+	back := h.left
 	h.rec, h.raw, h.left, h.past, h.news = rec, bytes.Clone(raw), rec.left(), m.logs.strangers.restoring, time.Now()
+	switch {
+	case h.left && !h.past:
+		h.nextDial = h.news.Add(backoffMax)
+	case back && !h.left:
+		h.nextDial = time.Time{}
+	}
 	m.waitLocked(bucketMesh, remembered(id), h.raw, known)
 	poke(m.look)
 	return true

@@ -226,8 +226,12 @@ func (s *sim) ghost() string {
 }
 
 // waits tells that a host that is up waits for a target that it has never met, or, with a
-// disk from before it met the others, for them to notice that it was away.
+// disk from before it met the others, for them to notice that it was away; or that hosts
+// meet only since one dials another that it has heard stop, which it does every minute.
 func (s *sim) waits() bool {
+	if s.groups((*actor).leadsSoonTo).number() > 1 {
+		return true
+	}
 	return slices.ContainsFunc(s.hosts, func(a *actor) bool {
 		if !a.up {
 			return false
@@ -250,61 +254,81 @@ func fold(es []Entry) []string {
 	return slices.Sorted(maps.Keys(names))
 }
 
-// introduce is the operator's part, and needed only where nothing leads from one
-// host to another: all that either knows of the other is an address that it had
-// before it moved, or a stop that it has heard itself, or a disk was lost. `weft connect` then, once. It tells
-// whether it was.
-func (s *sim) introduce() (needed bool) {
-	group := make(map[*actor]*actor) // of a host: one that stands for all that lead to it
-	var up []*actor
+// groups are the hosts that are up, each with one that stands for all that lead to it.
+type groups map[*actor]*actor
+
+func (s *sim) groups(leads func(a, b *actor) bool) groups {
+	g := groups{}
 	for _, h := range s.hosts {
 		if h.up {
-			group[h] = h
-			up = append(up, h)
+			g[h] = h
 		}
 	}
-	join := func(a, b *actor) {
-		from, to := group[b], group[a]
-		for x, g := range group {
-			if g == from {
-				group[x] = to
+	for a := range g {
+		for b := range g {
+			if a != b && leads(a, b) {
+				g.join(a, b)
 			}
 		}
 	}
-	for _, a := range up {
-		for _, b := range up {
-			if a != b && a.leadsTo(b) {
-				join(a, b)
-			}
+	return g
+}
+
+func (g groups) join(a, b *actor) {
+	from, to := g[b], g[a]
+	for x, by := range g {
+		if by == from {
+			g[x] = to
 		}
 	}
-	for _, a := range up[1:] {
-		if group[a] != group[up[0]] {
+}
+
+func (g groups) number() int {
+	return len(slices.Compact(slices.SortedFunc(maps.Values(g), func(a, b *actor) int { return strings.Compare(a.name, b.name) })))
+}
+
+// introduce is the operator's part, and needed only where nothing leads from one
+// host to another: all that either knows of the other is an address that it had
+// before it moved, or a disk was lost. `weft connect` then, once. It tells whether it
+// was.
+func (s *sim) introduce() (needed bool) {
+	g := s.groups((*actor).leadsTo)
+	var first *actor
+	for _, a := range s.hosts {
+		switch {
+		case !a.up:
+		case first == nil:
+			first = a
+		case g[a] != g[first]:
 			s.connects++
 			needed = true
-			s.tell("the operator connects %s to %s", a.name, up[0].name)
-			if err := a.mesh.Connect([]string{up[0].target()}, false); err != nil {
+			s.tell("the operator connects %s to %s", a.name, first.name)
+			if err := a.mesh.Connect([]string{first.target()}, false); err != nil {
 				s.fail("connect: %v", err)
 			}
-			join(up[0], a)
+			g.join(first, a)
 		}
 	}
 	return needed
 }
 
 // leadsTo tells that a will dial b at an address that b has.
-func (a *actor) leadsTo(b *actor) bool {
+func (a *actor) leadsTo(b *actor) bool { return a.leadsSoonTo(b) || a.knows(b, true) }
+
+// leadsSoonTo tells that it does so within seconds.
+func (a *actor) leadsSoonTo(b *actor) bool {
 	at := netip.AddrPortFrom(b.addr, DefaultPort)
-	for _, t := range a.mesh.Targets() {
-		if t.Addr == at.String() {
-			return true
-		}
-	}
-	h, ok := a.mesh.State().Host(b.id.ID())
+	return slices.ContainsFunc(a.mesh.Targets(), func(t Target) bool { return t.Addr == at.String() }) || a.knows(b, false)
+}
+
+// knows tells that a has an address of b, which has not departed, and stopped if that
+// may be.
+func (a *actor) knows(b *actor, stopped bool) bool {
 	a.mesh.mu.Lock()
 	defer a.mesh.mu.Unlock()
-	x := a.mesh.hosts[b.id.ID()]
-	return ok && (x == nil || !a.mesh.awayLocked(b.id.ID(), x)) && slices.Contains(h.Record.Endpoints, at)
+	h := a.mesh.hosts[b.id.ID()]
+	return h != nil && slices.Contains(h.rec.Endpoints, netip.AddrPortFrom(b.addr, DefaultPort)) &&
+		(!h.left || (stopped || h.past) && !a.mesh.departedLocked(b.id.ID()))
 }
 
 // refuse makes every write fail with err; nil: no more.

@@ -154,6 +154,30 @@ func TestAllStopAtOnce(t *testing.T) {
 	})
 }
 
+// Who has moved while another was stopped is not where that one looks for it.
+func TestMovesWhileAnotherIsStopped(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.box("host1"), w.box("host2")
+		dials := countDials(a.host)
+		a.found(func(o *Options) { o.Network = dials })
+		b.join(a)
+		w.within(5*time.Second, "two hosts", func() bool { return oneMesh(a, b) })
+		b.stop()
+		time.Sleep(10 * time.Second)
+		a.host.RemoveAddr(a.addr)
+		a.addr = netip.MustParseAddr("192.168.48.99")
+		a.host.AddAddr(a.addr)
+		a.mesh.Refresh()
+		before := dials.of(b.addr)
+		time.Sleep(time.Hour)
+		if n := dials.of(b.addr) - before; n < 55 || n > 61 {
+			t.Errorf("who is stopped is dialled %d times in an hour", n)
+		}
+		b.launch()
+		w.within(backoffMax+2*dialTick, "two hosts again", func() bool { return oneMesh(a, b) })
+	})
+}
+
 func TestCrashAndStop(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		a, b, c := w.box("host1"), w.box("host2"), w.box("host3")

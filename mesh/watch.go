@@ -53,7 +53,7 @@ func (m *Mesh) lookAtHosts() (ask []doubtful) {
 		if live == Failed && h.live == Alive && (now.Sub(h.since) < grace || now.Sub(h.doubted) < doubtTime) {
 			live = Alive // its first packets are still on the way, or its answer
 		}
-		if h.gossip && !s.current {
+		if h.gossip && !s.current && !h.left {
 			h.nextDial, lost = now, true
 			if s.nodes > 0 { // a new start: most likely it is on its way into gossip
 				h.nextDial = now.Add(time.Second + rand.N(time.Second))

@@ -31,9 +31,10 @@ import (
 	"weft/ipam"
 )
 
-// engine is a container engine that knows of containers by name and process.
+// engine is a container engine that knows of containers by name and process. While questions may be under way, it is changed by set.
 type engine struct {
 	*httptest.Server
+	mu     sync.Mutex
 	pids   map[string]int    // by ID; 0: it does not run
 	hosts  map[string]string // the paths of their hosts files
 	away   bool
@@ -41,21 +42,30 @@ type engine struct {
 	waited atomic.Bool // and who asked has given up
 }
 
+func (e *engine) set(silent, id string, pid int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.silent, e.pids[id] = silent, pid
+}
+
 func (e *engine) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	w.Header().Set("Api-Version", "1.44")
 	w.Header().Set("Content-Type", "application/json")
 	_, path, _ := strings.Cut(q.URL.Path, "/containers/")
 	id, _, _ := strings.Cut(path, "/")
-	if _, known := e.pids[dockerID(id)]; known {
+	e.mu.Lock()
+	pids, silent := maps.Clone(e.pids), e.silent
+	e.mu.Unlock()
+	if _, known := pids[dockerID(id)]; known {
 		id = dockerID(id)
 	}
 	var answer any
-	if id != "" && id == e.silent {
+	if id != "" && id == silent {
 		<-q.Context().Done()
 		e.waited.Store(true)
 		return
 	}
-	switch _, known := e.pids[id]; {
+	switch _, known := pids[id]; {
 	case e.away:
 		http.Error(w, `{"message":"the engine is away"}`, 500)
 		return
@@ -63,12 +73,12 @@ func (e *engine) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		return
 	case id == "json":
 		var list []map[string]string
-		for id := range e.pids {
+		for id := range pids {
 			list = append(list, map[string]string{"Id": id})
 		}
 		answer = list
 	case known:
-		answer = map[string]any{"Id": id, "Name": "/" + id[:2], "HostsPath": e.hosts[id], "State": map[string]any{"Running": e.pids[id] != 0, "Pid": e.pids[id]},
+		answer = map[string]any{"Id": id, "Name": "/" + id[:2], "HostsPath": e.hosts[id], "State": map[string]any{"Running": pids[id] != 0, "Pid": pids[id]},
 			"Config": map[string]any{"Hostname": id[:2]}, "HostConfig": map[string]any{"NetworkMode": "bridge"}, "NetworkSettings": map[string]any{}}
 	default:
 		http.Error(w, `{"message":"no such container"}`, 404)

@@ -18,19 +18,26 @@ const (
 	askKey        = "ask"
 )
 
+// want is space in a subnet. If it is needed now, it may be the last address that its
+// owner has.
+type want struct {
+	subnet netip.Prefix
+	needed bool
+}
+
 // asker asks other hosts for address space: one call at a time, or this host
-// would get more than it needs, and one round of calls for all who want space in the
-// same subnet.
+// would get more than it needs, and one round of calls for all who want the
+// same space.
 type asker struct {
 	order func(subnet netip.Prefix) ([]peer.ID, error) // whom, one after the other
 	may   func(id peer.ID) (bool, error)               // whether it is there; an error: this host asks nobody now
-	call  func(ctx context.Context, id peer.ID, subnet netip.Prefix) (got bool, err error)
+	call  func(ctx context.Context, id peer.ID, w want) (got bool, err error)
 
 	given atomic.Uint64 // how often somebody gave some
 	turn  keyed         // of a call: askKey
 
 	mu     sync.Mutex // guards the fields below
-	rounds map[netip.Prefix]*round
+	rounds map[want]*round
 	paused int
 }
 
@@ -42,15 +49,15 @@ type round struct {
 	hungUp bool // who began it did not wait for its end
 }
 
-// ask says whether somebody gave space in a subnet, or has given any since the
+// ask says whether somebody gave the space, or has given any since the
 // caller looked for some: seen is what given was then.
-func (a *asker) ask(ctx context.Context, subnet netip.Prefix, seen uint64) (bool, error) {
+func (a *asker) ask(ctx context.Context, w want, seen uint64) (bool, error) {
 	for {
 		if a.given.Load() != seen {
 			return true, nil
 		}
 		a.mu.Lock()
-		if rd := a.rounds[subnet]; rd != nil {
+		if rd := a.rounds[w]; rd != nil {
 			a.mu.Unlock()
 			select {
 			case <-rd.done:
@@ -64,14 +71,14 @@ func (a *asker) ask(ctx context.Context, subnet netip.Prefix, seen uint64) (bool
 		}
 		rd := &round{done: make(chan struct{})}
 		if a.rounds == nil {
-			a.rounds = map[netip.Prefix]*round{}
+			a.rounds = map[want]*round{}
 		}
-		a.rounds[subnet] = rd
+		a.rounds[w] = rd
 		a.mu.Unlock()
-		rd.got, rd.err = a.round(ctx, subnet, seen)
+		rd.got, rd.err = a.round(ctx, w, seen)
 		rd.hungUp = !rd.got && ctx.Err() != nil
 		a.mu.Lock()
-		delete(a.rounds, subnet)
+		delete(a.rounds, w)
 		a.mu.Unlock()
 		close(rd.done)
 		return rd.got, rd.err
@@ -80,16 +87,16 @@ func (a *asker) ask(ctx context.Context, subnet netip.Prefix, seen uint64) (bool
 
 // round asks one host after the other until one gives something. Who is asked when
 // nobody has after a while comes into the next round.
-func (a *asker) round(ctx context.Context, subnet netip.Prefix, seen uint64) (bool, error) {
+func (a *asker) round(ctx context.Context, w want, seen uint64) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, roundPatience)
 	defer cancel()
-	ids, err := a.order(subnet)
+	ids, err := a.order(w.subnet)
 	if err != nil {
 		return false, err
 	}
 	var errs []error
 	for _, id := range ids {
-		got, end, err := a.one(ctx, id, subnet, seen)
+		got, end, err := a.one(ctx, id, w, seen)
 		if got {
 			return true, nil
 		}
@@ -102,7 +109,7 @@ func (a *asker) round(ctx context.Context, subnet netip.Prefix, seen uint64) (bo
 }
 
 // one is a call, if it is still of use when its turn comes.
-func (a *asker) one(ctx context.Context, id peer.ID, subnet netip.Prefix, seen uint64) (got, end bool, err error) {
+func (a *asker) one(ctx context.Context, id peer.ID, w want, seen uint64) (got, end bool, err error) {
 	unlock, err := a.turn.lock(ctx, askKey)
 	if err != nil {
 		return false, true, err
@@ -122,7 +129,7 @@ func (a *asker) one(ctx context.Context, id peer.ID, subnet netip.Prefix, seen u
 	}
 	ctx, cancel := context.WithTimeout(ctx, askPatience)
 	defer cancel()
-	if got, err = a.call(ctx, id, subnet); err != nil {
+	if got, err = a.call(ctx, id, w); err != nil {
 		return false, false, fmt.Errorf("ask %v for address space: %w", id, err)
 	}
 	if got {

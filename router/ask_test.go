@@ -38,7 +38,7 @@ func newDonors(n int, after time.Duration) *donors {
 		defer d.mu.Unlock()
 		return !d.dead[id], d.no
 	}
-	d.call = func(ctx context.Context, id peer.ID, _ netip.Prefix) (bool, error) {
+	d.call = func(ctx context.Context, id peer.ID, _ want) (bool, error) {
 		d.mu.Lock()
 		d.asked = append(d.asked, id)
 		d.busy++
@@ -72,7 +72,7 @@ func (d *donors) many(ctx context.Context, subnets ...netip.Prefix) (got int) {
 	seen := d.given.Load()
 	for _, s := range subnets {
 		wg.Go(func() {
-			if ok, _ := d.ask(ctx, s, seen); ok {
+			if ok, _ := d.ask(ctx, want{subnet: s}, seen); ok {
 				mu.Lock()
 				got++
 				mu.Unlock()
@@ -100,7 +100,7 @@ func TestOneGiftServesAll(t *testing.T) {
 		}
 		d.hosts = nil
 		// What came since the caller looked counts, or it would ask for more.
-		if got, err := d.ask(t.Context(), wholeRange, 0); !got || err != nil || d.gives[peer.ID{3}] != 8 {
+		if got, err := d.ask(t.Context(), want{subnet: wholeRange}, 0); !got || err != nil || d.gives[peer.ID{3}] != 8 {
 			t.Errorf("after the gift: %v, %v, %d gifts", got, err, 9-d.gives[peer.ID{3}])
 		}
 	})
@@ -120,7 +120,7 @@ func TestRoundOfAsking(t *testing.T) {
 		d := newDonors(50, time.Hour)
 		d.dead[peer.ID{1}] = true
 		start := time.Now()
-		got, err := d.ask(t.Context(), wholeRange, 0)
+		got, err := d.ask(t.Context(), want{subnet: wholeRange}, 0)
 		if took := time.Since(start); got || !errors.Is(err, context.DeadlineExceeded) || took != roundPatience {
 			t.Errorf("nobody answers: %v, %v after %v", got, err, took)
 		}
@@ -136,12 +136,12 @@ func TestRoundOfAsking(t *testing.T) {
 				d.dead[id] = id != peer.ID{9}
 			}
 		})
-		_, _ = d.ask(t.Context(), wholeRange, 0)
+		_, _ = d.ask(t.Context(), want{subnet: wholeRange}, 0)
 		if want := []peer.ID{{2}, {9}}; !slices.Equal(d.asked, want) {
 			t.Errorf("asked %v", d.asked)
 		}
 		d.asked, d.no = nil, errResetting
-		if got, err := d.ask(t.Context(), wholeRange, 0); got || !errors.Is(err, errResetting) || len(d.asked) > 0 {
+		if got, err := d.ask(t.Context(), want{subnet: wholeRange}, 0); got || !errors.Is(err, errResetting) || len(d.asked) > 0 {
 			t.Errorf("a host that may take nothing: %v, %v, asked %v", got, err, d.asked)
 		}
 	})
@@ -156,12 +156,12 @@ func TestAskerHangsUp(t *testing.T) {
 		time.AfterFunc(100*time.Millisecond, hangUp)
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			if got, err := d.ask(first, wholeRange, 0); got || !errors.Is(err, context.Canceled) {
+			if got, err := d.ask(first, want{subnet: wholeRange}, 0); got || !errors.Is(err, context.Canceled) {
 				t.Errorf("who hung up: %v, %v", got, err)
 			}
 		})
 		synctest.Wait()
-		if got, err := d.ask(t.Context(), wholeRange, 0); !got || err != nil {
+		if got, err := d.ask(t.Context(), want{subnet: wholeRange}, 0); !got || err != nil {
 			t.Errorf("who waited: %v, %v", got, err)
 		}
 		wg.Wait()
@@ -177,7 +177,7 @@ func TestResetPausesAsking(t *testing.T) {
 		r.asks.may = func(peer.ID) (bool, error) { return true, r.mayTake() }
 		ended := make(chan error)
 		go func() {
-			_, err := r.asks.ask(t.Context(), wholeRange, 0)
+			_, err := r.asks.ask(t.Context(), want{subnet: wholeRange}, 0)
 			ended <- err
 		}()
 		synctest.Wait()
@@ -197,7 +197,7 @@ func TestResetPausesAsking(t *testing.T) {
 		r.resetting = false
 		r.mu.Unlock()
 		go func() {
-			_, err := r.asks.ask(t.Context(), wholeRange, 0)
+			_, err := r.asks.ask(t.Context(), want{subnet: wholeRange}, 0)
 			ended <- err
 		}()
 		synctest.Wait()

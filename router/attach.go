@@ -92,7 +92,7 @@ func (r *Router) attachAs(ctx, wait context.Context, t target, req attachRequest
 	r.mu.Lock()
 	a := r.attached[t.Key]
 	r.mu.Unlock()
-	if err := r.rewriteHosts(a, t.HostsPath, t.Hostname, t.Domainname); err != nil {
+	if err := r.rewriteHosts(a); err != nil {
 		warn = append(warn, fmt.Sprintf("the hosts file of %s was not rewritten: %s", req.Container, describe(err)))
 	}
 	return changed{addrs, warn}, nil
@@ -240,20 +240,29 @@ func (r *Router) claim(ctx context.Context, key string, p netip.Prefix) (ipam.Al
 	if err := checkAddress(p); err != nil {
 		return ipam.Allocation{}, false, err
 	}
-	begun := time.Now()
+	var begun time.Time // to ask for it
 	return r.await(ctx, func() (ipam.Allocation, bool, error) {
-		for {
-			seen := r.asks.given.Load()
-			al, isNew, err := r.tryClaim(key, p)
-			var foreign *ipam.NotOwnedError
-			if !errors.As(err, &foreign) || foreign.Owner.IsZero() {
+		seen := r.asks.given.Load()
+		al, isNew, err := r.tryClaim(key, p)
+		var foreign *ipam.NotOwnedError
+		if !errors.As(err, &foreign) || foreign.Owner.IsZero() {
+			return al, isNew, err
+		}
+		if begun.IsZero() {
+			begun = time.Now()
+		}
+		early := time.Since(begun) < ownerPatience
+		one := want{netip.PrefixFrom(p.Addr(), p.Addr().BitLen()), true}
+		got, _, asked := r.asks.one(ctx, peer.ID(foreign.Owner), one, seen)
+		if got {
+			if al, isNew, err = r.tryClaim(key, p); !errors.As(err, &foreign) || foreign.Owner.IsZero() {
 				return al, isNew, err
 			}
-			one := netip.PrefixFrom(p.Addr(), p.Addr().BitLen())
-			if got, _, asked := r.asks.one(ctx, peer.ID(foreign.Owner), one, seen); !got {
-				return al, false, r.notGiven(foreign, p, asked, time.Since(begun) < ownerPatience)
-			}
 		}
+		if ctx.Err() != nil {
+			return ipam.Allocation{}, false, context.Cause(ctx)
+		}
+		return ipam.Allocation{}, false, r.notGiven(foreign, p, asked, got, early)
 	})
 }
 
@@ -261,8 +270,9 @@ func (r *Router) claim(ctx context.Context, key string, p netip.Prefix) (ipam.Al
 // joined knows the ring before it has met everybody.
 const ownerPatience = 10 * time.Second
 
-// notGiven says why another host's address cannot be claimed here; early: it may be soon.
-func (r *Router) notGiven(foreign *ipam.NotOwnedError, p netip.Prefix, asked error, early bool) error {
+// notGiven says why another host's address cannot be claimed here; got: something else has come
+// meanwhile; early: it may be given soon.
+func (r *Router) notGiven(foreign *ipam.NotOwnedError, p netip.Prefix, asked error, got, early bool) error {
 	if asked != nil && (waits(asked) || errors.Is(asked, errResetting)) {
 		return asked
 	}
@@ -273,10 +283,10 @@ func (r *Router) notGiven(foreign *ipam.NotOwnedError, p netip.Prefix, asked err
 	switch {
 	case asked != nil:
 		return &Error{Msg: msg + ", which could not be asked for it: " + describe(asked), Code: 503, Tip: "try again, or " + tip}
-	case !there && early:
+	case (got || !there) && early:
 		return fmt.Errorf("%s: %w", msg, ipam.ErrNotReady)
 	case !there:
-		return &Error{Msg: msg + ", which is out of reach", Code: 409, Tip: "try again when it is back, or " + tip}
+		return &Error{Msg: msg + ", which is out of reach", Code: 409, Tip: "try again when it is back; if it is dead, `weft rmpeer` gives its addresses to others; or " + tip}
 	}
 	return &Error{Msg: fmt.Sprintf("%s, which does not give it: a container there has it, or had it within the last %v, or the host has just started", msg, ipam.Hold), Code: 409,
 		Tip: "`weft ps` there says who has it; or " + tip}
@@ -399,7 +409,7 @@ func (r *Router) detach(ctx context.Context, container string, raw []string) (ch
 		r.free(key, addr)
 	}
 	warn := warnings(r.pass(ctx))
-	if err := r.unwriteHosts(ctx, a); err != nil {
+	if err := r.rewriteHosts(a); err != nil {
 		warn = append(warn, fmt.Sprintf("the hosts file of %s may still name %v: %s", container, gone, describe(err)))
 	}
 	return changed{gone, warn}, nil

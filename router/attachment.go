@@ -30,8 +30,9 @@ type attachment struct {
 	Offers       []offer `json:",omitempty"` // from the container's labels and exposed ports, of its main name; found anew at each start of it
 	Default      string  // of Names, what came from the container: it follows a renaming; empty: attached without
 	NoMulticast  bool
-	RewriteHosts bool // the container's hosts file, which the engine writes anew at each start
-	Unhealthy    bool `json:",omitempty"` // what its health check last said, while the engine could be asked
+	RewriteHosts bool      // the container's hosts file, which the engine writes anew at each start
+	HostsFile    hostsFile `json:",omitzero"`  // that one, if so
+	Unhealthy    bool      `json:",omitempty"` // what its health check last said, while the engine could be asked
 
 	// What follows is not stored.
 	running bool

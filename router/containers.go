@@ -148,7 +148,7 @@ func (r *Router) containerStarted(c docker.Container) error {
 	if err != nil {
 		return err
 	}
-	if err := r.rewriteHosts(todo, c.HostsPath, c.Hostname, c.Domainname); err != nil {
+	if err := r.rewriteHosts(todo); err != nil {
 		r.log.Warn("the container is attached, and its hosts file is not rewritten", "container", todo.Name, "err", err)
 	}
 	return nil
@@ -175,11 +175,32 @@ func (r *Router) wire(a *attachment) error {
 func (r *Router) containerDied(key string) {
 	r.mu.Lock()
 	if a := r.attached[key]; a != nil && a.running {
-		c := a.clone()
-		c.running, c.mac = false, ""
-		r.attached[key] = c
+		r.diedLocked(a)
 	}
 	r.mu.Unlock()
+	r.pokeBoth()
+}
+
+func (r *Router) diedLocked(a *attachment) {
+	c := a.clone()
+	c.running, c.mac = false, ""
+	r.attached[a.Key] = c
+}
+
+// hideEnded hides the names of an engine's container whose namespace has gone, whatever the engine says, and when: of a container that
+// it starts again it says nothing, and of none while it hangs. So it does not wait for the container's lock either, which may be
+// held by who waits for the engine; should an operation that is under way undo it, the next look is a second later.
+func (r *Router) hideEnded(a *attachment) {
+	if !a.docker() || !a.running || sameNamespace(a) {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.attached[a.Key] != a { // it has changed meanwhile
+		return
+	}
+	r.diedLocked(a)
+	r.dirty[a.Key] = true // should it live all the same, the engine knows where
 	r.pokeBoth()
 }
 
@@ -219,8 +240,8 @@ func (r *Router) containerRemoved(key string) error {
 	return nil
 }
 
-// watchNamespaces looks after containers that no engine reports on: bare
-// namespaces, and Docker's while the engine does not answer; and it tries again
+// watchNamespaces looks after containers that no engine reports on, bare
+// namespaces, and notices the end of Docker's if the engine does not tell; and it tries again
 // what failed.
 func (r *Router) watchNamespaces(ctx context.Context) error {
 	tick := time.NewTicker(namespacePoll)
@@ -240,8 +261,11 @@ func (r *Router) watchNamespaces(ctx context.Context) error {
 			again = slices.Collect(maps.Keys(r.dirty))
 		}
 		var unwatched []string
+		var watched []*attachment
 		for k, a := range r.attached {
-			if !a.docker() || !r.engine && a.running {
+			if a.docker() {
+				watched = append(watched, a)
+			} else {
 				unwatched = append(unwatched, k)
 			}
 		}
@@ -252,6 +276,9 @@ func (r *Router) watchNamespaces(ctx context.Context) error {
 		}
 		for _, k := range again {
 			r.lookSoon(ctx, k)
+		}
+		for _, a := range watched {
+			r.hideEnded(a)
 		}
 		for _, k := range unwatched {
 			if err := r.checkUnwatched(k); err != nil {
@@ -275,10 +302,7 @@ func (r *Router) checkUnwatched(key string) error {
 	}
 	id, err := host.NetNSID(a.NetNS)
 	switch {
-	case a.docker() || strings.HasPrefix(key, heldPrefix):
-		if a.running {
-			r.containerDied(key)
-		}
+	case a.held():
 		return nil
 	case strings.HasPrefix(key, "pid:") && (err != nil || id != a.NSID):
 		return r.containerRemoved(key) // a process does not come back

@@ -1,17 +1,17 @@
 package router
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/netip"
 	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
-	"weft/docker"
+	"weft/internal/statedb"
 )
 
 const (
@@ -23,36 +23,54 @@ const (
 	maxHosts = 1 << 20
 )
 
+// hostsFile is a container's /etc/hosts. It is stored, since it is to be given back without the engine, too.
+type hostsFile struct{ Path, Hostname, Domainname string }
+
+// rewriteHosts does it for an attachment, unless this host is not to. The container is locked.
+func (r *Router) rewriteHosts(a *attachment) error {
+	if a == nil || r.o.NoRewriteHosts {
+		return nil
+	}
+	return a.rewriteHosts()
+}
+
 // rewriteHosts makes a container's own name mean its addresses on the mesh, in
-// its /etc/hosts, if that was asked for. The file is changed in place: it is bind-mounted into the
-// container, and a new file would not be seen there.
-func (r *Router) rewriteHosts(a *attachment, path, hostname, domain string) error {
-	if a == nil || !a.RewriteHosts || r.o.NoRewriteHosts || path == "" {
+// its /etc/hosts, if that was asked for; without addresses it gives back what others wrote there. The file is changed in place: it is
+// bind-mounted into the container, and a new file would not be seen there.
+func (a *attachment) rewriteHosts() error {
+	if !a.RewriteHosts || a.HostsFile.Path == "" {
 		return nil
 	}
 	var addrs []netip.Addr
 	for _, p := range a.Addrs {
 		addrs = append(addrs, p.Addr())
 	}
-	return rewriteHosts(path, hostname, domain, addrs)
+	err := rewriteHosts(a.HostsFile.Path, a.HostsFile.Hostname, a.HostsFile.Domainname, addrs)
+	if len(addrs) == 0 && errors.Is(err, fs.ErrNotExist) {
+		return nil // it has gone with its container
+	}
+	return err
 }
 
-// unwriteHosts takes out of a container's hosts file what it does not have any more. The
-// container is locked.
-func (r *Router) unwriteHosts(ctx context.Context, a *attachment) error {
-	if !a.RewriteHosts || r.o.NoRewriteHosts || !a.docker() {
+// giveHostsBack gives back what the state file tells of, and says what could not be. It changes nothing else, and a file that can not
+// be read tells of nothing.
+func giveHostsBack(stateFile string) (errs []error) {
+	if _, err := os.Stat(stateFile); err != nil {
+		return nil // Open would make it
+	}
+	db, err := statedb.Open(stateFile)
+	if err != nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
-	defer cancel()
-	c, err := r.docker.Inspect(ctx, a.Key)
-	switch {
-	case errors.Is(err, docker.ErrNotFound):
-		return nil
-	case err != nil:
-		return r.dockerError(shortKey(a.Key), err)
+	defer db.Close()
+	as, _ := loadAttachments(db.Load)
+	for _, a := range as {
+		a.Addrs = nil
+		if err := a.rewriteHosts(); err != nil {
+			errs = append(errs, fmt.Errorf("container %s: %w", shortKey(a.Key), err))
+		}
 	}
-	return r.rewriteHosts(a, c.HostsPath, c.Hostname, c.Domainname)
+	return errs
 }
 
 // rewriteHosts writes nothing where all is as it should be.

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"weft/internal/statedb"
 )
 
 func TestHostsFile(t *testing.T) {
@@ -154,4 +156,78 @@ func TestHostsFileIsNeverEmpty(t *testing.T) {
 			t.Errorf("from %q to %q: %v, in the end %q", c.old, c.text, err, f.text)
 		}
 	}
+}
+
+// A hosts file is given back with the last address, whatever takes it and whether the engine can be asked or not.
+func TestHostsFileIsGivenBack(t *testing.T) {
+	h := newRealHost(t)
+	c := dockerID("c1")
+	h.engine.pids[c] = h.process()
+	const old = "127.0.0.1\tlocalhost\n172.17.0.2\tc1\n"
+	for what, end := range map[string]func() error{
+		"detach": func() error {
+			got, err := h.detach(t.Context(), c, nil)
+			return errors.Join(err, warned(got.Warnings))
+		},
+		"reset": func() error {
+			_, warn, errs := h.detachAll(t.Context())
+			return errors.Join(append(errs, warned(warn))...)
+		},
+		"reset without a router": func() error {
+			path := filepath.Join(t.TempDir(), "state.db")
+			stored, err := h.db.Load(bucketAttach)
+			if err != nil {
+				return err
+			}
+			db, err := statedb.Open(path)
+			if err != nil {
+				return err
+			}
+			if err := errors.Join(db.Apply(bucketAttach, stored, nil), db.Close()); err != nil {
+				return err
+			}
+			return errors.Join(giveHostsBack(path)...)
+		},
+	} {
+		for _, gone := range []bool{false, true} {
+			path := filepath.Join(t.TempDir(), "hosts")
+			if err := os.WriteFile(path, []byte(old), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			h.engine.hosts = map[string]string{c: path}
+			if got, err := h.attach(t.Context(), attachRequest{Container: c, Addrs: []string{"ip:10.32.0.1/12"}, RewriteHosts: true}); err != nil || len(got.Warnings) > 0 {
+				t.Fatal(got, err)
+			}
+			if b, _ := os.ReadFile(path); !strings.HasPrefix(string(b), "10.32.0.1\tc1 # weft\n") {
+				t.Fatalf("attached, it is %q", b)
+			}
+			if gone {
+				if err := os.Remove(path); err != nil {
+					t.Fatal(err)
+				}
+			}
+			h.engine.away = true
+			if err := end(); err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+			h.engine.away = false
+			if b, _ := os.ReadFile(path); string(b) != old && !gone {
+				t.Errorf("%s: %q", what, b)
+			}
+		}
+	}
+	none := filepath.Join(t.TempDir(), "state.db")
+	if errs := giveHostsBack(none); errs != nil {
+		t.Error(errs)
+	}
+	if _, err := os.Stat(none); err == nil {
+		t.Error("a state file is made")
+	}
+}
+
+func warned(warn []string) error {
+	if len(warn) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(warn, "; "))
 }

@@ -182,7 +182,7 @@ func (r *Router) speak(b *books, e ipam.Env) []error {
 	var errs []error
 	for _, g := range b.ledger.Waiting() {
 		i := slices.IndexFunc(b.folded.Source, func(s source) bool { return s.Fact.Kind == ipam.FactGrant && s.Fact.Grant == g })
-		if i < 0 || r.o.NoIPAM {
+		if i < 0 {
 			continue
 		}
 		s := b.folded.Source[i]
@@ -353,6 +353,9 @@ func (r *Router) acceptance(b *books, key []byte, g gift, leaver peer.ID) ([]mes
 		}
 		if !b.ledger.MayAccept(gr) {
 			return nil, fmt.Errorf("%v gave %v, which is not its own any more", e.Author, gr.Prefix)
+		}
+		if g.In.IsValid() && (gr.Prefix.Bits() < g.In.Bits() || !g.In.Contains(gr.Prefix.Addr())) {
+			return nil, fmt.Errorf("%v gave %v, asked for space in %v", e.Author, gr.Prefix, g.In)
 		}
 		prefixes = append(prefixes, gr.Prefix)
 		add(p)

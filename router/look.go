@@ -17,7 +17,7 @@ func (r *Router) onEvent(ctx context.Context) func(docker.Event) {
 			r.engineConnected(ctx)
 		case docker.Lost:
 			r.mu.Lock()
-			r.engine = false // its containers are then watched by their namespaces
+			r.engine = false
 			r.mu.Unlock()
 		default:
 			r.lookSoon(ctx, e.Container)
@@ -48,8 +48,14 @@ func (r *Router) engineConnected(ctx context.Context) {
 }
 
 // lookSoon has lookAt called, and does not wait for it: the engine says nothing of a container
-// while it starts that one, and others have events, too.
+// while it starts that one, and others have events, too. What needs no engine is done at once.
 func (r *Router) lookSoon(ctx context.Context, key string) {
+	r.mu.Lock()
+	a := r.attached[key]
+	r.mu.Unlock()
+	if a != nil {
+		r.hideEnded(a)
+	}
 	r.looker.soon(key, func() {
 		if ctx.Err() == nil {
 			r.lookAt(ctx, key)

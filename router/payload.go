@@ -397,6 +397,7 @@ func encodeKept(key []byte, e mesh.Entry) []byte {
 type gift struct {
 	Grants []mesh.Entry
 	Proofs [][]byte
+	In     netip.Prefix // what was asked for, not on the wire; invalid: nothing in particular
 }
 
 func (g gift) encode() []byte {

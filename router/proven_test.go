@@ -63,7 +63,7 @@ func (f *founder) start() *Router {
 		store = f.store(store)
 	}
 	if r.mesh, err = mesh.New(mesh.Options{Identity: f.id, Secret: f.member.Secret, Nickname: "host", Founding: f.member.Founding, Store: store, Tunnel: noTunnel{},
-		Endpoints: func() []netip.AddrPort { return nil }, OnChange: func() {}, Obsolete: r.obsolete, Log: r.log, Network: f.network}); err != nil {
+		Endpoints: func() []netip.AddrPort { return nil }, OnChange: func() {}, Obsolete: r.obsolete, Handle: r.handle, Log: r.log, Network: f.network}); err != nil {
 		f.t.Fatal(err)
 	}
 	if r.host, err = host.New(host.Options{Bridge: bridgeName, WireGuard: wireGuardName, Log: r.log}); err != nil {

@@ -32,6 +32,9 @@ func (o offer) compare(p offer) int {
 // follow takes from a container what its attachment shows of it while it runs.
 func (a *attachment) follow(c docker.Container, domain string) {
 	a.Unhealthy, a.Offers = c.Unhealthy, offers(c, domain)
+	if a.RewriteHosts {
+		a.HostsFile = hostsFile{c.HostsPath, c.Hostname, c.Domainname}
+	}
 }
 
 // mainName is the name that the container got when it was attached. While it does not have that, or got none, it is the first
@@ -156,5 +159,5 @@ func (r *Router) updateNames(a *attachment) error {
 
 // sameShown says whether both show the same of a container while it runs.
 func (a *attachment) sameShown(b *attachment) bool {
-	return a.Unhealthy == b.Unhealthy && slices.Equal(a.Offers, b.Offers)
+	return a.Unhealthy == b.Unhealthy && a.HostsFile == b.HostsFile && slices.Equal(a.Offers, b.Offers)
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"time"
 
 	"weft/ipam"
@@ -17,6 +18,12 @@ import (
 const (
 	methodAsk = "space.ask"
 	askEvery  = time.Second
+
+	// gatherEvery is how often a host that has claimed addresses asks for more.
+	gatherEvery = 30 * time.Second
+	// maxGifts is how many gifts an allocation tries before it waits a moment: who gives what is
+	// of no use keeps nobody busy.
+	maxGifts = 8
 )
 
 // handle answers the calls of other hosts.
@@ -140,25 +147,21 @@ func (r *Router) mayAsk(id peer.ID) (bool, error) {
 	return ok && !h.Self && h.Liveness == mesh.Alive, r.mayTake()
 }
 
-// asksFor is what a host is asked for that may have space in subnet: half of that, or if
-// that is one address and somebody here waits, all. Hosts without need would pass it to
-// each other for ever.
-func (r *Router) asksFor(id peer.ID, subnet netip.Prefix) netip.Prefix {
-	r.mu.Lock()
-	wanted := !r.wantedSince.IsZero()
-	r.mu.Unlock()
-	ring, err := r.ringNow()
-	if err != nil || !wanted {
-		return subnet
+// asksFor is what a host is asked for that may have space: half of that in the subnet, or,
+// where half is nothing and somebody here needs it, its one address. Hosts without need
+// would pass it to each other for ever.
+func (r *Router) asksFor(id peer.ID, w want) netip.Prefix {
+	if ring, err := r.ringNow(); err == nil && w.needed {
+		if one, ok := ring.Single(ipam.Owner(id), w.subnet); ok {
+			return one
+		}
 	}
-	if one, ok := ring.Single(ipam.Owner(id), subnet); ok {
-		return one
-	}
-	return subnet
+	return w.subnet
 }
 
-func (r *Router) askOne(ctx context.Context, id peer.ID, subnet netip.Prefix) (bool, error) {
-	answer, err := r.mesh.Call(ctx, id, methodAsk, encodePrefix(r.asksFor(id, subnet)))
+func (r *Router) askOne(ctx context.Context, id peer.ID, w want) (bool, error) {
+	subnet := r.asksFor(id, w)
+	answer, err := r.mesh.Call(ctx, id, methodAsk, encodePrefix(subnet))
 	if err != nil {
 		return false, err
 	}
@@ -166,30 +169,28 @@ func (r *Router) askOne(ctx context.Context, id peer.ID, subnet netip.Prefix) (b
 	if err != nil || len(g.Grants) == 0 {
 		return false, err
 	}
-	if err := r.carry(ctx, id, g, peer.ID{}); err != nil {
-		return false, err
-	}
-	return true, nil
+	g.In = subnet
+	return r.carry(ctx, id, g, peer.ID{})
 }
 
 // carry copies grants that another host made to this one into the own log, with
 // the chain that proves them: also when the giver is gone. From then on this host
-// uses the space. leaver: see acceptance.
-func (r *Router) carry(ctx context.Context, from peer.ID, g gift, leaver peer.ID) error {
+// uses the space. It says whether they were news. leaver: see acceptance.
+func (r *Router) carry(ctx context.Context, from peer.ID, g gift, leaver peer.ID) (news bool, err error) {
 	key, err := r.identityOf(from)
 	if err != nil {
-		return err
+		return false, err
 	}
 	for _, e := range g.Grants {
 		if e.Author != from {
-			return fmt.Errorf("grant in the name of %v", e.Author)
+			return false, fmt.Errorf("grant in the name of %v", e.Author)
 		}
 	}
-	if err := r.accept(key, g, leaver); err != nil {
-		return err
+	if news, err = r.accept(key, g, leaver); err != nil {
+		return false, err
 	}
 	_ = r.pass(ctx) // the grants are kept, whatever else ails the host
-	return nil
+	return news, nil
 }
 
 // mayTake says why this host can take no space now.
@@ -208,22 +209,22 @@ func (r *Router) mayTake() error {
 
 // accept writes it. applyMu keeps it apart from what deliberate says meanwhile:
 // that a giver is known to be dead.
-func (r *Router) accept(key []byte, g gift, leaver peer.ID) error {
+func (r *Router) accept(key []byte, g gift, leaver peer.ID) (news bool, err error) {
 	r.applyMu.Lock()
 	defer r.applyMu.Unlock()
 	b, err := r.booksNow()
 	if err != nil {
-		return err
+		return false, err
 	}
 	if err := r.mayTake(); err != nil {
-		return err
+		return false, err
 	}
 	ds, err := r.acceptance(b, key, g, leaver)
 	if err != nil || len(ds) == 0 {
-		return err
+		return false, err
 	}
 	_, err = r.mesh.Append(ds...)
-	return err
+	return err == nil, err
 }
 
 func (r *Router) identityOf(id peer.ID) ([]byte, error) {
@@ -237,14 +238,23 @@ func (r *Router) identityOf(id peer.ID) ([]byte, error) {
 
 // gatherSpace gets this host a part of the ring whenever it has none: as soon as
 // it has joined, so that containers can be attached here while everybody else is
-// out of reach, and when it finds that its part was taken over.
+// out of reach, and when it finds that its part was taken over. Addresses that were
+// claimed, one by one, are none.
 func (r *Router) gatherSpace(ctx context.Context) error {
 	tick := time.NewTicker(askEvery)
 	defer tick.Stop()
+	var claimed time.Time
 	for {
 		seen := r.asks.given.Load()
-		if ring, err := r.ringNow(); err == nil && (ring.Seeded() || r.isWanted()) && !r.hasSpace() && r.mayTake() == nil {
-			if _, err := r.asks.ask(ctx, r.defaultSubnet(), seen); err != nil && ctx.Err() == nil {
+		lacks := !r.hasSpace()
+		if !lacks && r.hasClaimsOnly() && time.Since(claimed) >= gatherEvery {
+			lacks, claimed = true, time.Now()
+		}
+		if ring, err := r.ringNow(); err == nil && lacks && (ring.Seeded() || r.isWanted()) && r.mayTake() == nil {
+			r.mu.Lock()
+			needed := r.priming > 0
+			r.mu.Unlock()
+			if _, err := r.asks.ask(ctx, want{r.defaultSubnet(), needed}, seen); err != nil && ctx.Err() == nil {
 				r.log.Debug("ask for address space", "err", err)
 			}
 		}
@@ -254,6 +264,17 @@ func (r *Router) gatherSpace(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// hasClaimsOnly says that all which this host may use are single addresses in use.
+func (r *Router) hasClaimsOnly() bool {
+	b, err := r.booksNow()
+	if err != nil {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.alloc != nil && !slices.ContainsFunc(b.ledger.Usable(), func(p netip.Prefix) bool { return !p.IsSingleIP() || !r.alloc.Used(p) })
 }
 
 // allocate gives a container an address in a subnet (invalid: the default one).
@@ -266,21 +287,22 @@ func (r *Router) allocate(ctx context.Context, key string, subnet netip.Prefix) 
 	if err := checkAddress(subnet); err != nil && subnet.IsValid() {
 		return ipam.Allocation{}, false, err
 	}
-	return r.await(ctx, func() (ipam.Allocation, bool, error) {
-		for {
+	return r.await(ctx, func() (al ipam.Allocation, isNew bool, err error) {
+		for range maxGifts {
 			seen := r.asks.given.Load()
-			al, isNew, err := r.tryAllocate(key, subnet)
+			al, isNew, err = r.tryAllocate(key, subnet)
 			if !errors.Is(err, ipam.ErrNoSpace) {
 				return al, isNew, err
 			}
-			want := subnet
-			if !want.IsValid() {
-				want = r.defaultSubnet()
+			w := want{subnet, true}
+			if !subnet.IsValid() {
+				w.subnet = r.defaultSubnet()
 			}
-			if got, _ := r.asks.ask(ctx, want, seen); !got {
+			if got, _ := r.asks.ask(ctx, w, seen); !got {
 				return al, isNew, err
 			}
 		}
+		return al, isNew, err
 	})
 }
 
@@ -425,7 +447,7 @@ func (r *Router) prime(ctx context.Context) error {
 			return r.hasSpace()
 		}
 		// An observer has asked for none yet.
-		if _, err := r.asks.ask(ctx, r.defaultSubnet(), seen); err != nil && ctx.Err() == nil {
+		if _, err := r.asks.ask(ctx, want{r.defaultSubnet(), true}, seen); err != nil && ctx.Err() == nil {
 			r.log.Debug("ask for address space", "err", err)
 		}
 		return r.hasSpace()

@@ -108,23 +108,27 @@ func TestTheLastAddressIsAskedForByName(t *testing.T) {
 			f.gives(r, to, p)
 		}
 	}
-	asks := func(id peer.ID, subnet, want string) {
-		t.Helper()
-		if got := r.asksFor(id, pfx(subnet)); got != pfx(want) {
-			t.Errorf("%v is asked for space in %s by asking for %v, want %s", id, subnet, got, want)
+	for _, c := range []struct {
+		id           peer.ID
+		subnet       string
+		needed, idle string
+	}{
+		{one, "10.45.0.0/24", "10.45.0.9/32", "10.45.0.0/24"},
+		{one, "10.45.0.0/16", "10.45.0.9/32", "10.45.0.0/16"},
+		{one, "10.32.0.0/12", "10.32.0.0/12", "10.32.0.0/12"}, // there are two
+		{one, "10.46.0.0/24", "10.46.0.0/24", "10.46.0.0/24"}, // nobody can have the first of a subnet
+		{two, "10.45.0.0/24", "10.45.0.0/24", "10.45.0.0/24"},
+		{two, "10.45.0.16/32", "10.45.0.16/32", "10.45.0.16/32"},
+	} {
+		for needed, want := range map[bool]string{true: c.needed, false: c.idle} {
+			if got := r.asksFor(c.id, wantIn(c.subnet, needed)); got != pfx(want) {
+				t.Errorf("%v is asked for space in %s, needed %v, by asking for %v, want %s", c.id, c.subnet, needed, got, want)
+			}
 		}
 	}
-	asks(one, "10.45.0.0/24", "10.45.0.0/24")
-	r.waitsForSpace(1, 0)
-	asks(one, "10.45.0.0/24", "10.45.0.9/32")
-	asks(one, "10.45.0.0/16", "10.45.0.9/32")
-	asks(one, "10.32.0.0/12", "10.32.0.0/12") // there are two
-	asks(one, "10.46.0.0/24", "10.46.0.0/24") // nobody can have the first of a subnet
-	asks(two, "10.45.0.0/24", "10.45.0.0/24")
-	asks(two, "10.45.0.16/32", "10.45.0.16/32")
-	r.waitsForSpace(-1, 0)
-	asks(one, "10.45.0.0/24", "10.45.0.0/24")
 }
+
+func wantIn(subnet string, needed bool) want { return want{pfx(subnet), needed} }
 
 // An attach whose client hangs up ends, over the socket as here, and nothing is kept for it.
 func TestAttachHangsUpOverTheAPI(t *testing.T) {

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -73,7 +74,8 @@ func (r *Router) reset(ctx context.Context, force bool) (warn []string, err erro
 	}
 	ctx = context.WithoutCancel(ctx)
 	defer r.end()
-	gone, errs := r.detachAll(ctx)
+	gone, left, errs := r.detachAll(ctx)
+	warn = append(warn, left...)
 	if !gone && !taker.IsZero() { // who takes the space may give out what is in use here
 		taker = peer.ID{}
 		warn = append(warn, fmt.Sprintf("not every container could be taken off the mesh, so this host has handed no address space over; `weft rmpeer %v` on another host takes it", r.id.ID()))
@@ -200,8 +202,8 @@ func (r *Router) findTaker(ctx context.Context) (peer.ID, error) {
 }
 
 // detachAll takes every container off the mesh, for good, those that no attachment tells of
-// too. It says whether all are gone, for the kernel.
-func (r *Router) detachAll(ctx context.Context) (gone bool, errs []error) {
+// too. It says whether all are gone, for the kernel, and what hosts files it could not give back.
+func (r *Router) detachAll(ctx context.Context) (gone bool, warn []string, errs []error) {
 	r.mu.Lock()
 	var all []*attachment
 	for _, a := range r.attached {
@@ -225,6 +227,10 @@ func (r *Router) detachAll(ctx context.Context) (gone bool, errs []error) {
 		r.mu.Lock()
 		errs = append(errs, r.dropAttachmentLocked(a.Key))
 		r.mu.Unlock()
+		a.Addrs = nil
+		if err := r.rewriteHosts(a); err != nil {
+			warn = append(warn, fmt.Sprintf("the hosts file of %s may still name its addresses: %s", cmp.Or(a.Name, shortKey(a.Key)), describe(err)))
+		}
 		unlock()
 	}
 	left, err := r.host.Attached()
@@ -234,7 +240,7 @@ func (r *Router) detachAll(ctx context.Context) (gone bool, errs []error) {
 	if len(left) > 0 {
 		left, err = r.host.Attached()
 	}
-	return err == nil && len(left) == 0, append(errs, err)
+	return err == nil && len(left) == 0, warn, append(errs, err)
 }
 
 // takeLast takes what was given to this host by a call that it did not wait for:
@@ -342,7 +348,7 @@ func (r *Router) take(ctx context.Context, from peer.ID, body []byte) error {
 	}
 	for {
 		again := r.passes.next()
-		err := r.carry(ctx, from, g, from)
+		_, err := r.carry(ctx, from, g, from)
 		if err == nil {
 			break
 		}
@@ -464,6 +470,9 @@ func ResetOffline(o Options, force bool) error {
 	if _, err := os.Stat(filepath.Join(o.StateDir, tokenFile)); err == nil && !force {
 		return &Error{Msg: "no router is running, so this host's address space cannot be handed to another host", Code: 409,
 			Tip: "`weft launch --resume` and `weft reset` hand it over; `weft reset --force` gives it up"}
+	}
+	for _, err := range giveHostsBack(filepath.Join(o.StateDir, "state.db")) {
+		o.Log.Warn("a hosts file may still name addresses of the mesh", "err", err)
 	}
 	return errors.Join(removeDevice(o, h), h.Remove(), removeFiles(o))
 }

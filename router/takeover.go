@@ -272,7 +272,7 @@ func (r *Router) proposeFor(from peer.ID, body []byte) error {
 	if !wished && time.Since(r.hastened) >= time.Minute { // who asks waits for seconds; no member fills the log
 		r.hastened, r.ballots, r.nextBallot = time.Now(), 0, time.Time{}
 	}
-	r.taking[dead] = wish{to: from, since: time.Now()}
+	r.taking[dead] = wish{to: from, since: time.Now(), tried: old.tried}
 	time.AfterFunc(takePatience, func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()

@@ -95,6 +95,10 @@ func TestWhyNobodyProposes(t *testing.T) {
 	}
 }
 
+func sortHosts(hs []mesh.Host) {
+	slices.SortFunc(hs, func(a, b mesh.Host) int { return a.ID.Compare(b.ID) })
+}
+
 // Wishes of others that are decided take no place, and who asks is told who refuses what.
 func TestWishesOfOthersHaveBounds(t *testing.T) {
 	f := newFounder(t)
@@ -104,7 +108,7 @@ func TestWishesOfOthersHaveBounds(t *testing.T) {
 	for i := range byte(maxWishes + 2) {
 		st.Hosts = append(st.Hosts, mesh.Host{ID: peer.ID{i + 1}, Liveness: mesh.Failed})
 	}
-	slices.SortFunc(st.Hosts, func(a, b mesh.Host) int { return a.ID.Compare(b.ID) })
+	sortHosts(st.Hosts)
 	self := ipam.Owner(r.id.ID())
 	facts := []ipam.Fact{{By: self, Kind: ipam.FactGrant, Grant: ipam.Seed(wholeRange, self)}}
 	set := func() {

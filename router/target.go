@@ -21,7 +21,6 @@ type target struct {
 	NSID       string // and what it led to: a process ID may be another's later
 	Hostname   string
 	Domainname string
-	HostsPath  string
 	container  docker.Container // zero for bare namespaces
 }
 
@@ -57,7 +56,7 @@ func (r *Router) resolve(ctx context.Context, name string) (target, error) {
 	if !c.Running || c.PID == 0 {
 		return t, &Error{Msg: fmt.Sprintf("container %s is not running", name), Tip: "docker start " + name, Code: 409}
 	}
-	return r.checkNamespace(target{Key: c.ID, Name: c.Name, NetNS: pidNetNS(c.PID), Hostname: c.Hostname, Domainname: c.Domainname, HostsPath: c.HostsPath, container: c})
+	return r.checkNamespace(target{Key: c.ID, Name: c.Name, NetNS: pidNetNS(c.PID), Hostname: c.Hostname, Domainname: c.Domainname, container: c})
 }
 
 // askEngine finds the container that an operator means. One that shares another's network

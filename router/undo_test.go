@@ -93,11 +93,14 @@ func TestHostsFileOfAContainer(t *testing.T) {
 	detach(0, "10.33.0.1/16")
 	has("10.32.0.1\tc1 # weft\n127.0.0.1\tlocalhost\n" + hostsWas + "172.17.0.2\tc1\n")
 	h.engine.away = true
-	detach(1, "10.32.0.1/12")
-	h.engine.away = false
-	attach(0, "10.32.0.1/12")
 	detach(0, "10.32.0.1/12")
+	h.engine.away = false
 	has("127.0.0.1\tlocalhost\n172.17.0.2\tc1\n")
+	attach(0, "10.32.0.1/12")
+	if err := os.Truncate(path, 2*maxHosts); err != nil {
+		t.Fatal(err)
+	}
+	detach(1, "10.32.0.1/12")
 	if err := os.WriteFile(path, []byte("172.17.0.2\tc1\n"), 0o644); err != nil { // as when it is started
 		t.Fatal(err)
 	}
@@ -161,12 +164,12 @@ func TestResetWhileUnadopted(t *testing.T) {
 		t.Fatal(h.unadopted)
 	}
 	unprivileged := h.unprivileged()
-	if gone, errs := h.detachAll(t.Context()); gone || errors.Join(errs...) == nil {
+	if gone, _, errs := h.detachAll(t.Context()); gone || errors.Join(errs...) == nil {
 		t.Errorf("nothing is taken off, and it says %v, %v", gone, errs)
 	}
 	unprivileged()
 	h.really("c1[10.32.0.1/12]")
-	if gone, errs := h.detachAll(t.Context()); !gone || errors.Join(errs...) != nil {
+	if gone, _, errs := h.detachAll(t.Context()); !gone || errors.Join(errs...) != nil {
 		t.Error(gone, errs)
 	}
 	h.really("")

@@ -208,7 +208,8 @@ func TestClaimAsksTheOwner(t *testing.T) {
 		away = false
 		var asked []string
 		r.asks.may = func(peer.ID) (bool, error) { return true, nil }
-		r.asks.call = func(_ context.Context, id peer.ID, subnet netip.Prefix) (bool, error) {
+		r.asks.call = func(_ context.Context, id peer.ID, w want) (bool, error) {
+			subnet := w.subnet
 			asked = append(asked, id.String()+" "+subnet.String())
 			switch subnet.Addr().String() {
 			case "10.32.0.12":

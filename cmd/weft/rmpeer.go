@@ -74,9 +74,9 @@ type removal struct {
 // for once more. By force, which is the last one matters.
 func (a *app) rmpeers(ctx context.Context, names []string, force bool) []removal {
 	out, rounds := make([]removal, len(names)), min(len(names), 2)
-	defer time.AfterFunc(2*time.Second, func() {
-		fmt.Fprintln(a.stderr, "weft: waiting for a majority of the hosts that own addresses: half a minute or so")
-	}).Stop()
+	if !force {
+		defer a.afterWhile("weft: waiting for a majority of the hosts that own addresses: half a minute or so\n")()
+	}
 	var g errgroup.Group
 	if force {
 		g.SetLimit(1)
@@ -103,4 +103,19 @@ func (a *app) rmpeer(ctx context.Context, name string, force bool) (r removedPee
 		path += "?force=true"
 	}
 	return r, a.client().Do(ctx, "DELETE", path, nil, &r)
+}
+
+// afterWhile prints a text unless stop is called within two seconds. It is not being printed any
+// more when stop returns.
+func (a *app) afterWhile(text string) (stop func()) {
+	printed := make(chan struct{})
+	t := time.AfterFunc(2*time.Second, func() {
+		defer close(printed)
+		fmt.Fprint(a.stderr, text)
+	})
+	return func() {
+		if !t.Stop() {
+			<-printed
+		}
+	}
 }

@@ -58,6 +58,10 @@ func TestRmpeer(t *testing.T) {
 		if err := <-served; err != nil {
 			t.Error(err)
 		}
+		_, rest, slow := strings.Cut(stderr.String(), "half a minute or so\n")
+		if slow { // on a machine that has other things to do
+			stderr = *bytes.NewBufferString(rest)
+		}
 		said := strings.Join(strings.Fields(out.String()), "")
 		if code != c.code || said != strings.Join(strings.Fields(c.out), "") || !strings.Contains(stderr.String(), c.stderr) || c.stderr == "" && stderr.Len() > 0 {
 			t.Errorf("%s: status %d\n%s---\n%s", c.args, code, &out, &stderr)

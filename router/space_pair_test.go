@@ -1,0 +1,315 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"weft/internal/simnet"
+	"weft/ipam"
+	"weft/mesh"
+	"weft/peer"
+)
+
+// newPair is a founder, which owns the range, and a host that has joined it and owns nothing: two
+// routers on a simulated network that pass nothing on to their machines. It is for bubbles.
+func newPair(t *testing.T) (first, second *Router) {
+	t.Helper()
+	net := simnet.New(1)
+	f, other := newFounder(t), newFounder(t)
+	first = f.lives(net, netip.MustParseAddr("192.168.1.1"))
+	other.member = membership{Secret: f.member.Secret}
+	second = other.lives(net, netip.MustParseAddr("192.168.1.2"))
+	p, err := encodeGrant(ipam.Seed(wholeRange, ipam.Owner(f.id.ID())))
+	f.said(first, p, err)
+	if err := second.mesh.Connect([]string{"192.168.1.1:6783"}, false); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(30 * time.Second)
+	second.restoreAllocations(second.mesh.State().Founding)
+	for _, x := range []*Router{first, second} {
+		x.stopped = true
+		x.mu.Lock()
+		x.unproven = false
+		x.alloc.Suspend(false)
+		x.mu.Unlock()
+		x.looks(t)
+		x.asks.order, x.asks.may = x.donors, x.mayAsk
+		x.asks.call = func(ctx context.Context, id peer.ID, w want) (bool, error) {
+			got, err := x.askOne(ctx, id, w)
+			x.looks(t)
+			return got, err
+		}
+	}
+	return first, second
+}
+
+// looks is what a pass does for the allocator.
+func (r *Router) looks(t *testing.T) {
+	t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, err := r.spaceNowLocked(); err != nil {
+		t.Error(err)
+	}
+}
+
+// give1 is one address of the first host's that the second is given.
+func give1(t *testing.T, first, second *Router, addr string) gift {
+	t.Helper()
+	answer, err := first.give(second.id.ID(), pfx(addr+"/32"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := parseGift(answer)
+	if err != nil || len(g.Grants) != 1 {
+		t.Fatal(g, err)
+	}
+	return g
+}
+
+func claim(ctx context.Context, r *Router, addr string) error {
+	_, _, err := r.obtain(ctx, "c", ipam.AddrArg{Kind: ipam.ArgIP, Prefix: pfx(addr)})
+	return err
+}
+
+// A free address of the range may be claimed on any host, also on one that allocates nothing, and comes back when it is free.
+func TestClaimsMove(t *testing.T) {
+	for _, noIPAM := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			first, second := newPair(t)
+			second.o.NoIPAM = noIPAM
+			if err := claim(t.Context(), second, "10.32.0.9/12"); err != nil {
+				t.Fatal(describe(err))
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			if err := claim(ctx, first, "10.32.0.9/12"); err == nil || !strings.Contains(err.Error(), "does not give it") {
+				t.Errorf("while it is in use: %v", err)
+			}
+			second.free("c", netip.MustParseAddr("10.32.0.9"))
+			if err := claim(ctx, first, "10.32.0.9/12"); err == nil || !strings.Contains(err.Error(), "does not give it") {
+				t.Errorf("while it is held: %v", err)
+			}
+			time.Sleep(ipam.Hold)
+			second.mu.Lock()
+			second.alloc.Expire(time.Now())
+			second.mu.Unlock()
+			if err := claim(ctx, first, "10.32.0.9/12"); err != nil {
+				t.Error(describe(err))
+			}
+		})
+	}
+}
+
+// The answer to who has asked is lost: what it was given is in the log.
+func TestGiftsAreNotLost(t *testing.T) {
+	for _, noIPAM := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			first, second := newPair(t)
+			second.o.NoIPAM = noIPAM
+			give1(t, first, second, "10.32.0.9")
+			for range 30 {
+				time.Sleep(time.Second)
+				for _, err := range second.deliberate() {
+					if err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			second.looks(t)
+			if err := claim(t.Context(), second, "10.32.0.9/12"); err != nil {
+				t.Errorf("a router without a range %v: %s", noIPAM, describe(err))
+			}
+		})
+	}
+}
+
+// A gift that was had before is none, nor is one of other space than was asked for.
+func TestGiftsAreNews(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first, second := newPair(t)
+		g := give1(t, first, second, "10.32.0.77")
+		g.In = pfx("10.33.0.0/16")
+		if _, err := second.carry(t.Context(), first.id.ID(), g, peer.ID{}); err == nil || !strings.Contains(err.Error(), "asked for space in 10.33.0.0/16") {
+			t.Errorf("space that was not asked for: %v", err)
+		}
+		g.In = pfx("10.32.0.0/16")
+		for _, want := range []bool{true, false, false} {
+			if news, err := second.carry(t.Context(), first.id.ID(), g, peer.ID{}); err != nil || news != want {
+				t.Errorf("news: %v, %v; want %v", news, err, want)
+			}
+		}
+	})
+}
+
+// An owner that gives and gives, and nothing comes of it, keeps nobody busy, and nobody waits for it without end.
+func TestGiftsOfNoUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := joined(t)
+		share(r, peer.ID{9})
+		calls := 0
+		r.asks.order = func(netip.Prefix) ([]peer.ID, error) { return []peer.ID{{9}}, nil }
+		r.asks.may = func(peer.ID) (bool, error) { return true, nil }
+		r.asks.call = func(context.Context, peer.ID, want) (bool, error) { calls++; return true, nil }
+		start := time.Now()
+		if err := claim(t.Context(), r, "10.32.0.11/12"); err == nil || !strings.Contains(err.Error(), "does not give it") || time.Since(start) > 2*ownerPatience {
+			t.Errorf("after %v: %v", time.Since(start), err)
+		}
+		if calls > 20 {
+			t.Errorf("it was asked %d times for the claim", calls)
+		}
+		calls = 0
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		done := call(func() error { _, _, err := r.obtain(ctx, "d", ipam.AddrArg{}); return err })
+		time.Sleep(5 * time.Second)
+		if ended, err := done(); ended || r.waiting() != 1 {
+			t.Errorf("ended %v: %v; %d are counted as waiting", ended, err, r.waiting())
+		}
+		time.Sleep(6 * time.Second)
+		if ended, err := done(); !ended || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("ended %v: %v", ended, err)
+		}
+		if calls > 11*maxGifts {
+			t.Errorf("it was asked %d times in 10 s", calls)
+		}
+	})
+}
+
+// Whoever ends a claim that asks the owner is told why it ended.
+func TestClaimEndsWithItsCause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := joined(t)
+		share(r, peer.ID{9})
+		r.asks.may = func(peer.ID) (bool, error) { return true, nil }
+		r.asks.call = func(ctx context.Context, _ peer.ID, _ want) (bool, error) {
+			<-ctx.Done()
+			return false, ctx.Err()
+		}
+		cause := errors.New("the container has stopped")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		done := call(func() error { return claim(ctx, r, "10.32.0.11/12") })
+		if ended, err := done(); ended {
+			t.Fatal(err)
+		}
+		cancel(cause)
+		if ended, err := done(); !ended || !errors.Is(err, cause) {
+			t.Errorf("ended %v: %v", ended, err)
+		}
+	})
+}
+
+// Patience with an owner begins when there is one to ask.
+func TestPatienceBeginsWithTheOwner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := joined(t)
+		share(r, peer.ID{9})
+		r.mu.Lock()
+		r.alloc.Suspend(true)
+		r.mu.Unlock()
+		r.asks.may = func(peer.ID) (bool, error) { return false, nil }
+		done := call(func() error { return claim(t.Context(), r, "10.32.0.11/12") })
+		time.Sleep(2 * ownerPatience)
+		r.mu.Lock()
+		r.alloc.Suspend(false)
+		r.mu.Unlock()
+		r.passes.wake()
+		if ended, err := done(); ended {
+			t.Errorf("a moment after this host's state was proven: %v", err)
+		}
+		time.Sleep(ownerPatience + askEvery)
+		if ended, err := done(); !ended || err == nil || !strings.Contains(err.Error(), "out of reach") {
+			t.Errorf("ended %v: %v", ended, err)
+		}
+	})
+}
+
+// Addresses that were claimed are no part of the ring: a host whose first address is such a one gets its part all the same.
+func TestClaimBeforeThePart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, second := newPair(t)
+		if err := claim(t.Context(), second, "10.32.0.9/12"); err != nil {
+			t.Fatal(describe(err))
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_ = second.gatherSpace(ctx)
+		b, err := second.booksNow()
+		if err != nil || len(b.ledger.Usable()) < 2 {
+			t.Errorf("it may use %v (%v)", b.ledger.Usable(), err)
+		}
+	})
+}
+
+// Two hosts without space but for one address that no container which waits can have do not pass it to each other.
+func TestTheLastAddressStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first, second := newPair(t)
+		f := &founder{t: t, id: first.id, member: first.member}
+		one := netip.MustParseAddr("10.45.0.0") // nobody can have the first of 10.45.0.0/24
+		for p := wholeRange; p.Bits() < 32; {
+			low, high := netip.PrefixFrom(p.Addr(), p.Bits()+1), p.Addr().As4()
+			high[p.Bits()/8] |= 0x80 >> (p.Bits() % 8)
+			rest := netip.PrefixFrom(netip.AddrFrom4(high), p.Bits()+1)
+			if p = low; !low.Contains(one) {
+				p, rest = rest, low
+			}
+			f.gives(first, peer.ID{1}, rest.String())
+		}
+		time.Sleep(10 * time.Second)
+		before := saidOfRing(first.mesh.State()) + saidOfRing(second.mesh.State())
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		for _, x := range []*Router{first, second} {
+			go func() { _, _, _ = x.obtain(ctx, "waits", ipam.AddrArg{Kind: ipam.ArgNet, Prefix: pfx("10.45.0.0/24")}) }()
+			go func() { _ = x.gatherSpace(ctx) }()
+		}
+		<-ctx.Done()
+		time.Sleep(10 * time.Second)
+		if n := saidOfRing(first.mesh.State()) + saidOfRing(second.mesh.State()) - before; n > 4 {
+			t.Errorf("%d entries in a minute", n)
+		}
+	})
+}
+
+// A member that asks again and again for a takeover that nobody agrees to does not keep another's waiting.
+func TestRenewedWishesWaitTheirTurn(t *testing.T) {
+	f := newFounder(t)
+	r := f.start()
+	r.taking, r.began = map[peer.ID]wish{}, time.Now().Add(-2*deadAfter)
+	st := r.mesh.State()
+	for _, id := range []peer.ID{{1}, {2}} {
+		st.Hosts = append(st.Hosts, mesh.Host{ID: id, Liveness: mesh.Failed})
+	}
+	sortHosts(st.Hosts)
+	self := ipam.Owner(r.id.ID())
+	facts := []ipam.Fact{{By: self, Kind: ipam.FactGrant, Grant: ipam.Seed(wholeRange, self)}}
+	b := &books{st: st, folded: folded{Gone: map[peer.ID]bool{}, Facts: facts}}
+	b.ledger = ipam.NewLedger(self, self, wholeRange, facts)
+	r.books.Store(b)
+	ask := func(asker, dead byte) {
+		d := peer.ID{dead}
+		if err := r.proposeFor(peer.ID{asker}, d[:]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := ""
+	ask(90, 2)
+	for range 8 {
+		ask(91, 1)
+		r.mu.Lock()
+		v := r.wishLocked(b, func(ipam.Owner) bool { return true })
+		r.triedLocked(v)
+		r.nextBallot = time.Time{}
+		r.mu.Unlock()
+		got += string('0' + v.Hosts[0][0])
+	}
+	if strings.Count(got, "2") != 4 {
+		t.Errorf("ballots are for %s", got)
+	}
+}
