@@ -20,7 +20,8 @@
 //
 // Plain queries are read and answered without the library ([query.parse], [Table.answer]), over UDP in batches
 // and without allocation; all others go through it. Of the questions on one TCP connection, those for upstream servers
-// are answered beside the others and in any order (RFC 7766), so many at a time of one client on all its connections.
+// are answered beside the others and in any order (RFC 7766), so many at a time of one client on all its connections; what takes a
+// processor is done for one connection of a client at a time.
 //
 // Goroutines and locks: [New] starts nothing. [Server.Run] serves until its context
 // ends and owns every goroutine; [Server.SetListen] binds at once, before or during Run,

@@ -106,7 +106,11 @@ func (s *Server) forward(ctx context.Context, r *miekg.Msg, src client) *miekg.M
 	up, err := s.resolver.ask(ctx, r, src)
 	switch {
 	case err == nil:
-		return relay(r, up)
+		m := relay(r, up)
+		if isNegative(m) {
+			s.boundNegative(m)
+		}
+		return m
 	case ctx.Err() != nil:
 		return nil // the socket is closing; the client asks again
 	}
@@ -122,6 +126,19 @@ func (s *Server) forward(ctx context.Context, r *miekg.Msg, src client) *miekg.M
 		m.Rcode = miekg.RcodeRefused
 	}
 	return m
+}
+
+// boundNegative has a resolver that asks here keep a negative answer of upstream servers no longer than the cache here does; and one
+// for a name of one label, which a container may get at any time, no longer than the mesh's own.
+func (s *Server) boundNegative(m *miekg.Msg) {
+	most := uint32(maxNegative)
+	if miekg.CountLabel(m.Question[0].Name) == 1 {
+		most = min(most, s.ttl)
+	}
+	for _, rr := range m.Ns { // the SOA, and with DNSSEC what proves it
+		h := rr.Header()
+		h.Ttl = min(h.Ttl, most)
+	}
 }
 
 // follow completes an answer that ends with a name which is not of the table.

@@ -4,9 +4,11 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"time"
 
@@ -17,6 +19,9 @@ import (
 // servers, mostly. What comes after them is not read before one is answered. It is below maxPerSource, so that
 // who sends many at once gets them all answered.
 const maxPipelined = 100
+
+// writeInTurn is how long a client's other connections wait for one that does not read; it goes on without the turn.
+const writeInTurn = 10 * time.Millisecond
 
 // streams answers on the connections of a TCP socket until it is closed or ctx ends.
 func (s *Server) streams(ctx context.Context, l *tcpListener) error {
@@ -38,9 +43,10 @@ func (s *Server) streams(ctx context.Context, l *tcpListener) error {
 type stream struct {
 	conn  net.Conn
 	limit time.Duration // for one reply to be written
-	end   func()
+	turn  *turn         // its client's
+	end   func()        // of the conversation
 
-	mu  sync.Mutex // guards the fields below, and is held while a reply is written
+	mu  sync.Mutex // guards the field below, and is held while a reply is written; it is taken before the turn
 	out []byte
 }
 
@@ -55,8 +61,9 @@ func (s *Server) converse(ctx context.Context, conn net.Conn) {
 	past := time.Unix(1, 0)
 	defer context.AfterFunc(ctx, func() { conn.SetReadDeadline(past) })()
 
-	w := &stream{conn: conn, limit: s.tcp.write, end: cancel}
 	src, r := source(conn.RemoteAddr()), bufio.NewReader(conn)
+	w := &stream{conn: conn, limit: s.tcp.write, turn: s.turns.join(src), end: cancel}
+	defer s.turns.leave(src)
 	var q query
 	var packet, reply []byte
 	for wait := s.tcp.first; ; wait = s.tcp.idle {
@@ -68,16 +75,15 @@ func (s *Server) converse(ctx context.Context, conn net.Conn) {
 		if packet, err = readMessage(r, packet); err != nil {
 			return
 		}
+		w.begin()
 		var ok bool
 		if reply, ok = s.atOnce(reply, &q, packet, src); ok {
 			w.write(reply)
 			continue
 		}
 		m, reply := s.message(packet, src)
+		w.write(reply)
 		if m == nil {
-			if reply != nil {
-				w.write(reply)
-			}
 			continue
 		}
 		if !s.pipelined.take(ctx, src) {
@@ -86,6 +92,7 @@ func (s *Server) converse(ctx context.Context, conn net.Conn) {
 		inHand.Go(func() {
 			defer s.pipelined.give(src)
 			if reply := s.reply(ctx, m, src, false); reply != nil {
+				w.begin()
 				w.write(reply)
 			}
 		})
@@ -122,14 +129,30 @@ func readMessage(r io.Reader, b []byte) ([]byte, error) {
 	return b[:n], err
 }
 
-// write sends a reply. A client that takes none in time loses the connection: a part of the message may be out,
+// begin waits until it is the connection's turn, which write ends.
+func (w *stream) begin() {
+	w.mu.Lock()
+	w.turn.Lock()
+}
+
+// write sends a reply, if there is one. A client that takes none in time loses the connection: a part of the message may be out,
 // and nothing after it could be read.
 func (w *stream) write(reply []byte) {
-	w.mu.Lock()
 	defer w.mu.Unlock()
+	if reply == nil {
+		w.turn.Unlock()
+		return
+	}
 	w.out = append(binary.BigEndian.AppendUint16(w.out[:0], uint16(len(reply))), reply...)
-	w.conn.SetWriteDeadline(time.Now().Add(w.limit))
-	if _, err := w.conn.Write(w.out); err != nil {
+	now := time.Now()
+	w.conn.SetWriteDeadline(now.Add(min(writeInTurn, w.limit)))
+	n, err := w.conn.Write(w.out)
+	w.turn.Unlock()
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		w.conn.SetWriteDeadline(now.Add(w.limit))
+		_, err = w.conn.Write(w.out[n:])
+	}
+	if err != nil {
 		w.end()
 		w.conn.Close()
 	}

@@ -56,6 +56,8 @@ type Server struct {
 	tcp      tcpLimits
 	// pipelined are the questions in hand that came over TCP.
 	pipelined *places
+	// turns are of the clients that have connections.
+	turns turns
 
 	table     atomic.Pointer[Table]
 	listening atomic.Pointer[[]netip.AddrPort] // what is bound; read with mu free, see stop
@@ -127,7 +129,7 @@ func New(o Options) (*Server, error) {
 	s := &Server{
 		ttl: o.TTL, allow: o.Allow, keeper: o.Keeper, log: o.Log,
 		sockets: make(map[netip.AddrPort]*socket), soon: make(map[netip.AddrPort]bool), poke: make(chan struct{}, 1),
-		tcp: defaultTCPLimits, pipelined: &places{perSource: maxPipelined, of: make(map[netip.Addr]*place)},
+		tcp: defaultTCPLimits, pipelined: &places{perSource: maxPipelined, of: make(map[netip.Addr]*place)}, turns: turns{of: make(map[netip.Addr]*turn)},
 	}
 	s.upstream = newUpstream(fixed, o.ResolvConf, s.Listening, o.Log)
 	forwarders := []*zoneForwarder{{domain: ".", forwarder: newForwarder(o.FallbackTimeout, s.upstream.servers)}}

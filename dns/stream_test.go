@@ -65,7 +65,7 @@ func TestStreams(t *testing.T) {
 }
 
 // framed gives questions for addresses as a client sends them at once over TCP.
-func framed(t *testing.T, names ...string) (out []byte) {
+func framed(t testing.TB, names ...string) (out []byte) {
 	t.Helper()
 	for _, name := range names {
 		p, err := question(name, miekg.TypeA).Pack()

@@ -2,7 +2,9 @@ package integration
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -21,7 +23,7 @@ import (
 	"weft/internal/netlab"
 )
 
-// probeVar makes this test binary a prober instead: "watch NAME TYPE", "stream NAME" or "flood NAME".
+// probeVar makes this test binary a prober instead: "watch NAME TYPE", "stream NAME" or "flood NETWORK NAME".
 const probeVar = "WEFT_TEST_PROBE"
 
 const nameServer = "169.254.53.1:53"
@@ -91,7 +93,7 @@ func probeWatch(question string) error {
 // streamed is what became of a stream of questions.
 type streamed struct {
 	Sent, Answered, Empty int
-	LongestMS             float64
+	MedianMS, LongestMS   float64
 }
 
 // probeStream asks a thousand times a second, each question once, until its input ends; then it waits
@@ -107,6 +109,7 @@ func probeStream(name string) error {
 	}
 	var mu sync.Mutex
 	var s streamed
+	var took []float64
 	sent := map[uint16]time.Time{}
 	go func() {
 		buf := make([]byte, 4096)
@@ -123,7 +126,7 @@ func probeStream(name string) error {
 			if at, ok := sent[m.Id]; ok {
 				delete(sent, m.Id)
 				s.Answered++
-				s.LongestMS = max(s.LongestMS, float64(time.Since(at).Microseconds())/1000)
+				took = append(took, float64(time.Since(at).Microseconds())/1000)
 				if len(m.Answer) == 0 {
 					s.Empty++
 				}
@@ -163,29 +166,43 @@ func probeStream(name string) error {
 	}
 	mu.Lock()
 	defer mu.Unlock()
+	if slices.Sort(took); len(took) > 0 {
+		s.MedianMS, s.LongestMS = took[len(took)/2], took[len(took)-1]
+	}
 	return json.NewEncoder(os.Stdout).Encode(s)
 }
 
-// probeFlood asks as fast as it can from many sockets until its input ends, listens to no answer, and tells how
-// often it has asked.
-func probeFlood(name string) error {
+// probeFlood asks as fast as it can from many sockets, over TCP from as many as the name server takes from one client, until its
+// input ends, looks at no answer, and tells how often it has asked.
+func probeFlood(question string) error {
+	network, name, _ := strings.Cut(question, " ")
 	p, err := new(miekg.Msg).SetQuestion(name, miekg.TypeA).Pack()
 	if err != nil {
 		return err
 	}
 	var sent atomic.Int64
-	for range 8 {
-		conn, err := net.Dial("udp", nameServer)
+	sockets, each := 8, int64(1)
+	if network == "tcp" {
+		sockets, each = 64, 500
+		p = bytes.Repeat(append(binary.BigEndian.AppendUint16(nil, uint16(len(p))), p...), int(each))
+	}
+	for range sockets {
+		conn, err := net.Dial(network, nameServer)
 		if err != nil {
 			return err
 		}
 		go func() {
 			for {
 				if _, err := conn.Write(p); err == nil {
-					sent.Add(1)
+					sent.Add(each)
+				} else if network == "tcp" {
+					return
 				}
 			}
 		}()
+		if network == "tcp" {
+			go io.Copy(io.Discard, conn)
+		}
 	}
 	io.Copy(io.Discard, os.Stdin)
 	return json.NewEncoder(os.Stdout).Encode(streamed{Sent: int(sent.Load())})

@@ -83,7 +83,7 @@ func rewriteHosts(path, hostname, domain string, addrs []netip.Addr) error {
 	if text == old {
 		return nil
 	}
-	if err := writeHosts(path, text); err != nil {
+	if err := writeHosts(path, old, text); err != nil {
 		return fmt.Errorf("write hosts file: %w", err)
 	}
 	return nil
@@ -107,19 +107,36 @@ func hostsIn(f *os.File) (string, error) {
 	return string(b), err
 }
 
-func writeHosts(path, text string) error {
+func writeHosts(path, old, text string) error {
 	f, err := openHosts(path, os.O_WRONLY)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := f.Truncate(0); err != nil {
-		return err
-	}
-	if _, err := f.WriteString(text); err != nil {
+	if err := overwrite(f, old, text); err != nil {
 		return err
 	}
 	return f.Close()
+}
+
+// inPlace is a file that is changed where it is.
+type inPlace interface {
+	WriteAt(b []byte, off int64) (int, error)
+	Truncate(size int64) error
+}
+
+// overwrite never leaves the file without what both texts have: programs read it meanwhile, and a router that is killed or a full
+// disk would leave it so until the container is started anew. A shorter text is written with empty lines up to the end of what is
+// there, so that no rest of a line is read; what there is no room for is undone, which needs none.
+func overwrite(f inPlace, old, text string) error {
+	put := func(text string, end int) (int, error) {
+		return f.WriteAt([]byte(text+strings.Repeat("\n", max(0, end-len(text)))), 0)
+	}
+	if n, err := put(text, len(old)); err != nil {
+		_, undone := put(old, n)
+		return errors.Join(err, undone, f.Truncate(int64(len(old))))
+	}
+	return f.Truncate(int64(len(text)))
 }
 
 // openHosts opens a regular file. Whatever else is there, such as a pipe that nobody has at its other end, keeps nobody waiting; and a

@@ -104,6 +104,60 @@ func TestHostsFileIsReadToALimit(t *testing.T) {
 	}
 }
 
+// hostsModel is a file on a disk that may be full. Whoever reads it may do so after any of its steps.
+type hostsModel struct {
+	text string
+	room int // bytes that the file may have
+	read func(text string)
+}
+
+func (m *hostsModel) WriteAt(b []byte, off int64) (n int, err error) {
+	if n = min(len(b), m.room-int(off)); n < len(b) {
+		err = unix.ENOSPC
+	}
+	end := min(len(m.text), int(off)+n)
+	m.text = m.text[:off] + string(b[:n]) + m.text[end:]
+	if err == nil {
+		m.read(m.text)
+	}
+	return n, err
+}
+
+func (m *hostsModel) Truncate(size int64) error {
+	m.text = m.text[:size]
+	m.read(m.text)
+	return nil
+}
+
+// A hosts file is the one or the other at every moment, but for empty lines, and stays as it was where the disk is full.
+func TestHostsFileIsNeverEmpty(t *testing.T) {
+	engines := "127.0.0.1\tlocalhost\n172.17.0.2\tweb\n"
+	ours := hostsWith(engines, "web", "", []netip.Addr{netip.MustParseAddr("10.32.0.1")})
+	for _, c := range []struct {
+		old, text string
+		room      int
+		want      error
+	}{
+		{engines, ours, 1 << 20, nil},
+		{ours, engines, 1 << 20, nil},
+		{ours, engines, len(ours), nil},
+		{engines, ours, len(engines) + 8, unix.ENOSPC},
+	} {
+		f := &hostsModel{text: c.old, room: c.room, read: func(text string) {
+			if short := strings.TrimRight(text, "\n") + "\n"; short != engines && short != ours {
+				t.Errorf("from %q to %q, somebody reads %q", c.old, c.text, text)
+			}
+		}}
+		end := c.text
+		if c.want != nil {
+			end = c.old
+		}
+		if err := overwrite(f, c.old, c.text); !errors.Is(err, c.want) || f.text != end {
+			t.Errorf("from %q to %q: %v, in the end %q", c.old, c.text, err, f.text)
+		}
+	}
+}
+
 // A hosts file is given back with the last address, whatever takes it and whether the engine can be asked or not.
 func TestHostsFileIsGivenBack(t *testing.T) {
 	h := newRealHost(t)
