@@ -214,6 +214,16 @@ func (al *Allocator) Used(p netip.Prefix) bool {
 	return found || i < len(al.entries) && p.Contains(al.entries[i].Addr.Addr())
 }
 
+// Full says whether every address in p is in use or on hold.
+func (al *Allocator) Full(p netip.Prefix) bool {
+	i, _ := al.find(p.Masked().Addr())
+	n := Size(p)
+	if uint64(len(al.entries)-i) < n {
+		return false
+	}
+	return p.Contains(al.entries[i+int(n)-1].Addr.Addr()) // entries are in order, one for an address
+}
+
 // find returns where the entry of an address is or would be.
 func (al *Allocator) find(a netip.Addr) (int, bool) {
 	return slices.BinarySearchFunc(al.entries, a, func(e entry, a netip.Addr) int { return e.Addr.Addr().Compare(a) })

@@ -308,3 +308,21 @@ func TestRangeWithinTheSubnet(t *testing.T) {
 		t.Errorf("the operator's part of the subnet: %v", err)
 	}
 }
+
+func TestFull(t *testing.T) {
+	al := NewAllocator(host(1), pfx("10.32.0.0/12"), netip.Prefix{})
+	r, _ := NewRing(pfx("10.32.0.0/12"), []Grant{Seed(pfx("10.32.0.0/12"), host(1))})
+	al.SetRing(r)
+	for _, a := range []string{"10.32.0.7/12", "10.32.0.8/12", "10.32.0.9/12", "10.32.0.12/12"} {
+		if _, _, err := al.Claim("c", netip.MustParsePrefix(a)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	al.Free(start, "c", netip.MustParseAddr("10.32.0.9")) // on hold
+	for p, want := range map[string]bool{"10.32.0.8/32": true, "10.32.0.8/31": true, "10.32.0.8/30": false, "10.32.0.10/31": false, "10.32.0.12/31": false, "10.32.0.13/32": false,
+		"10.32.0.12/32": true, "10.32.0.6/31": false, "10.32.0.0/12": false, "fd00::/64": false} {
+		if got := al.Full(netip.MustParsePrefix(p)); got != want {
+			t.Errorf("%s is full: %v", p, got)
+		}
+	}
+}

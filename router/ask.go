@@ -96,7 +96,7 @@ func (a *asker) round(ctx context.Context, w want, seen uint64) (bool, error) {
 	}
 	var errs []error
 	for _, id := range ids {
-		got, end, err := a.one(ctx, id, w, seen)
+		got, end, err := a.one(ctx, id, w, func() bool { return a.given.Load() == seen })
 		if got {
 			return true, nil
 		}
@@ -108,8 +108,8 @@ func (a *asker) round(ctx context.Context, w want, seen uint64) (bool, error) {
 	return false, errors.Join(errs...)
 }
 
-// one is a call, if it is still of use when its turn comes.
-func (a *asker) one(ctx context.Context, id peer.ID, w want, seen uint64) (got, end bool, err error) {
+// one is a call, if it is still wanted when its turn comes.
+func (a *asker) one(ctx context.Context, id peer.ID, w want, wanted func() bool) (got, end bool, err error) {
 	unlock, err := a.turn.lock(ctx, askKey)
 	if err != nil {
 		return false, true, err
@@ -118,7 +118,7 @@ func (a *asker) one(ctx context.Context, id peer.ID, w want, seen uint64) (got, 
 	a.mu.Lock()
 	paused := a.paused > 0
 	a.mu.Unlock()
-	if a.given.Load() != seen {
+	if !wanted() {
 		return true, true, nil
 	}
 	if paused {

@@ -242,37 +242,48 @@ func (r *Router) claim(ctx context.Context, key string, p netip.Prefix) (ipam.Al
 	}
 	var begun time.Time // to ask for it
 	return r.await(ctx, func() (ipam.Allocation, bool, error) {
-		seen := r.asks.given.Load()
 		al, isNew, err := r.tryClaim(key, p)
 		var foreign *ipam.NotOwnedError
 		if !errors.As(err, &foreign) || foreign.Owner.IsZero() {
 			return al, isNew, err
 		}
-		if begun.IsZero() {
-			begun = time.Now()
+		called, asked := r.askOwner(ctx, peer.ID(foreign.Owner), p.Addr())
+		// It may have come by the owner's log before its answer.
+		if al, isNew, err = r.tryClaim(key, p); !errors.As(err, &foreign) || foreign.Owner.IsZero() {
+			return al, isNew, err
 		}
-		early := time.Since(begun) < ownerPatience
-		one := want{netip.PrefixFrom(p.Addr(), p.Addr().BitLen()), true}
-		got, _, asked := r.asks.one(ctx, peer.ID(foreign.Owner), one, seen)
-		if got {
-			if al, isNew, err = r.tryClaim(key, p); !errors.As(err, &foreign) || foreign.Owner.IsZero() {
-				return al, isNew, err
+		switch {
+		case ctx.Err() != nil:
+			err = context.Cause(ctx)
+		case !called: // others here ask
+			err = fmt.Errorf("ask for %v: %w", p.Addr(), ipam.ErrNotReady)
+		default:
+			if begun.IsZero() {
+				begun = time.Now()
 			}
+			err = r.notGiven(foreign, p, asked, time.Since(begun) < ownerPatience)
 		}
-		if ctx.Err() != nil {
-			return ipam.Allocation{}, false, context.Cause(ctx)
-		}
-		return ipam.Allocation{}, false, r.notGiven(foreign, p, asked, got, early)
+		return ipam.Allocation{}, false, err
 	})
+}
+
+// askOwner asks a host for one address. called says that its turn came.
+func (r *Router) askOwner(ctx context.Context, owner peer.ID, addr netip.Addr) (called bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, roundPatience)
+	defer cancel()
+	_, _, err = r.asks.one(ctx, owner, want{netip.PrefixFrom(addr, addr.BitLen()), true}, func() bool {
+		called = true
+		return true
+	})
+	return called, err
 }
 
 // ownerPatience is how long a claim waits for the host that owns the address: who has just
 // joined knows the ring before it has met everybody.
 const ownerPatience = 10 * time.Second
 
-// notGiven says why another host's address cannot be claimed here; got: something else has come
-// meanwhile; early: it may be given soon.
-func (r *Router) notGiven(foreign *ipam.NotOwnedError, p netip.Prefix, asked error, got, early bool) error {
+// notGiven says why another host's address cannot be claimed here; early: it may be soon.
+func (r *Router) notGiven(foreign *ipam.NotOwnedError, p netip.Prefix, asked error, early bool) error {
 	if asked != nil && (waits(asked) || errors.Is(asked, errResetting)) {
 		return asked
 	}
@@ -283,7 +294,7 @@ func (r *Router) notGiven(foreign *ipam.NotOwnedError, p netip.Prefix, asked err
 	switch {
 	case asked != nil:
 		return &Error{Msg: msg + ", which could not be asked for it: " + describe(asked), Code: 503, Tip: "try again, or " + tip}
-	case (got || !there) && early:
+	case !there && early:
 		return fmt.Errorf("%s: %w", msg, ipam.ErrNotReady)
 	case !there:
 		return &Error{Msg: msg + ", which is out of reach", Code: 409, Tip: "try again when it is back; if it is dead, `weft rmpeer` gives its addresses to others; or " + tip}

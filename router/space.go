@@ -19,8 +19,10 @@ const (
 	methodAsk = "space.ask"
 	askEvery  = time.Second
 
-	// gatherEvery is how often a host that has claimed addresses asks for more.
-	gatherEvery = 30 * time.Second
+	// gatherFirst and gatherLast are the pauses of a host whose addresses are all in use between asking
+	// for more: of all, in a range that is used up.
+	gatherFirst = 5 * time.Second
+	gatherLast  = time.Hour
 	// maxGifts is how many gifts an allocation tries before it waits a moment: who gives what is
 	// of no use keeps nobody busy.
 	maxGifts = 8
@@ -161,6 +163,10 @@ func (r *Router) asksFor(id peer.ID, w want) netip.Prefix {
 
 func (r *Router) askOne(ctx context.Context, id peer.ID, w want) (bool, error) {
 	subnet := r.asksFor(id, w)
+	before, err := r.ringNow()
+	if err != nil {
+		return false, err
+	}
 	answer, err := r.mesh.Call(ctx, id, methodAsk, encodePrefix(subnet))
 	if err != nil {
 		return false, err
@@ -170,27 +176,33 @@ func (r *Router) askOne(ctx context.Context, id peer.ID, w want) (bool, error) {
 		return false, err
 	}
 	g.In = subnet
-	return r.carry(ctx, id, g, peer.ID{})
+	if err := r.carry(ctx, id, g, peer.ID{}); err != nil {
+		return false, err
+	}
+	// It may have come by the giver's log before the answer, or long ago.
+	now, err := r.ringNow()
+	self := ipam.Owner(r.id.ID())
+	return err == nil && !slices.Equal(before.Owned(self), now.Owned(self)), err
 }
 
 // carry copies grants that another host made to this one into the own log, with
 // the chain that proves them: also when the giver is gone. From then on this host
-// uses the space. It says whether they were news. leaver: see acceptance.
-func (r *Router) carry(ctx context.Context, from peer.ID, g gift, leaver peer.ID) (news bool, err error) {
+// uses the space. leaver: see acceptance.
+func (r *Router) carry(ctx context.Context, from peer.ID, g gift, leaver peer.ID) error {
 	key, err := r.identityOf(from)
 	if err != nil {
-		return false, err
+		return err
 	}
 	for _, e := range g.Grants {
 		if e.Author != from {
-			return false, fmt.Errorf("grant in the name of %v", e.Author)
+			return fmt.Errorf("grant in the name of %v", e.Author)
 		}
 	}
-	if news, err = r.accept(key, g, leaver); err != nil {
-		return false, err
+	if err := r.accept(key, g, leaver); err != nil {
+		return err
 	}
 	_ = r.pass(ctx) // the grants are kept, whatever else ails the host
-	return news, nil
+	return nil
 }
 
 // mayTake says why this host can take no space now.
@@ -209,22 +221,22 @@ func (r *Router) mayTake() error {
 
 // accept writes it. applyMu keeps it apart from what deliberate says meanwhile:
 // that a giver is known to be dead.
-func (r *Router) accept(key []byte, g gift, leaver peer.ID) (news bool, err error) {
+func (r *Router) accept(key []byte, g gift, leaver peer.ID) error {
 	r.applyMu.Lock()
 	defer r.applyMu.Unlock()
 	b, err := r.booksNow()
 	if err != nil {
-		return false, err
+		return err
 	}
 	if err := r.mayTake(); err != nil {
-		return false, err
+		return err
 	}
 	ds, err := r.acceptance(b, key, g, leaver)
 	if err != nil || len(ds) == 0 {
-		return false, err
+		return err
 	}
 	_, err = r.mesh.Append(ds...)
-	return err == nil, err
+	return err
 }
 
 func (r *Router) identityOf(id peer.ID) ([]byte, error) {
@@ -238,23 +250,27 @@ func (r *Router) identityOf(id peer.ID) ([]byte, error) {
 
 // gatherSpace gets this host a part of the ring whenever it has none: as soon as
 // it has joined, so that containers can be attached here while everybody else is
-// out of reach, and when it finds that its part was taken over. Addresses that were
-// claimed, one by one, are none.
+// out of reach, and when it finds that its part was taken over. A host whose addresses are
+// all in use, as those are that were claimed, asks for more, ever less often.
 func (r *Router) gatherSpace(ctx context.Context) error {
 	tick := time.NewTicker(askEvery)
 	defer tick.Stop()
-	var claimed time.Time
+	next, wait := time.Time{}, gatherFirst
 	for {
 		seen := r.asks.given.Load()
 		lacks := !r.hasSpace()
-		if !lacks && r.hasClaimsOnly() && time.Since(claimed) >= gatherEvery {
-			lacks, claimed = true, time.Now()
+		if !lacks && !time.Now().Before(next) && r.isFull() {
+			lacks, next, wait = true, time.Now().Add(wait), min(2*wait, gatherLast)
 		}
 		if ring, err := r.ringNow(); err == nil && lacks && (ring.Seeded() || r.isWanted()) && r.mayTake() == nil {
 			r.mu.Lock()
 			needed := r.priming > 0
 			r.mu.Unlock()
-			if _, err := r.asks.ask(ctx, want{r.defaultSubnet(), needed}, seen); err != nil && ctx.Err() == nil {
+			got, err := r.asks.ask(ctx, want{r.defaultSubnet(), needed}, seen)
+			if got {
+				next, wait = time.Time{}, gatherFirst
+			}
+			if err != nil && ctx.Err() == nil {
 				r.log.Debug("ask for address space", "err", err)
 			}
 		}
@@ -266,15 +282,15 @@ func (r *Router) gatherSpace(ctx context.Context) error {
 	}
 }
 
-// hasClaimsOnly says that all which this host may use are single addresses in use.
-func (r *Router) hasClaimsOnly() bool {
+// isFull says that all addresses which this host may use are in use, or on hold.
+func (r *Router) isFull() bool {
 	b, err := r.booksNow()
 	if err != nil {
 		return false
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.alloc != nil && !slices.ContainsFunc(b.ledger.Usable(), func(p netip.Prefix) bool { return !p.IsSingleIP() || !r.alloc.Used(p) })
+	return r.alloc != nil && !slices.ContainsFunc(b.ledger.Usable(), func(p netip.Prefix) bool { return !r.alloc.Full(p) })
 }
 
 // allocate gives a container an address in a subnet (invalid: the default one).

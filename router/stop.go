@@ -348,7 +348,7 @@ func (r *Router) take(ctx context.Context, from peer.ID, body []byte) error {
 	}
 	for {
 		again := r.passes.next()
-		_, err := r.carry(ctx, from, g, from)
+		err := r.carry(ctx, from, g, from)
 		if err == nil {
 			break
 		}
