@@ -24,8 +24,8 @@ import (
 // and `make sim SEED=x` tells one again, with the hosts' own logs.
 const simSeeds = 200
 
-// One story in so many may need the operator: about one in twenty does.
-const introducedAtMost = 12
+// One story in so many may need the operator: about one in thirty does.
+const introducedAtMost = 16
 
 // TestSimulations tells random stories of three to five hosts: joins, stops, resets,
 // crashes, restarts with their disk, without it and with an old copy of it,
