@@ -2,9 +2,12 @@ package router
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -123,6 +126,14 @@ func (r *Router) setBridge(a netip.Addr) {
 // still there. A path that now leads to another namespace is another container.
 func sameNamespace(a *attachment) bool {
 	id, err := host.NetNSID(a.NetNS)
+	if process, ok := strings.CutSuffix(a.NetNS, "/ns/net"); ok && errors.Is(err, fs.ErrNotExist) && a.NSID != "" {
+		// Of a process whose main thread has ended the others may go on.
+		threads, _ := filepath.Glob(process + "/task/*/ns/net")
+		return slices.ContainsFunc(threads, func(path string) bool {
+			id, err := host.NetNSID(path)
+			return err == nil && id == a.NSID
+		})
+	}
 	return err == nil && a.NSID != "" && id == a.NSID
 }
 

@@ -22,7 +22,7 @@ const (
 	// gatherFirst and gatherLast are the pauses of a host whose addresses are all in use between asking
 	// for more: of all, in a range that is used up.
 	gatherFirst = 5 * time.Second
-	gatherLast  = time.Hour
+	gatherLast  = 10 * time.Minute
 	// maxGifts is how many gifts an allocation tries before it waits a moment: who gives what is
 	// of no use keeps nobody busy.
 	maxGifts = 8
@@ -259,18 +259,17 @@ func (r *Router) gatherSpace(ctx context.Context) error {
 	for {
 		seen := r.asks.given.Load()
 		lacks := !r.hasSpace()
-		if !lacks && !time.Now().Before(next) && r.isFull() {
+		switch full := !lacks && r.isFull(); {
+		case !full:
+			next, wait = time.Time{}, gatherFirst
+		case !time.Now().Before(next):
 			lacks, next, wait = true, time.Now().Add(wait), min(2*wait, gatherLast)
 		}
 		if ring, err := r.ringNow(); err == nil && lacks && (ring.Seeded() || r.isWanted()) && r.mayTake() == nil {
 			r.mu.Lock()
 			needed := r.priming > 0
 			r.mu.Unlock()
-			got, err := r.asks.ask(ctx, want{r.defaultSubnet(), needed}, seen)
-			if got {
-				next, wait = time.Time{}, gatherFirst
-			}
-			if err != nil && ctx.Err() == nil {
+			if _, err := r.asks.ask(ctx, want{r.defaultSubnet(), needed}, seen); err != nil && ctx.Err() == nil {
 				r.log.Debug("ask for address space", "err", err)
 			}
 		}
