@@ -418,7 +418,11 @@ func FuzzCache(f *testing.F) {
 			return
 		}
 		c, now, k := newCache(), time.Now(), keyOf(q)
-		c.put(newCached(k, m, now))
+		e := newCached(k, m, now)
+		if e == nil {
+			return
+		}
+		c.put(e)
 		got, fresh, _ := c.get(k, now.Add(time.Duration(age%(2*86400))*time.Second))
 		if got == nil {
 			return
