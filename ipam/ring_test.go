@@ -313,3 +313,17 @@ func TestNoConflictWithoutAddresses(t *testing.T) {
 		t.Errorf("conflicts are %v, want %v", conflicts, want)
 	}
 }
+
+func TestSpares(t *testing.T) {
+	r, _ := NewRing(pfx("10.0.0.0/24"), grants(t, "10.0.0.0/24 v1 - A\n10.0.0.128/25 v2 A B\n10.0.0.64/27 v2 A C\n10.0.0.96/28 v2 A D"))
+	// A has 80 addresses, B 128, C 32 and D 16.
+	all := []Owner{host(1), host(2), host(3), host(4)}
+	for self, want := range map[Owner][]Owner{host(1): nil, host(2): nil, host(3): {host(1), host(2)}, host(4): {host(1), host(2)}, host(5): all} {
+		if got := r.Spares(all, self, pfx("10.0.0.0/24")); !slices.Equal(got, want) {
+			t.Errorf("%s asks %v, want %v", letter(self), got, want)
+		}
+	}
+	if got := r.Spares(all, host(4), pfx("10.0.0.128/25")); !slices.Equal(got, []Owner{host(2)}) {
+		t.Errorf("in a part that is B's, %v are asked", got)
+	}
+}

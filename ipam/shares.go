@@ -68,6 +68,15 @@ func (r *Ring) Asked(self Owner, subnet netip.Prefix, draw func() float64) []Own
 	return out
 }
 
+// Spares returns those owners that have more than twice as much of a subnet as self. A host that asks without need asks only them:
+// half of what they have makes shares more even, and so such gifts come to an end, where equal hosts would pass what is free to each
+// other for ever.
+func (r *Ring) Spares(owners []Owner, self Owner, subnet netip.Prefix) []Owner {
+	sums := r.sums(subnet)
+	twice := sums[self].add(sums[self])
+	return slices.DeleteFunc(slices.Clone(owners), func(o Owner) bool { return !twice.less(sums[o]) })
+}
+
 // sums counts the addresses per owner within a prefix.
 func (r *Ring) sums(in netip.Prefix) map[Owner]count {
 	sums := make(map[Owner]count)

@@ -15,7 +15,6 @@ import (
 const (
 	askPatience   = 4 * time.Second  // with one host
 	roundPatience = 10 * time.Second // with all that are asked in a row
-	askKey        = "ask"
 )
 
 // want is space in a subnet. If it is needed now, it may be the last address that its
@@ -29,16 +28,16 @@ type want struct {
 // would get more than it needs, and one round of calls for all who want the
 // same space.
 type asker struct {
-	order func(subnet netip.Prefix) ([]peer.ID, error) // whom, one after the other
-	may   func(id peer.ID) (bool, error)               // whether it is there; an error: this host asks nobody now
+	order func(w want) ([]peer.ID, error) // whom, one after the other
+	may   func(id peer.ID) (bool, error)  // whether it is there; an error: this host asks nobody now
 	call  func(ctx context.Context, id peer.ID, w want) (got bool, err error)
 
 	given atomic.Uint64 // how often somebody gave some
-	turn  keyed         // of a call: askKey
 
 	mu     sync.Mutex // guards the fields below
 	rounds map[want]*round
 	paused int
+	queue  chan struct{} // of calls; see turn
 }
 
 // round is what several may wait for. got, err and hungUp are set when done is closed.
@@ -90,7 +89,7 @@ func (a *asker) ask(ctx context.Context, w want, seen uint64) (bool, error) {
 func (a *asker) round(ctx context.Context, w want, seen uint64) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, roundPatience)
 	defer cancel()
-	ids, err := a.order(w.subnet)
+	ids, err := a.order(w)
 	if err != nil {
 		return false, err
 	}
@@ -110,7 +109,7 @@ func (a *asker) round(ctx context.Context, w want, seen uint64) (bool, error) {
 
 // one is a call, if it is still wanted when its turn comes.
 func (a *asker) one(ctx context.Context, id peer.ID, w want, wanted func() bool) (got, end bool, err error) {
-	unlock, err := a.turn.lock(ctx, askKey)
+	unlock, err := a.turn(ctx)
 	if err != nil {
 		return false, true, err
 	}
@@ -138,6 +137,23 @@ func (a *asker) one(ctx context.Context, id peer.ID, w want, wanted func() bool)
 	return got, false, nil
 }
 
+// turn waits until this call is the next. Who comes first is first: a channel's senders queue, and a round
+// that asks many hosts stands behind the others again each time.
+func (a *asker) turn(ctx context.Context) (end func(), err error) {
+	a.mu.Lock()
+	if a.queue == nil {
+		a.queue = make(chan struct{}, 1)
+	}
+	q := a.queue
+	a.mu.Unlock()
+	select {
+	case q <- struct{}{}:
+		return func() { <-q }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
 // pause waits for the call that is under way, and keeps others from beginning until
 // resume is called.
 func (a *asker) pause(ctx context.Context) (resume func(), err error) {
@@ -149,7 +165,7 @@ func (a *asker) pause(ctx context.Context) (resume func(), err error) {
 		a.paused--
 		a.mu.Unlock()
 	}
-	unlock, err := a.turn.lock(ctx, askKey)
+	unlock, err := a.turn(ctx)
 	if err != nil {
 		resume()
 		return nil, err

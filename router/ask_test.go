@@ -32,7 +32,7 @@ func newDonors(n int, after time.Duration) *donors {
 	for i := range n {
 		d.hosts = append(d.hosts, peer.ID{byte(i + 1)})
 	}
-	d.order = func(netip.Prefix) ([]peer.ID, error) { return d.hosts, nil }
+	d.order = func(want) ([]peer.ID, error) { return d.hosts, nil }
 	d.may = func(id peer.ID) (bool, error) {
 		d.mu.Lock()
 		defer d.mu.Unlock()

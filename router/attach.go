@@ -247,7 +247,8 @@ func (r *Router) claim(ctx context.Context, key string, p netip.Prefix) (ipam.Al
 		if !errors.As(err, &foreign) || foreign.Owner.IsZero() {
 			return al, isNew, err
 		}
-		called, asked := r.askOwner(ctx, peer.ID(foreign.Owner), p.Addr())
+		owner := foreign.Owner
+		called, asked := r.askOwner(ctx, peer.ID(owner), p.Addr())
 		// It may have come by the owner's log before its answer.
 		if al, isNew, err = r.tryClaim(key, p); !errors.As(err, &foreign) || foreign.Owner.IsZero() {
 			return al, isNew, err
@@ -255,7 +256,7 @@ func (r *Router) claim(ctx context.Context, key string, p netip.Prefix) (ipam.Al
 		switch {
 		case ctx.Err() != nil:
 			err = context.Cause(ctx)
-		case !called: // others here ask
+		case !called || foreign.Owner != owner: // others here ask, or it has changed hands
 			err = fmt.Errorf("ask for %v: %w", p.Addr(), ipam.ErrNotReady)
 		default:
 			if begun.IsZero() {
@@ -267,13 +268,14 @@ func (r *Router) claim(ctx context.Context, key string, p netip.Prefix) (ipam.Al
 	})
 }
 
-// askOwner asks a host for one address. called says that its turn came.
+// askOwner asks a host for one address. called says that its turn came in time.
 func (r *Router) askOwner(ctx context.Context, owner peer.ID, addr netip.Addr) (called bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, roundPatience)
+	begun := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, roundPatience+askPatience)
 	defer cancel()
 	_, _, err = r.asks.one(ctx, owner, want{netip.PrefixFrom(addr, addr.BitLen()), true}, func() bool {
-		called = true
-		return true
+		called = time.Since(begun) < roundPatience
+		return called
 	})
 	return called, err
 }

@@ -100,7 +100,7 @@ func TestWhoWaitsIsHeard(t *testing.T) {
 	if wanted() {
 		t.Error("nobody waits")
 	}
-	if ids, err := r.donors(wholeRange); err != nil || !slices.Equal(ids, []peer.ID{f.id.ID()}) {
+	if ids, err := r.donors(want{wholeRange, true}); err != nil || !slices.Equal(ids, []peer.ID{f.id.ID()}) {
 		t.Errorf("asked are %v (%v)", ids, err)
 	}
 	if b, err := r.handle(t.Context(), peer.ID{7}, methodAsk, encodePrefix(wholeRange)); err != nil || len(b) > 0 {

@@ -19,10 +19,9 @@ const (
 	methodAsk = "space.ask"
 	askEvery  = time.Second
 
-	// gatherFirst and gatherLast are the pauses of a host whose addresses are all in use between asking
-	// for more: of all, in a range that is used up.
-	gatherFirst = 5 * time.Second
-	gatherLast  = 10 * time.Minute
+	// gatherEvery is how often a host whose addresses are all in use asks for more, though nobody
+	// waits: all hosts do, in a range that is used up.
+	gatherEvery = time.Minute
 	// maxGifts is how many gifts an allocation tries before it waits a moment: who gives what is
 	// of no use keeps nobody busy.
 	maxGifts = 8
@@ -124,8 +123,9 @@ func (r *Router) ringNow() (*ipam.Ring, error) {
 }
 
 // donors are the hosts that may have space in a subnet, at random, those with much
-// of it sooner; while nobody has any, those that decide when the ring begins.
-func (r *Router) donors(subnet netip.Prefix) ([]peer.ID, error) {
+// of it sooner; while nobody has any, those that decide when the ring begins. Without need
+// only those that have a lot more than this host.
+func (r *Router) donors(w want) ([]peer.ID, error) {
 	b, err := r.booksNow()
 	if err != nil {
 		return nil, err
@@ -137,7 +137,12 @@ func (r *Router) donors(subnet netip.Prefix) ([]peer.ID, error) {
 		}
 		return ids, nil
 	}
-	for _, o := range b.ledger.Ring().Asked(ipam.Owner(r.id.ID()), subnet, rand.Float64) {
+	ring, self := b.ledger.Ring(), ipam.Owner(r.id.ID())
+	asked := ring.Asked(self, w.subnet, rand.Float64)
+	if !w.needed {
+		asked = ring.Spares(asked, self, w.subnet)
+	}
+	for _, o := range asked {
 		ids = append(ids, peer.ID(o))
 	}
 	return ids, nil
@@ -251,24 +256,22 @@ func (r *Router) identityOf(id peer.ID) ([]byte, error) {
 // gatherSpace gets this host a part of the ring whenever it has none: as soon as
 // it has joined, so that containers can be attached here while everybody else is
 // out of reach, and when it finds that its part was taken over. A host whose addresses are
-// all in use, as those are that were claimed, asks for more, ever less often.
+// all in use, as those are that were claimed, asks for more, once in a while.
 func (r *Router) gatherSpace(ctx context.Context) error {
 	tick := time.NewTicker(askEvery)
 	defer tick.Stop()
-	next, wait := time.Time{}, gatherFirst
+	var asked time.Time
 	for {
 		seen := r.asks.given.Load()
 		lacks := !r.hasSpace()
-		switch full := !lacks && r.isFull(); {
-		case !full:
-			next, wait = time.Time{}, gatherFirst
-		case !time.Now().Before(next):
-			lacks, next, wait = true, time.Now().Add(wait), min(2*wait, gatherLast)
+		if !lacks && time.Since(asked) >= gatherEvery {
+			lacks = r.isFull()
 		}
 		if ring, err := r.ringNow(); err == nil && lacks && (ring.Seeded() || r.isWanted()) && r.mayTake() == nil {
 			r.mu.Lock()
 			needed := r.priming > 0
 			r.mu.Unlock()
+			asked = time.Now()
 			if _, err := r.asks.ask(ctx, want{r.defaultSubnet(), needed}, seen); err != nil && ctx.Err() == nil {
 				r.log.Debug("ask for address space", "err", err)
 			}

@@ -157,7 +157,7 @@ func TestGiftsThatComeByTheLog(t *testing.T) {
 				second.deliberate()
 				second.applyMu.Unlock()
 				second.looks(t)
-				time.Sleep(100 * time.Microsecond)
+				time.Sleep(time.Millisecond)
 			}
 		}()
 		a := netip.MustParseAddr("10.32.0.9")
@@ -196,7 +196,7 @@ func TestClaimsWaitForTheirTurn(t *testing.T) {
 		asked := 0
 		r.asks.may = func(peer.ID) (bool, error) { return true, nil }
 		r.asks.call = func(context.Context, peer.ID, want) (bool, error) { asked++; return false, nil }
-		unlock, err := r.asks.turn.lock(t.Context(), askKey)
+		unlock, err := r.asks.turn(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -222,7 +222,7 @@ func TestGiftsOfNoUse(t *testing.T) {
 		r := joined(t)
 		share(r, peer.ID{9})
 		calls := 0
-		r.asks.order = func(netip.Prefix) ([]peer.ID, error) { return []peer.ID{{9}}, nil }
+		r.asks.order = func(want) ([]peer.ID, error) { return []peer.ID{{9}}, nil }
 		r.asks.may = func(peer.ID) (bool, error) { return true, nil }
 		r.asks.call = func(context.Context, peer.ID, want) (bool, error) { calls++; return true, nil }
 		start := time.Now()
@@ -316,33 +316,148 @@ func TestClaimBeforeThePart(t *testing.T) {
 	})
 }
 
+// keeps gives all of the range to others but for one part of it, which first keeps.
+func keeps(t *testing.T, first *Router, part netip.Prefix) {
+	t.Helper()
+	f := &founder{t: t, id: first.id, member: first.member}
+	for p := wholeRange; p.Bits() < part.Bits(); {
+		low, high := netip.PrefixFrom(p.Addr(), p.Bits()+1), p.Addr().As4()
+		high[p.Bits()/8] |= 0x80 >> (p.Bits() % 8)
+		rest := netip.PrefixFrom(netip.AddrFrom4(high), p.Bits()+1)
+		if p = low; !low.Contains(part.Addr()) {
+			p, rest = rest, low
+		}
+		f.gives(first, peer.ID{1}, rest.String())
+	}
+	time.Sleep(10 * time.Second)
+	first.looks(t)
+}
+
+// gather lets hosts ask for space for a while, and says how many entries about the ring that made.
+func gather(t *testing.T, d time.Duration, rs ...*Router) (said int) {
+	t.Helper()
+	for _, r := range rs {
+		said -= saidOfRing(r.mesh.State())
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	defer cancel()
+	for _, r := range rs {
+		go func() { _ = r.gatherSpace(ctx) }()
+	}
+	<-ctx.Done()
+	time.Sleep(10 * time.Second)
+	for _, r := range rs {
+		said += saidOfRing(r.mesh.State())
+	}
+	return said
+}
+
 // Two hosts without space but for one address that no container which waits can have do not pass it to each other.
 func TestTheLastAddressStays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		first, second := newPair(t)
-		f := &founder{t: t, id: first.id, member: first.member}
-		one := netip.MustParseAddr("10.45.0.0") // nobody can have the first of 10.45.0.0/24
-		for p := wholeRange; p.Bits() < 32; {
-			low, high := netip.PrefixFrom(p.Addr(), p.Bits()+1), p.Addr().As4()
-			high[p.Bits()/8] |= 0x80 >> (p.Bits() % 8)
-			rest := netip.PrefixFrom(netip.AddrFrom4(high), p.Bits()+1)
-			if p = low; !low.Contains(one) {
-				p, rest = rest, low
-			}
-			f.gives(first, peer.ID{1}, rest.String())
-		}
-		time.Sleep(10 * time.Second)
-		before := saidOfRing(first.mesh.State()) + saidOfRing(second.mesh.State())
+		keeps(t, first, pfx("10.45.0.0/32")) // nobody can have the first of 10.45.0.0/24
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		for _, x := range []*Router{first, second} {
 			go func() { _, _, _ = x.obtain(ctx, "waits", ipam.AddrArg{Kind: ipam.ArgNet, Prefix: pfx("10.45.0.0/24")}) }()
-			go func() { _ = x.gatherSpace(ctx) }()
 		}
-		<-ctx.Done()
-		time.Sleep(10 * time.Second)
-		if n := saidOfRing(first.mesh.State()) + saidOfRing(second.mesh.State()) - before; n > 4 {
+		if n := gather(t, time.Minute, first, second); n > 4 {
 			t.Errorf("%d entries in a minute", n)
+		}
+	})
+}
+
+// Nor do two hosts whose addresses are all in use but for one.
+func TestFullHostsKeepWhatIsFree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first, second := newPair(t)
+		keeps(t, first, pfx("10.45.0.16/28"))
+		if got, err := second.askOne(t.Context(), first.id.ID(), want{subnet: wholeRange}); err != nil || !got {
+			t.Fatal(got, err)
+		}
+		second.looks(t)
+		time.Sleep(5 * time.Second)
+		first.looks(t)
+		free := 1
+		for _, r := range []*Router{first, second} {
+			for _, p := range r.owns(t) {
+				for a := p.Addr(); p.Contains(a); a = a.Next() {
+					if free--; free < 0 {
+						if err := claim(t.Context(), r, a.String()+"/12"); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+			}
+		}
+		if first.isFull() || !second.isFull() {
+			t.Errorf("full: %v, %v", first.isFull(), second.isFull())
+		}
+		if n := gather(t, 10*time.Minute, first, second); n > 4 {
+			t.Errorf("%d entries in ten minutes", n)
+		}
+	})
+}
+
+// While containers wait for what nobody has, and all hosts are asked for it again and again, a claim has its turn.
+func TestClaimsAreNotStarved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := joined(t)
+		share(r, peer.ID{9})
+		r.asks.order = func(want) (ids []peer.ID, _ error) {
+			for i := range byte(30) {
+				ids = append(ids, peer.ID{10 + i})
+			}
+			return ids, nil
+		}
+		r.asks.may = func(peer.ID) (bool, error) { return true, nil }
+		r.asks.call = func(ctx context.Context, _ peer.ID, _ want) (bool, error) {
+			time.Sleep(300 * time.Millisecond)
+			return false, ctx.Err()
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		for _, subnet := range []string{"10.33.0.0/24", "10.33.1.0/24", "10.33.2.0/24"} {
+			go func() { _, _, _ = r.obtain(ctx, subnet, ipam.AddrArg{Kind: ipam.ArgNet, Prefix: pfx(subnet)}) }()
+		}
+		time.Sleep(5 * time.Second)
+		start := time.Now()
+		if err := claim(ctx, r, "10.32.0.11/12"); err == nil || !strings.Contains(err.Error(), "does not give it") || time.Since(start) > 5*time.Second {
+			t.Errorf("after %v: %v", time.Since(start), err)
+		}
+		cancel()
+		time.Sleep(time.Second) // the call that is under way
+	})
+}
+
+// A turn that comes late leaves the owner time to answer; and whom the address belongs to meanwhile is asked, too.
+func TestClaimsOfWhatChangesHands(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := joined(t)
+		share(r, peer.ID{9})
+		asked := ""
+		r.asks.may = func(peer.ID) (bool, error) { return true, nil }
+		r.asks.call = func(ctx context.Context, id peer.ID, _ want) (bool, error) {
+			select {
+			case <-ctx.Done():
+				return false, ctx.Err()
+			case <-time.After(askPatience / 2):
+			}
+			asked += string('0' + id[0])
+			share(r, peer.ID{8})
+			return false, nil
+		}
+		end, err := r.asks.turn(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := call(func() error { return claim(t.Context(), r, "10.32.0.11/12") })
+		time.Sleep(roundPatience - time.Millisecond)
+		end()
+		time.Sleep(3 * askPatience)
+		if ended, err := done(); !ended || err == nil || !strings.Contains(err.Error(), peer.ID{8}.String()) || asked != "98" {
+			t.Errorf("ended %v: %v; asked %s", ended, err, asked)
 		}
 	})
 }

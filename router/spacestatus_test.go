@@ -81,7 +81,7 @@ func TestDonorsAreWeighted(t *testing.T) {
 	first := map[peer.ID]int{}
 	const n = 4000
 	for range n {
-		ids, err := r.donors(wholeRange)
+		ids, err := r.donors(want{wholeRange, true})
 		if err != nil || len(ids) != 2 || slices.Contains(ids, f.id.ID()) {
 			t.Fatalf("asked are %v (%v)", ids, err)
 		}
@@ -90,9 +90,9 @@ func TestDonorsAreWeighted(t *testing.T) {
 	if got := first[much]; got < n*70/100 || got > n*80/100 { // seven standard deviations
 		t.Errorf("who has three quarters comes first %d times of %d", got, n)
 	}
-	for subnet, want := range map[string][]peer.ID{"10.44.7.0/24": {much}, "10.45.0.0/16": {little}, "10.32.0.0/24": nil} {
-		if ids, err := r.donors(pfx(subnet)); err != nil || !slices.Equal(ids, want) {
-			t.Errorf("asked for space in %s are %v (%v), want %v", subnet, ids, err, want)
+	for subnet, whom := range map[string][]peer.ID{"10.44.7.0/24": {much}, "10.45.0.0/16": {little}, "10.32.0.0/24": nil} {
+		if ids, err := r.donors(want{pfx(subnet), true}); err != nil || !slices.Equal(ids, whom) {
+			t.Errorf("asked for space in %s are %v (%v), want %v", subnet, ids, err, whom)
 		}
 	}
 }

@@ -47,7 +47,7 @@ func newcomer(t *testing.T) *Router {
 		Endpoints: func() []netip.AddrPort { return nil }, Log: log}); err != nil {
 		t.Fatal(err)
 	}
-	r.asks.order = func(netip.Prefix) ([]peer.ID, error) { return nil, nil }
+	r.asks.order = func(want) ([]peer.ID, error) { return nil, nil }
 	return r
 }
 
