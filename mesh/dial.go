@@ -216,11 +216,10 @@ func (m *Mesh) dueLocked(now time.Time) (met, others []peer.ID) {
 }
 
 // wantedLocked tells that a host should be met again: it is not in gossip and has not
-// departed. One whose
-// tunnel still works, so that it counts as alive, is dialled too: the answers are
-// what shows that the tunnel works. While there is not room for all strangers it may be
-// that two hosts do not hear of each other, or one not of the other: those that gossip
-// holds alive and this host has not met are dialled, too.
+// departed. One whose tunnel still works, so that it counts as alive, is dialled too: the
+// answers are what shows that the tunnel works. While there is not room for all strangers
+// it may be that two hosts do not hear of each other, or one not of the other: those that
+// gossip holds alive and this host has not met are dialled, too.
 func (m *Mesh) wantedLocked(id peer.ID, h *host) bool {
 	if m.leaving || h.left && m.departedLocked(id) || h.gossip && !(m.logs.strangers.full() && m.logs.strangers.unmet(id)) {
 		return false

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"weft/peer"
 )
 
 func TestDialBook(t *testing.T) {
@@ -168,4 +170,34 @@ func TestWhoAnswersIsMet(t *testing.T) {
 		took := w.within(redialEvery-2*time.Second, "two hosts", func() bool { return a.sees(b) == Alive && b.sees(a) == Alive })
 		t.Logf("met after %v", took)
 	})
+}
+
+// Hosts that have stopped are dialled after the others: however many they are, they take no place from who is lost.
+func TestStoppedHostsAreDialledLast(t *testing.T) {
+	m := quietMesh(t, NewSecret())
+	m.o.Discovery = true
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	ids := map[string]peer.ID{}
+	for name, h := range map[string]host{"lost": {}, "stopped": {left: true}, "stopped before the start": {left: true, past: true}} {
+		id := newIdentity(t).ID()
+		h.rec.Endpoints = []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:6783")}
+		m.hosts[id], ids[name] = &h, id
+		m.logs.meet(id)
+	}
+	met, others := m.dueLocked(time.Now())
+	if !slices.Equal(met, []peer.ID{ids["lost"]}) || len(others) != 2 || slices.Contains(others, ids["lost"]) {
+		t.Errorf("first are %v, then %v; they are %v", met, others, ids)
+	}
+	m.mu.Unlock()
+	picked := map[peer.ID]int{}
+	for range 400 {
+		id, _ := m.pickLost()
+		picked[id]++
+	}
+	m.mu.Lock()
+	// Half of the picks are of those that are no strangers and have not stopped, the others of all but who stopped just now.
+	if n := picked[ids["lost"]]; picked[ids["stopped"]] > 0 || picked[ids["stopped before the start"]] == 0 || n < 240 {
+		t.Errorf("picked %v of %v", picked, ids)
+	}
 }

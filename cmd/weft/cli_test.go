@@ -225,7 +225,7 @@ func TestPrimeTellsWhatItWaitsFor(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	cancelled := make(chan struct{})
 	dir := t.TempDir()
-	srv, err := api.New(api.Options{Socket: filepath.Join(dir, "weft.sock"), Routes: []api.Route{
+	stop := serveRoutes(t, dir, []api.Route{
 		{Method: "GET", Path: "/ring", Handle: func(ctx context.Context, _ *api.Request) (any, error) {
 			<-ctx.Done()
 			close(cancelled)
@@ -237,14 +237,8 @@ func TestPrimeTellsWhatItWaitsFor(t *testing.T) {
 				IPAM:   &router.IPAMReport{Status: "awaiting the founder of the mesh"},
 			}, nil
 		}},
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	served, ended := make(chan error, 1), make(chan int, 1)
-	go func() { served <- srv.Run(ctx) }()
-	<-srv.Ready()
+	})
+	ended := make(chan int, 1)
 	verb, interrupt := context.WithCancel(t.Context())
 	a := newApp()
 	var out bytes.Buffer
@@ -271,10 +265,7 @@ func TestPrimeTellsWhatItWaitsFor(t *testing.T) {
 	if code := <-ended; code != 1 || out.Len() > 0 {
 		t.Errorf("exit code %d, stdout %q", code, &out)
 	}
-	cancel()
-	if err := <-served; err != nil {
-		t.Error(err)
-	}
+	stop()
 }
 
 // TestAttachTellsItsAddressLast runs attach against a router that has an address
@@ -282,7 +273,7 @@ func TestPrimeTellsWhatItWaitsFor(t *testing.T) {
 func TestAttachTellsItsAddressLast(t *testing.T) {
 	asked, said := make(chan struct{}), make(chan string, 9)
 	dir := t.TempDir()
-	srv, err := api.New(api.Options{Socket: filepath.Join(dir, "weft.sock"), Routes: []api.Route{
+	stop := serveRoutes(t, dir, []api.Route{
 		{Method: "POST", Path: "/attach", Handle: func(context.Context, *api.Request) (any, error) {
 			<-asked
 			return map[string]any{"addresses": []string{"10.32.0.9"}}, nil
@@ -296,14 +287,7 @@ func TestAttachTellsItsAddressLast(t *testing.T) {
 			}
 			return router.Report{IPAM: &router.IPAMReport{Status: "ready"}}, nil
 		}},
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	served := make(chan error, 1)
-	go func() { served <- srv.Run(ctx) }()
-	<-srv.Ready()
+	})
 	a := newApp()
 	a.stdout, a.stderr = words(said), words(said)
 	if code := a.run(t.Context(), []string{"attach", "--run-dir", dir, "web"}); code != 0 {
@@ -316,9 +300,25 @@ func TestAttachTellsItsAddressLast(t *testing.T) {
 	if last != "10.32.0.9\n" {
 		t.Errorf("it ends with %q", last)
 	}
-	cancel()
-	if err := <-served; err != nil {
-		t.Error(err)
+	stop()
+}
+
+// serveRoutes is a router that answers these, until stop is called.
+func serveRoutes(t *testing.T, dir string, routes []api.Route) (stop func()) {
+	t.Helper()
+	srv, err := api.New(api.Options{Socket: filepath.Join(dir, "weft.sock"), Routes: routes})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- srv.Run(ctx) }()
+	<-srv.Ready()
+	return func() {
+		cancel()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -4,10 +4,11 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"weft/api"
 	"weft/router"
@@ -30,7 +31,7 @@ func TestRmpeer(t *testing.T) {
 		dir := t.TempDir()
 		var mu sync.Mutex
 		asked := map[string]int{}
-		srv, err := api.New(api.Options{Socket: filepath.Join(dir, "weft.sock"), Routes: []api.Route{
+		stop := serveRoutes(t, dir, []api.Route{
 			{Method: "DELETE", Path: "/peer/{id}", Handle: func(_ context.Context, q *api.Request) (any, error) {
 				id := q.Path("id")
 				mu.Lock()
@@ -42,22 +43,12 @@ func TestRmpeer(t *testing.T) {
 				}
 				return removedPeer{Peer: id, IPs: 4}, nil
 			}},
-		}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		served := make(chan error, 1)
-		go func() { served <- srv.Run(ctx) }()
-		<-srv.Ready()
+		})
 		var out, stderr bytes.Buffer
 		a := newApp()
 		a.stdout, a.stderr = &out, &stderr
 		code := a.run(t.Context(), append([]string{"rmpeer", "--run-dir", dir}, strings.Fields(c.args)...))
-		cancel()
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
+		stop()
 		_, rest, slow := strings.Cut(stderr.String(), "half a minute or so\n")
 		if slow { // on a machine that has other things to do
 			stderr = *bytes.NewBufferString(rest)
@@ -75,5 +66,22 @@ func TestRmpeer(t *testing.T) {
 		if strings.Join(got, " ") != c.asked {
 			t.Errorf("%s: asked %v, want %s", c.args, got, c.asked)
 		}
+	}
+}
+
+func TestAfterWhile(t *testing.T) {
+	for wait, want := range map[time.Duration]string{time.Second: "", 3 * time.Second: "still waiting"} {
+		synctest.Test(t, func(t *testing.T) {
+			var stderr bytes.Buffer
+			a := newApp()
+			a.stderr = &stderr
+			stop := a.afterWhile("still waiting")
+			time.Sleep(wait) // of the bubble
+			stop()
+			time.Sleep(time.Minute)
+			if stderr.String() != want {
+				t.Errorf("after %v it said %q, want %q", wait, &stderr, want)
+			}
+		})
 	}
 }
