@@ -248,7 +248,7 @@ func (r *Router) claim(ctx context.Context, key string, p netip.Prefix) (ipam.Al
 			return al, isNew, err
 		}
 		owner := foreign.Owner
-		called, asked := r.askOwner(ctx, peer.ID(owner), p.Addr())
+		asked := r.askOwner(ctx, peer.ID(owner), p.Addr())
 		// It may have come by the owner's log before its answer.
 		if al, isNew, err = r.tryClaim(key, p); !errors.As(err, &foreign) || foreign.Owner.IsZero() {
 			return al, isNew, err
@@ -256,7 +256,7 @@ func (r *Router) claim(ctx context.Context, key string, p netip.Prefix) (ipam.Al
 		switch {
 		case ctx.Err() != nil:
 			err = context.Cause(ctx)
-		case !called || foreign.Owner != owner: // others here ask, or it has changed hands
+		case foreign.Owner != owner: // it has changed hands
 			err = fmt.Errorf("ask for %v: %w", p.Addr(), ipam.ErrNotReady)
 		default:
 			if begun.IsZero() {
@@ -268,16 +268,17 @@ func (r *Router) claim(ctx context.Context, key string, p netip.Prefix) (ipam.Al
 	})
 }
 
-// askOwner asks a host for one address. called says that its turn came in time.
-func (r *Router) askOwner(ctx context.Context, owner peer.ID, addr netip.Addr) (called bool, err error) {
-	begun := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, roundPatience+askPatience)
-	defer cancel()
-	_, _, err = r.asks.one(ctx, owner, want{netip.PrefixFrom(addr, addr.BitLen()), true}, func() bool {
-		called = time.Since(begun) < roundPatience
-		return called
-	})
-	return called, err
+// askOwner asks a host for one address, when its turn comes. If that takes long it is counted as
+// waiting meanwhile.
+func (r *Router) askOwner(ctx context.Context, owner peer.ID, addr netip.Addr) error {
+	slow := time.AfterFunc(roundPatience, func() { r.waitsForSpace(1, 0) })
+	defer func() {
+		if !slow.Stop() {
+			r.waitsForSpace(-1, 0)
+		}
+	}()
+	_, _, err := r.asks.one(ctx, owner, want{netip.PrefixFrom(addr, addr.BitLen()), true}, func() bool { return true })
+	return err
 }
 
 // ownerPatience is how long a claim waits for the host that owns the address: who has just

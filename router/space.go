@@ -139,7 +139,7 @@ func (r *Router) donors(w want) ([]peer.ID, error) {
 	}
 	ring, self := b.ledger.Ring(), ipam.Owner(r.id.ID())
 	asked := ring.Asked(self, w.subnet, rand.Float64)
-	if !w.needed {
+	if !w.needed && len(b.ledger.Usable()) > 0 { // what it owns and may not use, since it was taken over, is no share
 		asked = ring.Spares(asked, self, w.subnet)
 	}
 	for _, o := range asked {
@@ -260,18 +260,17 @@ func (r *Router) identityOf(id peer.ID) ([]byte, error) {
 func (r *Router) gatherSpace(ctx context.Context) error {
 	tick := time.NewTicker(askEvery)
 	defer tick.Stop()
-	var asked time.Time
+	var asked time.Time // though it has some
 	for {
 		seen := r.asks.given.Load()
 		lacks := !r.hasSpace()
-		if !lacks && time.Since(asked) >= gatherEvery {
-			lacks = r.isFull()
+		if !lacks && time.Since(asked) >= gatherEvery && r.isFull() {
+			lacks, asked = true, time.Now()
 		}
 		if ring, err := r.ringNow(); err == nil && lacks && (ring.Seeded() || r.isWanted()) && r.mayTake() == nil {
 			r.mu.Lock()
 			needed := r.priming > 0
 			r.mu.Unlock()
-			asked = time.Now()
 			if _, err := r.asks.ask(ctx, want{r.defaultSubnet(), needed}, seen); err != nil && ctx.Err() == nil {
 				r.log.Debug("ask for address space", "err", err)
 			}

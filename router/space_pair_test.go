@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -429,6 +430,62 @@ func TestClaimsAreNotStarved(t *testing.T) {
 		cancel()
 		time.Sleep(time.Second) // the call that is under way
 	})
+}
+
+// Nor while more wait than are asked in ten seconds, of hosts that answer slowly.
+func TestClaimsWaitBehindSlowHosts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := joined(t)
+		share(r, peer.ID{9})
+		r.asks.order = func(want) ([]peer.ID, error) { return []peer.ID{{10}}, nil }
+		r.asks.may = func(peer.ID) (bool, error) { return true, nil }
+		r.asks.call = func(ctx context.Context, id peer.ID, _ want) (bool, error) {
+			if id == (peer.ID{10}) {
+				time.Sleep(askPatience - 100*time.Millisecond)
+			}
+			return false, ctx.Err()
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		for _, subnet := range []string{"10.33.0.0/24", "10.33.1.0/24", "10.33.2.0/24", "10.33.3.0/24", "10.33.4.0/24"} {
+			go func() { _, _, _ = r.obtain(ctx, subnet, ipam.AddrArg{Kind: ipam.ArgNet, Prefix: pfx(subnet)}) }()
+			time.Sleep(100 * time.Millisecond)
+		}
+		start := time.Now()
+		if err := claim(ctx, r, "10.32.0.11/12"); err == nil || !strings.Contains(err.Error(), "does not give it") || time.Since(start) > time.Minute {
+			t.Errorf("after %v: %v", time.Since(start), err)
+		}
+		cancel()
+		time.Sleep(time.Minute) // the calls that are under way
+	})
+}
+
+// A host that owns what it may not use, since it was taken over, asks all for a part.
+func TestDonorsOfWhoWasTakenOver(t *testing.T) {
+	f := newFounder(t)
+	r := f.start()
+	f.seeded(r)
+	f.gives(r, peer.ID{1}, "10.47.0.0/16")
+	idle := want{subnet: wholeRange}
+	if ids, err := r.donors(idle); err != nil || len(ids) != 0 {
+		t.Errorf("who has far more than others asks %v (%v)", ids, err)
+	}
+	self := ipam.Owner(r.id.ID())
+	b, err := r.booksNow()
+	if err != nil {
+		t.Fatal(err)
+	}
+	facts := append(slices.Clone(b.folded.Facts), ipam.Fact{By: ipam.Owner{1}, Kind: ipam.FactForce,
+		Vote: ipam.Vote{Instance: 1, Value: ipam.Value{Op: ipam.OpTake, Hosts: []ipam.Owner{self, {1}}}}})
+	void := *b
+	void.ledger = ipam.NewLedger(self, self, wholeRange, facts)
+	r.books.Store(&void)
+	if len(void.ledger.Usable()) > 0 || len(void.ledger.Ring().Owned(self)) == 0 {
+		t.Fatalf("it may use %v and owns %v", void.ledger.Usable(), void.ledger.Ring().Owned(self))
+	}
+	if ids, err := r.donors(idle); err != nil || !slices.Equal(ids, []peer.ID{{1}}) {
+		t.Errorf("who may use nothing asks %v (%v)", ids, err)
+	}
 }
 
 // A turn that comes late leaves the owner time to answer; and whom the address belongs to meanwhile is asked, too.
